@@ -1,0 +1,68 @@
+# `make` says what there is to make.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TOOLS := $(TARGET)/tools
+LEFT_OUT := $(TARGET)/tmp/left-out.txt
+KAFKA_JARS := tests/kafka/lib
+
+.PHONY: help setup demo test lint audit schema kafka-jars clean
+
+help: ## says what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
+
+setup: ## installs what is missing on this machine, or says what that is
+	@scripts/setup.sh test && echo "Everything that is needed is there."
+
+demo: ## shows everything at once on a broker and a database of its own (ARGS="--help" for more)
+	@scripts/setup.sh demo
+	@cargo run --quiet --locked -- demo $(ARGS)
+
+test: ## runs all tests, and says which were left out and why (ARGS="name" for some of them)
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kafka-jars || true
+	@mkdir -p $(dir $(LEFT_OUT)) && : > $(LEFT_OUT)
+	@status=0; cargo test --locked $(ARGS) || status=$$?; \
+	if [ -s $(LEFT_OUT) ]; then \
+		printf '\n%s tests were left out:\n' "$$(wc -l < $(LEFT_OUT) | tr -d ' ')"; sort $(LEFT_OUT) | sed 's/^left out: /  /'; \
+	else \
+		printf '\nNo test was left out.\n'; \
+	fi; \
+	exit $$status
+
+lint: ## checks the format and what Clippy finds
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+audit: ## checks the dependencies' licences, sources and known weaknesses with cargo-deny
+	@PATH="$(abspath $(TOOLS))/bin:$$PATH"; export PATH; \
+	case "$$(cargo deny --version 2>/dev/null)" in \
+		''|'cargo-deny 0.'[0-9].*|'cargo-deny 0.1'[0-7].*) cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-deny;; \
+	esac && \
+	cargo deny --locked check --hide-inclusion-graph licenses bans sources && \
+	if cargo deny --locked fetch db; then \
+		cargo deny --locked check --hide-inclusion-graph advisories; \
+	else \
+		echo "NOT CHECKED: known weaknesses. The database of advisories could not be fetched from here."; \
+	fi
+
+schema: ## writes schema.rs anew from the migrations, with diesel_cli and a throw-away database
+	@scripts/setup.sh demo
+	@PATH="$(abspath $(TOOLS))/bin:$$PATH"; export PATH; \
+	command -v diesel >/dev/null || cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build \
+		diesel_cli --no-default-features --features postgres-bundled; \
+	cargo test --quiet --locked --test it -- --ignored --exact schema::regenerate
+
+kafka-jars: $(KAFKA_JARS)/.complete ## fetches the Kafka that the tests run, with Maven
+
+$(KAFKA_JARS)/.complete: tests/kafka/pom.xml
+	@echo "Fetching Kafka to $(KAFKA_JARS)"
+	@rm -rf $(KAFKA_JARS)
+	@mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory="$(abspath $(KAFKA_JARS))"
+	@touch $@
+
+clean: ## removes all that was built; the Kafka of the tests stays, as it is a download (tests/kafka/lib)
+	cargo clean

@@ -1,0 +1,85 @@
+#!/bin/sh
+# Finds out what is missing on this machine for building and trying the project (`setup.sh demo`), or for its tests
+# too (`setup.sh test`). On Debian and Ubuntu root gets it installed; anyone else is told what to install, and how.
+# Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
+# named, where Java or Maven is missing.)
+set -eu
+
+purpose=${1:-test}
+
+found() { command -v "$1" >/dev/null 2>&1; }
+
+# initdb, which Debian keeps away from PATH, must be of PostgreSQL 15 or newer.
+found_postgresql() {
+    for initdb in $(command -v initdb) /usr/lib/postgresql/*/bin/initdb; do
+        [ -x "$initdb" ] || continue
+        version=$("$initdb" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/') # initdb (PostgreSQL) 15.18 (Debian ...)
+        if [ "$version" -ge 15 ]; then return 0; fi
+    done
+    return 1
+}
+
+found_openssl() { found pkg-config && pkg-config --exists openssl; }
+
+found_java() {
+    java=java
+    if [ "${JAVA_HOME:-}" ]; then java=$JAVA_HOME/bin/java; fi
+    version=$("$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p') # openjdk version "17.0.15" 2025-04-15
+    [ "${version:-0}" -ge 17 ]
+}
+
+# Sets $needed and $wanted, the missing packages by Debian's names, and $list, what they are for a person.
+look() {
+    needed= wanted= list=
+    found gcc || miss needed gcc "a C compiler"
+    found make || miss needed make "for building the Kafka client"
+    found pkg-config || miss needed pkg-config "for finding libraries"
+    found_openssl || miss needed libssl-dev "OpenSSL's headers"
+    found_postgresql || miss needed postgresql "PostgreSQL's server, 15 or newer, with initdb"
+    # pgtemp, which starts the throw-away PostgreSQL of `demo`, runs it as another user through sudo.
+    [ "$(id -u)" != 0 ] || found sudo || miss needed sudo "sudo, for running PostgreSQL as another user than root"
+    if [ "$purpose" = test ]; then
+        found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
+        found mvn || miss wanted maven "Maven, which fetches that Kafka"
+    fi
+}
+
+miss() {
+    eval "$1=\"\$$1 $2\""
+    list="$list  $2: $3
+"
+}
+
+look
+if [ "$needed$wanted" ] && [ "$(id -u)" = 0 ] && found apt-get; then
+    echo "Installing:$needed$wanted"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq || true
+    # shellcheck disable=SC2086 # they are several words
+    apt-get install -y -qq --no-install-recommends $needed $wanted >/dev/null || true
+    look
+fi
+
+status=0
+if [ "$needed$wanted" ]; then
+    [ -z "$needed" ] || status=1
+    printf 'Missing on this machine (by the names of Debian and Ubuntu):\n%s' "$list"
+    if found apt-get; then
+        echo "Install it with: sudo apt-get install -y$needed$wanted"
+    elif found dnf; then
+        echo "Install it with: sudo dnf install gcc make pkgconf-pkg-config openssl-devel postgresql-server java-21-openjdk-devel maven"
+    elif found brew; then
+        echo "Install it with: brew install pkgconf openssl@3 postgresql@17 openjdk maven"
+        echo "and put the programs of postgresql@17 and openjdk on PATH."
+    else
+        echo "Install it with the package manager of this system."
+    fi
+    if found_postgresql; then :; elif found apt-get; then
+        echo "(Where that PostgreSQL is older than 15: https://www.postgresql.org/download/linux/)"
+    fi
+fi
+if ! found cargo; then
+    status=1
+    echo "Missing on this machine: Rust. Install it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+fi
+exit $status

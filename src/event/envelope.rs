@@ -1,0 +1,146 @@
+//! Where an event's fields are: in the bare object, or in a CloudEvents envelope around it (contract,
+//! section 2).
+
+use super::json::{Json, Members, is_blank};
+use super::{Reason, Time, Unusable, fields};
+use crate::record::{Header, Record, Topic};
+
+/// Names that may count at the top level of a value: the topic's fields of section 4 in a bare object,
+/// the last four in an envelope.
+fn names(topic: Topic) -> &'static [&'static str] {
+    match topic {
+        Topic::CloneReady => &[
+            "caller_id",
+            "greeting_call_id",
+            "cloned_voice_id",
+            "ready_at",
+            "clone_duration_ms",
+            "clone_created_at",
+            "api_response_time_ms",
+            "sample_file_size_bytes",
+            "ttl_seconds",
+            "specversion",
+            "type",
+            "time",
+            "data",
+        ],
+        Topic::CloneFailed => &[
+            "caller_id",
+            "greeting_call_id",
+            "error_message",
+            "failed_at",
+            "cloned_voice_id",
+            "api_response_time_ms",
+            "sample_file_size_bytes",
+            "specversion",
+            "type",
+            "time",
+            "data",
+        ],
+        Topic::CloneTransfer => &[
+            "greeting_call_id",
+            "agent_call_id",
+            "cloned_voice_id",
+            "transferred_at",
+            "specversion",
+            "type",
+            "time",
+            "data",
+        ],
+        Topic::CallLifecycle => &[
+            "call_id",
+            "status",
+            "occurred_at",
+            "threecx_call_id",
+            "caller_id",
+            "cloned_voice_id",
+            "call_started_at",
+            "call_ended_at",
+            "duration_seconds",
+            "transcript",
+            "metadata",
+            "specversion",
+            "type",
+            "time",
+            "data",
+        ],
+        Topic::CallerVoiceMapping => &[
+            "caller_id",
+            "voice_sample_url",
+            "voice_name",
+            "description",
+            "account_id",
+            "updated_at",
+            "deleted",
+            "specversion",
+            "type",
+            "time",
+            "data",
+        ],
+    }
+}
+
+/// The object that holds the fields, with the time that stands in for a missing event time.
+pub(super) struct Content<'a> {
+    pub members: Members<'a>,
+    /// CloudEvents' `time`, else the record's timestamp.
+    pub default_time: Time,
+}
+
+impl<'a> Content<'a> {
+    /// Finds the fields of a record with this value.
+    pub fn read(record: &'a Record, value: &'a [u8]) -> Result<Content<'a>, Unusable> {
+        let text = std::str::from_utf8(value)
+            .map_err(|_| Unusable::new(Reason::InvalidJson, "the value is no UTF-8"))?;
+        let record_time = fields::record_time(record)?;
+        let names = names(record.topic);
+        let outer = Members::read(text, names)?;
+
+        let structured = says_structured(&record.headers) || outer.get("specversion")?.is_some();
+        let (kind, time, members) = if structured {
+            let data = match outer.get("data")? {
+                Some(Json::Object(raw)) => Members::read(raw, names)?,
+                _ => return Err(Unusable::new(Reason::NotAnObject, "data is missing, or no object")),
+            };
+            outer.get("specversion")?.map(|version| fields::text("specversion", version, None)).transpose()?;
+            let kind = outer.get("type")?.map(|kind| fields::text("type", kind, None)).transpose()?;
+            let time = outer.get("time")?.map(|time| fields::time("time", time)).transpose()?;
+            (kind, time, data)
+        } else {
+            let kind = header(&record.headers, "ce_type")?.map(Into::into);
+            let time = header(&record.headers, "ce_time")?
+                .map(|text| fields::time("ce_time", Json::Text(text.into())))
+                .transpose()?;
+            (kind, time, outer)
+        };
+        if kind.is_some_and(|kind| kind != record.topic.name()) {
+            return Err(Unusable::new(
+                Reason::WrongTypeForTopic,
+                format!("the envelope's type is not {}", record.topic),
+            ));
+        }
+        Ok(Content { members, default_time: time.unwrap_or(record_time) })
+    }
+}
+
+/// Whether `content-type` says that the value is an envelope.
+fn says_structured(headers: &[Header]) -> bool {
+    let content_type = headers.iter().rfind(|header| header.name == "content-type");
+    content_type
+        .and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok())
+        .and_then(|text| text.split(';').next())
+        .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/cloudevents+json"))
+}
+
+/// A header's text; of one given twice the last counts, and a blank one is absent.
+fn header<'a>(headers: &'a [Header], name: &str) -> Result<Option<&'a str>, Unusable> {
+    let Some(value) =
+        headers.iter().rfind(|header| header.name == name).and_then(|header| header.value.as_deref())
+    else {
+        return Ok(None);
+    };
+    match std::str::from_utf8(value) {
+        Ok(text) => Ok((!is_blank(text)).then_some(text)),
+        Err(_) => Err(Unusable::new(Reason::InvalidValue, format!("{name} is no UTF-8"))),
+    }
+}

@@ -1,0 +1,149 @@
+//! The rules of single fields: text, integer, time, boolean (contract, section 2).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::envelope::Content;
+use super::json::{self, Json};
+use super::{Reason, Time, Unusable};
+use crate::identity::SEPARATOR;
+use crate::record::Record;
+
+/// What a text must keep to.
+#[derive(Clone, Copy)]
+pub(super) struct TextRule {
+    /// Characters, at most.
+    pub max: Option<usize>,
+    /// Whether it is part of an id, and so may not hold [`SEPARATOR`].
+    pub identifies: bool,
+}
+
+/// The rule of `caller_id` and of every other required text of 255 characters.
+pub(super) const CALLER_ID: TextRule = TextRule { max: Some(255), identifies: true };
+
+/// What is wrong with a text.
+pub(super) fn text_fault(name: &str, text: &str, rule: TextRule) -> Option<Unusable> {
+    if text.contains('\0') {
+        return Some(Unusable::new(Reason::NulCharacter, format!("{name} holds the character U+0000")));
+    }
+    // A text has at least a quarter as many characters as bytes: count only where it matters.
+    if let Some(max) = rule.max.filter(|max| text.len() > *max && text.chars().count() > *max) {
+        return Some(Unusable::new(Reason::TooLong, format!("{name} has more than {max} characters")));
+    }
+    if rule.identifies && text.contains(SEPARATOR) {
+        return Some(Unusable::new(Reason::InvalidValue, format!("{name} holds the character U+001F")));
+    }
+    None
+}
+
+/// The record's own timestamp.
+pub(super) fn record_time(record: &Record) -> Result<Time, Unusable> {
+    Time::from_record(record.timestamp).ok_or_else(|| {
+        Unusable::new(Reason::InvalidValue, "the record's timestamp is not between the years 1970 and 9999")
+    })
+}
+
+fn invalid_type(name: &str, wanted: &str) -> Unusable {
+    Unusable::new(Reason::InvalidType, format!("{name} is no {wanted}"))
+}
+
+/// A text of at most so many characters.
+pub(super) fn text<'a>(name: &str, value: Json<'a>, max: Option<usize>) -> Result<Cow<'a, str>, Unusable> {
+    ruled_text(name, value, TextRule { max, identifies: false })
+}
+
+fn ruled_text<'a>(name: &str, value: Json<'a>, rule: TextRule) -> Result<Cow<'a, str>, Unusable> {
+    let Json::Text(text) = value else {
+        return Err(invalid_type(name, "text"));
+    };
+    match text_fault(name, &text, rule) {
+        Some(fault) => Err(fault),
+        None => Ok(text),
+    }
+}
+
+/// A time as text or as a number.
+pub(super) fn time(name: &str, value: Json<'_>) -> Result<Time, Unusable> {
+    let time = match value {
+        Json::Text(text) => Time::parse(&text),
+        Json::Number(raw) => match raw.parse::<i64>() {
+            Ok(integer) => Time::from_unix_integer(integer),
+            Err(_) => raw.parse().ok().and_then(Time::from_unix_double),
+        },
+        _ => return Err(invalid_type(name, "time")),
+    };
+    time.ok_or_else(|| {
+        Unusable::new(Reason::InvalidValue, format!("{name} is no time between the years 1970 and 9999"))
+    })
+}
+
+/// An integer from 0 to 2,147,483,647, also written with an exponent or a fraction of zeros.
+fn integer(name: &str, value: Json<'_>) -> Result<i32, Unusable> {
+    let Json::Number(raw) = value else {
+        return Err(invalid_type(name, "integer"));
+    };
+    let integer = match raw.parse::<i64>() {
+        Ok(integer) => i32::try_from(integer).ok().filter(|integer| *integer >= 0),
+        Err(_) => raw.parse::<f64>().ok().and_then(whole),
+    };
+    integer.ok_or_else(|| {
+        Unusable::new(Reason::InvalidValue, format!("{name} is no integer from 0 to {}", i32::MAX))
+    })
+}
+
+fn whole(number: f64) -> Option<i32> {
+    let fits = number.fract() == 0.0 && (0.0..=f64::from(i32::MAX)).contains(&number);
+    #[allow(clippy::cast_possible_truncation, reason = "whole and within the range")]
+    fits.then_some(number as i32)
+}
+
+impl<'a> Content<'a> {
+    /// A required text of 255 characters, part of an id.
+    pub fn id(&self, name: &'static str) -> Result<Cow<'a, str>, Unusable> {
+        let text = self.members.get(name)?.map(|value| ruled_text(name, value, CALLER_ID)).transpose()?;
+        self.required(name, text)
+    }
+
+    /// A text of at most so many characters.
+    pub fn text(&self, name: &'static str, max: Option<usize>) -> Result<Option<Cow<'a, str>>, Unusable> {
+        self.members.get(name)?.map(|value| text(name, value, max)).transpose()
+    }
+
+    /// An integer.
+    pub fn integer(&self, name: &'static str) -> Result<Option<i32>, Unusable> {
+        self.members.get(name)?.map(|value| integer(name, value)).transpose()
+    }
+
+    /// A time.
+    pub fn time(&self, name: &'static str) -> Result<Option<Time>, Unusable> {
+        self.members.get(name)?.map(|value| time(name, value)).transpose()
+    }
+
+    /// The event's time: this field, else the envelope's time, else the record's timestamp.
+    pub fn event_time(&self, name: &'static str) -> Result<Time, Unusable> {
+        Ok(self.time(name)?.unwrap_or(self.default_time))
+    }
+
+    /// A boolean.
+    pub fn boolean(&self, name: &'static str) -> Result<Option<bool>, Unusable> {
+        match self.members.get(name)? {
+            None => Ok(None),
+            Some(Json::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(invalid_type(name, "boolean")),
+        }
+    }
+
+    /// An object, by its top-level keys.
+    pub fn metadata(&self, name: &'static str) -> Result<Option<BTreeMap<String, String>>, Unusable> {
+        match self.members.get(name)? {
+            None => Ok(None),
+            Some(Json::Object(raw)) => json::metadata(raw).map(Some),
+            Some(_) => Err(invalid_type(name, "object")),
+        }
+    }
+
+    /// A value that must be there.
+    pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, Unusable> {
+        value.ok_or_else(|| Unusable::new(Reason::MissingField, format!("{name} is missing")))
+    }
+}

@@ -1,0 +1,189 @@
+//! JSON as the contract reads it (section 2): one object, known names at most once, the values of
+//! unknown names skipped whatever they hold.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{Reason, Unusable};
+
+/// How deep `metadata` may nest, itself the first level.
+const METADATA_LEVELS: usize = 100;
+
+/// The members of an object that have a known name, as they stand in the text.
+pub(super) struct Members<'a> {
+    names: &'static [&'static str],
+    found: Vec<Found<'a>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Found<'a> {
+    raw: Option<&'a RawValue>,
+    twice: bool,
+}
+
+impl<'a> Members<'a> {
+    /// Reads one object. Its syntax and all its names are checked; of its values only the syntax.
+    pub fn read(text: &'a str, names: &'static [&'static str]) -> Result<Members<'a>, Unusable> {
+        let invalid = |error: serde_json::Error| {
+            Unusable::new(
+                Reason::InvalidJson,
+                format!("the value is no JSON (line {}, column {})", error.line(), error.column()),
+            )
+        };
+        if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
+            serde_json::from_str::<IgnoredAny>(text).map_err(invalid)?;
+            return Err(Unusable::new(Reason::NotAnObject, "the value is JSON, but no object"));
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let mut members = Members { names, found: vec![Found::default(); names.len()] };
+        deserializer.deserialize_map(Fill(&mut members)).and_then(|()| deserializer.end()).map_err(invalid)?;
+        Ok(members)
+    }
+
+    /// The value of a name. `None` where it is not given, null, or a blank text.
+    pub fn get(&self, name: &'static str) -> Result<Option<Json<'a>>, Unusable> {
+        let position = self.names.iter().position(|known| *known == name);
+        let Some(found) = position.and_then(|position| self.found.get(position)) else {
+            return Ok(None);
+        };
+        if found.twice {
+            return Err(Unusable::new(Reason::InvalidJson, format!("{name} is given twice")));
+        }
+        found.raw.map_or(Ok(None), |raw| Json::read(name, raw.get()))
+    }
+}
+
+struct Fill<'m, 'a>(&'m mut Members<'a>);
+
+impl<'a> Visitor<'a> for Fill<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(position) = map.next_key_seed(Position(self.0.names))? {
+            match position.and_then(|position| self.0.found.get_mut(position)) {
+                Some(found) => {
+                    found.twice |= found.raw.is_some();
+                    found.raw = Some(map.next_value()?);
+                }
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a name stands among the known ones.
+struct Position(&'static [&'static str]);
+
+impl<'a> DeserializeSeed<'a> for Position {
+    type Value = Option<usize>;
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Position {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|known| *known == name))
+    }
+}
+
+/// A value that is there: neither null nor a blank text.
+pub(super) enum Json<'a> {
+    Text(Cow<'a, str>),
+    /// As it stands in the text; within the range of a double.
+    Number(&'a str),
+    Bool(bool),
+    /// As it stands in the text.
+    Object(&'a str),
+    Array,
+}
+
+/// Borrows where the text has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Json<'a> {
+    fn read(name: &str, raw: &'a str) -> Result<Option<Json<'a>>, Unusable> {
+        Ok(match raw.as_bytes().first() {
+            Some(b'"') => {
+                let text = serde_json::from_str::<Text<'a>>(raw).map_err(|_| {
+                    Unusable::new(Reason::InvalidJson, format!("{name} holds half of a surrogate pair"))
+                })?;
+                (!is_blank(&text.0)).then_some(Json::Text(text.0))
+            }
+            Some(b't') => Some(Json::Bool(true)),
+            Some(b'f') => Some(Json::Bool(false)),
+            Some(b'n') => None,
+            Some(b'{') => Some(Json::Object(raw)),
+            Some(b'[') => Some(Json::Array),
+            _ if raw.parse::<f64>().is_ok_and(f64::is_finite) => Some(Json::Number(raw)),
+            _ => {
+                return Err(Unusable::new(
+                    Reason::InvalidJson,
+                    format!("{name} is a number beyond a double"),
+                ));
+            }
+        })
+    }
+}
+
+/// Nothing but Unicode white space: such a text counts as absent.
+pub(super) fn is_blank(text: &str) -> bool {
+    text.chars().all(char::is_whitespace)
+}
+
+/// `metadata`: its top-level keys, each with its value as compact JSON with sorted keys.
+pub(super) fn metadata(raw: &str) -> Result<BTreeMap<String, String>, Unusable> {
+    let invalid = |problem: &str| Unusable::new(Reason::InvalidJson, format!("metadata {problem}"));
+    let value: Value = serde_json::from_str(raw)
+        .map_err(|_| invalid("nests too deep, or holds half of a surrogate pair or a number beyond a double"))?;
+    if levels(&value) > METADATA_LEVELS {
+        return Err(invalid(&format!("nests deeper than {METADATA_LEVELS} levels")));
+    }
+    if holds_nul(&value) {
+        return Err(Unusable::new(Reason::NulCharacter, "metadata holds the character U+0000"));
+    }
+    let Value::Object(object) = value else {
+        return Err(Unusable::new(Reason::InvalidType, "metadata is no object"));
+    };
+    Ok(object.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+}
+
+/// How deep a value nests; no recursion here goes deeper than serde_json's own limit of 128.
+fn levels(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(levels).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(levels).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(members) => members.iter().any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        _ => false,
+    }
+}

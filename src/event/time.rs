@@ -1,0 +1,209 @@
+//! Points in time: microseconds, UTC, from 1970 to the end of the year 9999 (contract, section 2).
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// A point in time, in microseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(i64);
+
+impl Time {
+    /// The last microsecond of the year 9999.
+    pub const MAX: Time = Time(253_402_300_799_999_999);
+
+    /// Stands before every event's time: that of values which another tool had written
+    /// (contract, section 1). It is 0001-01-01T00:00:00Z.
+    pub const OLDER_THAN_ALL: Time = Time(-62_135_596_800_000_000);
+
+    /// The point so many microseconds after 1970; for values that were checked before.
+    pub fn from_micros(micros: i64) -> Time {
+        Time(micros)
+    }
+
+    /// Microseconds since 1970.
+    pub fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// A record's timestamp, in milliseconds since 1970; `None` outside of what is allowed.
+    pub fn from_record(millis: i64) -> Option<Time> {
+        Time::checked(millis.checked_mul(1000)?)
+    }
+
+    /// This point plus seconds; `None` after the year 9999.
+    pub fn plus_seconds(self, seconds: i64) -> Option<Time> {
+        Time::checked(seconds.checked_mul(1_000_000)?.checked_add(self.0)?)
+    }
+
+    /// Text in the contract's grammar.
+    pub fn parse(text: &str) -> Option<Time> {
+        // chrono's RFC 3339 is the contract's grammar, but that the contract lets the offset be left
+        // out and chrono takes U+2212 for a minus, and any text between date and time that is one space.
+        if !text.is_ascii() {
+            return None;
+        }
+        let parsed = match DateTime::parse_from_rfc3339(text) {
+            Ok(parsed) => parsed,
+            Err(_) => DateTime::parse_from_rfc3339(&format!("{text}Z")).ok()?,
+        };
+        // A second 60 is second 59 with over a billion nanoseconds.
+        let micros = i64::from(parsed.timestamp_subsec_nanos() / 1000);
+        Time::checked(parsed.timestamp().checked_mul(1_000_000)?.checked_add(micros)?)
+    }
+
+    /// Unix time as an integer: milliseconds from 100,000,000,000 up, else seconds.
+    pub fn from_unix_integer(number: i64) -> Option<Time> {
+        Time::checked(number.checked_mul(if number >= MILLIS_FROM { 1000 } else { 1_000_000 })?)
+    }
+
+    /// Unix time as a double, rounded to the microsecond, half away from zero.
+    pub fn from_unix_double(number: f64) -> Option<Time> {
+        #[allow(clippy::cast_precision_loss, reason = "the limit is exact as a double")]
+        let scale = if number >= MILLIS_FROM as f64 { 1000 } else { 1_000_000 };
+        Time::checked(scaled(number, scale)?)
+    }
+
+    fn checked(micros: i64) -> Option<Time> {
+        (0..=Time::MAX.0).contains(&micros).then_some(Time(micros))
+    }
+}
+
+/// Unix times from here up are milliseconds.
+const MILLIS_FROM: i64 = 100_000_000_000;
+
+/// `number * scale`, rounded half away from zero from the double's exact value: the product of two
+/// doubles would be rounded twice.
+fn scaled(number: f64, scale: i128) -> Option<i64> {
+    if !number.is_finite() || number.abs() >= 1e18 {
+        return None;
+    }
+    let bits = number.to_bits();
+    let exponent = i32::try_from((bits >> 52) & 0x7ff).ok()?;
+    let fraction = i128::from(bits & ((1 << 52) - 1));
+    // number = mantissa * 2^shift
+    let (mantissa, shift) =
+        if exponent == 0 { (fraction, -1074) } else { (fraction | (1 << 52), exponent - 1075) };
+    let product = mantissa * scale;
+    let magnitude = match u32::try_from(-shift) {
+        Err(_) => product.checked_shl(u32::try_from(shift).ok()?)?,
+        Ok(down) if down >= 100 => 0,
+        Ok(0) => product,
+        Ok(down) => (product + (1 << (down - 1))) >> down,
+    };
+    i64::try_from(if number < 0.0 { -magnitude } else { magnitude }).ok()
+}
+
+impl fmt::Display for Time {
+    /// RFC 3339 with `Z` and, where they are not zero, microseconds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let precision = if self.0 % 1_000_000 == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
+        match DateTime::<Utc>::from_timestamp_micros(self.0) {
+            Some(time) => f.write_str(&time.to_rfc3339_opts(precision, true)),
+            None => write!(f, "{} microseconds since 1970", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(input: &str) -> Option<String> {
+        Time::parse(input).map(|time| time.to_string())
+    }
+
+    #[test]
+    fn each_form_of_a_time_as_text_is_read() {
+        for (input, expected) in [
+            ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+            ("2026-01-02t03:04:05z", "2026-01-02T03:04:05Z"),
+            ("2026-01-02 03:04:05", "2026-01-02T03:04:05Z"),
+            ("2026-01-02T03:04:05.1Z", "2026-01-02T03:04:05.100000Z"),
+            ("2026-01-02T03:04:05.123456999999999999999Z", "2026-01-02T03:04:05.123456Z"),
+            ("2026-01-02T03:04:05.9999999", "2026-01-02T03:04:05.999999Z"),
+            ("2026-01-02T03:04:05+02:00", "2026-01-02T01:04:05Z"),
+            ("2026-01-02T03:04:05-23:59", "2026-01-03T03:03:05Z"),
+            ("2026-12-31T23:59:60Z", "2027-01-01T00:00:00Z"),
+            ("2026-12-31T23:59:60.5Z", "2027-01-01T00:00:00.500000Z"),
+            ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+            ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+            ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999Z"),
+            ("2024-02-29T00:00:00Z", "2024-02-29T00:00:00Z"),
+        ] {
+            assert_eq!(text(input).as_deref(), Some(expected), "{input}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_quite_a_time_is_refused() {
+        for input in [
+            "2026-01-02",
+            "2026-01-02T03:04Z",
+            "2026-01-02T03:04:05.Z",
+            "2026-01-02T03:04:05,5Z",
+            "2026-01-02T03:04:05+0200",
+            "2026-01-02T03:04:05+02",
+            "2026-01-02T03:04:05 +02:00",
+            "2026-01-02T03:04:05 Z",
+            "2026-01-02T03:04:05\u{2212}02:00",
+            "2026-01-02T03:04:05ZZ",
+            "2026-01-02_03:04:05Z",
+            "2026-01-02  03:04:05Z",
+            "2026-01-02T24:00:00Z",
+            "2026-01-02T03:60:05Z",
+            "2026-01-02T03:04:61Z",
+            "2026-02-29T00:00:00Z",
+            "2026-1-2T03:04:05Z",
+            "+2026-01-02T03:04:05Z",
+            "12026-01-02T03:04:05Z",
+            " 2026-01-02T03:04:05Z",
+            "2026-01-02T03:04:05Z ",
+            "2026-01-02T03:04:05+24:00",
+            "2026-01-02T03:04:05+02:60",
+            "1969-12-31T23:59:59.999999Z",
+            "1970-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:60Z",
+            "9999-12-31T23:59:59-00:01",
+            "1700000000",
+            "",
+        ] {
+            assert_eq!(text(input), None, "{input}");
+        }
+    }
+
+    #[test]
+    fn unix_times_are_milliseconds_from_a_hundred_billion_up_and_seconds_below() {
+        assert_eq!(Time::from_unix_integer(0), Some(Time(0)));
+        assert_eq!(Time::from_unix_integer(99_999_999_999), Some(Time(99_999_999_999_000_000)));
+        assert_eq!(Time::from_unix_integer(100_000_000_000), Some(Time(100_000_000_000_000)));
+        assert_eq!(Time::from_unix_integer(253_402_300_799_999), Some(Time(253_402_300_799_999_000)));
+        assert_eq!(Time::from_unix_integer(253_402_300_800_000), None);
+        assert_eq!(Time::from_unix_integer(-1), None);
+        assert_eq!(Time::from_unix_integer(i64::MAX), None);
+        assert_eq!(Time::from_unix_double(99_999_999_999.5), Some(Time(99_999_999_999_500_000)));
+        assert_eq!(Time::from_unix_double(100_000_000_000.5), Some(Time(100_000_000_000_500)));
+    }
+
+    #[test]
+    fn doubles_are_rounded_half_away_from_zero_from_their_exact_value() {
+        // 2^-21 s = 0.476837158203125 us; 0.5 us is no double, 1.5 * 2^-20 and the like are
+        assert_eq!(Time::from_unix_double(0.000_000_476_837_158_203_125), Some(Time(0)));
+        assert_eq!(Time::from_unix_double(0.0078125), Some(Time(7813)));
+        assert_eq!(Time::from_unix_double(1.0078125), Some(Time(1_007_813)));
+        assert_eq!(Time::from_unix_double(1_700_000_000.123_456), Some(Time(1_700_000_000_123_456)));
+        assert_eq!(Time::from_unix_double(-0.0), Some(Time(0)));
+        assert_eq!(Time::from_unix_double(-0.000_001), None);
+        assert_eq!(Time::from_unix_double(253_402_300_799_999.97), Some(Time(253_402_300_799_999_969)));
+        assert_eq!(Time::from_unix_double(1e300), None);
+    }
+
+    #[test]
+    fn a_record_timestamp_outside_of_1970_to_9999_is_none() {
+        assert_eq!(Time::from_record(0), Some(Time(0)));
+        assert_eq!(Time::from_record(-1), None);
+        assert_eq!(Time::from_record(253_402_300_799_999), Some(Time(253_402_300_799_999_000)));
+        assert_eq!(Time::from_record(253_402_300_800_000), None);
+        assert_eq!(Time::from_record(i64::MAX), None);
+    }
+}

@@ -1,0 +1,224 @@
+//! The merge rules (contract, sections 3 and 4) as plain values. Every merge is a maximum or a minimum,
+//! so it comes to the same in any order, in any grouping, and however often.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::event::{CallLifecycle, MappingState, Status, Time};
+
+/// Takes in another fold of the same row.
+pub trait Merge {
+    /// Makes `self` the fold of both.
+    fn merge(&mut self, other: Self);
+}
+
+/// Merges into the entry of a key, or makes it.
+pub fn merge_into<K: Ord, V: Merge>(map: &mut BTreeMap<K, V>, key: K, value: V) {
+    match map.entry(key) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(value);
+        }
+        Entry::Occupied(mut occupied) => occupied.get_mut().merge(value),
+    }
+}
+
+/// A row whose identity is a fact: of different contents the greatest counts, in the order of its
+/// columns with null lowest, which is what derived [`Ord`] and `None < Some` say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact<Identity, Content> {
+    /// The columns that the row's id is made of.
+    pub identity: Identity,
+    /// The columns that are compared.
+    pub content: Content,
+    /// The earliest timestamp of the row's records.
+    pub created_at: Time,
+}
+
+impl<Identity, Content: Ord> Merge for Fact<Identity, Content> {
+    fn merge(&mut self, other: Self) {
+        self.created_at = self.created_at.min(other.created_at);
+        if other.content > self.content {
+            self.content = other.content;
+        }
+    }
+}
+
+/// What the `clone.ready` events of one caller and voice say of the row in `voice_clone_cache`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are the table's columns")]
+pub struct Cached<'a> {
+    pub caller_id: Cow<'a, str>,
+    pub cloned_voice_id: Cow<'a, str>,
+    pub clone_created_at: Time,
+    pub ttl_expires_at: Time,
+    pub last_ready_at: Time,
+    pub created_at: Time,
+}
+
+impl Merge for Cached<'_> {
+    fn merge(&mut self, other: Self) {
+        self.clone_created_at = self.clone_created_at.min(other.clone_created_at);
+        self.ttl_expires_at = self.ttl_expires_at.max(other.ttl_expires_at);
+        self.last_ready_at = self.last_ready_at.max(other.last_ready_at);
+        self.created_at = self.created_at.min(other.created_at);
+    }
+}
+
+/// A value with its event time: the latest counts, at equal times the greater value.
+pub type Latest<T> = Option<(Time, T)>;
+
+fn take_latest<T: Ord>(mine: &mut Latest<T>, other: Latest<T>) {
+    if other > *mine {
+        *mine = other;
+    }
+}
+
+fn earliest(mine: Option<Time>, other: Option<Time>) -> Option<Time> {
+    mine.into_iter().chain(other).min()
+}
+
+/// The fold of a call's events: every field's latest value, from which the row of `call_log` follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are the table's columns")]
+pub struct Call<'a> {
+    pub threecx_call_id: Latest<Cow<'a, str>>,
+    pub caller_id: Latest<Cow<'a, str>>,
+    pub cloned_voice_id: Latest<Cow<'a, str>>,
+    pub call_started_at: Latest<Time>,
+    pub call_ended_at: Latest<Time>,
+    pub duration_seconds: Latest<i32>,
+    pub transcript: Latest<Cow<'a, str>>,
+    /// Top-level key to its value as compact JSON; with the time of the latest event that had any
+    /// `metadata`, were it empty.
+    pub metadata: Option<(Time, BTreeMap<Cow<'a, str>, (Time, String)>)>,
+    /// The latest terminal event.
+    pub terminal: Latest<Status>,
+    /// The earliest `initiated` event.
+    pub initiated_at: Option<Time>,
+    pub created_at: Option<Time>,
+    pub updated_at: Option<Time>,
+}
+
+impl<'a> Call<'a> {
+    /// The fold of one event, whose record has this timestamp.
+    pub fn of(event: CallLifecycle<'a>, timestamp: Time) -> Call<'a> {
+        let at = event.occurred_at;
+        let terminal = event.status != Status::Initiated;
+        Call {
+            threecx_call_id: event.threecx_call_id.map(|value| (at, value)),
+            caller_id: event.caller_id.map(|value| (at, value)),
+            cloned_voice_id: event.cloned_voice_id.map(|value| (at, value)),
+            call_started_at: event.call_started_at.map(|value| (at, value)),
+            call_ended_at: event.call_ended_at.map(|value| (at, value)),
+            duration_seconds: event.duration_seconds.map(|value| (at, value)),
+            transcript: event.transcript.map(|value| (at, value)),
+            metadata: event.metadata.map(|metadata| {
+                (at, metadata.into_iter().map(|(key, value)| (Cow::Owned(key), (at, value))).collect())
+            }),
+            terminal: terminal.then_some((at, event.status)),
+            initiated_at: (!terminal).then_some(at),
+            created_at: Some(timestamp),
+            updated_at: Some(timestamp),
+        }
+    }
+
+    /// `status`: the latest terminal event's, before that `initiated`.
+    pub fn status(&self) -> Status {
+        self.terminal.map_or(Status::Initiated, |(_, status)| status)
+    }
+
+    /// `call_started_at`: as given, else when the call was initiated.
+    pub fn started_at(&self) -> Option<Time> {
+        self.call_started_at.map(|(_, given)| given).or(self.initiated_at)
+    }
+
+    /// `call_ended_at`: as given, else the latest terminal event's time.
+    pub fn ended_at(&self) -> Option<Time> {
+        let terminal_at = self.terminal.map(|(at, _)| at).filter(|at| *at != Time::OLDER_THAN_ALL);
+        self.call_ended_at.map(|(_, given)| given).or(terminal_at)
+    }
+
+    /// `duration_seconds`: as given, else from start to end, or null where that makes no sense.
+    pub fn duration(&self) -> Option<i32> {
+        if let Some((_, given)) = self.duration_seconds {
+            return Some(given);
+        }
+        let micros = self.ended_at()?.micros() - self.started_at()?.micros();
+        if micros < 0 { None } else { i32::try_from(micros / 1_000_000).ok() }
+    }
+
+    /// `metadata` as compact JSON with its keys sorted by bytes.
+    pub fn metadata_json(&self) -> Option<String> {
+        let (_, entries) = self.metadata.as_ref()?;
+        let members: Vec<String> = entries
+            .iter()
+            .map(|(key, (_, value))| format!("{}:{value}", serde_json::Value::from(key.as_ref())))
+            .collect();
+        Some(format!("{{{}}}", members.join(",")))
+    }
+}
+
+impl Merge for Call<'_> {
+    fn merge(&mut self, other: Self) {
+        take_latest(&mut self.threecx_call_id, other.threecx_call_id);
+        take_latest(&mut self.caller_id, other.caller_id);
+        take_latest(&mut self.cloned_voice_id, other.cloned_voice_id);
+        take_latest(&mut self.call_started_at, other.call_started_at);
+        take_latest(&mut self.call_ended_at, other.call_ended_at);
+        take_latest(&mut self.duration_seconds, other.duration_seconds);
+        take_latest(&mut self.transcript, other.transcript);
+        take_latest(&mut self.terminal, other.terminal);
+        self.initiated_at = earliest(self.initiated_at, other.initiated_at);
+        self.created_at = earliest(self.created_at, other.created_at);
+        self.updated_at = self.updated_at.max(other.updated_at);
+        match (&mut self.metadata, other.metadata) {
+            (mine @ None, other) => *mine = other,
+            (Some(_), None) => {}
+            (Some((at, entries)), Some((other_at, other_entries))) => {
+                *at = (*at).max(other_at);
+                for (key, value) in other_entries {
+                    match entries.entry(key) {
+                        Entry::Vacant(vacant) => {
+                            vacant.insert(value);
+                        }
+                        Entry::Occupied(mut occupied) if value > *occupied.get() => {
+                            occupied.insert(value);
+                        }
+                        Entry::Occupied(_) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The fold of a caller's mapping events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapping<'a> {
+    /// The latest event that is no delete, whole.
+    pub state: Latest<MappingState<'a>>,
+    /// The latest delete, also one that a later state undid.
+    pub deleted: Option<Time>,
+    /// The latest event of all.
+    pub updated_at: Option<Time>,
+    /// The earliest record timestamp of all.
+    pub created_at: Option<Time>,
+}
+
+impl Mapping<'_> {
+    /// `deleted_at`: the latest delete, unless a later state came; at equal times the delete stands.
+    pub fn deleted_at(&self) -> Option<Time> {
+        let state_at = self.state.as_ref().map(|(at, _)| *at);
+        self.deleted.filter(|deleted| Some(*deleted) >= state_at)
+    }
+}
+
+impl Merge for Mapping<'_> {
+    fn merge(&mut self, other: Self) {
+        take_latest(&mut self.state, other.state);
+        self.deleted = self.deleted.max(other.deleted);
+        self.updated_at = self.updated_at.max(other.updated_at);
+        self.created_at = earliest(self.created_at, other.created_at);
+    }
+}

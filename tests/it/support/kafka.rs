@@ -1,0 +1,523 @@
+//! A real Apache Kafka: broker and controller in one process, started from the jars in `tests/kafka/lib`, and a client
+//! that does what tests need. The client works with any broker; with `rdkafka::mocking::MockCluster` all but what
+//! creates, deletes and cuts topics.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use super::processes::{Process, Signal, command, find_program, folder, free_port};
+use super::wait::{SOON, eventually};
+use super::{block_on, unique};
+
+/// Larger than any record that the daemon takes, so that tests can send one that it does not.
+const MAX_BYTES: &str = "16777216";
+
+/// How long one call to a broker may take.
+const CALL: Duration = Duration::from_secs(30);
+
+/// The broker for the whole run: the one named in `KAFKA_BOOTSTRAP_SERVERS`, else one that is started at the first
+/// call. All tests share it, so each keeps to topics and groups of its own ([`unique`]). The error says why there is
+/// none. Tests call it through `real_kafka!()`.
+pub fn shared() -> Result<&'static Kafka, &'static str> {
+    static SHARED: OnceLock<Result<(Kafka, Option<PrivateKafka>), String>> = OnceLock::new();
+    let shared = SHARED.get_or_init(|| match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
+        Ok(servers) if !servers.is_empty() => Ok((Kafka::at(&servers), None)),
+        _ => PrivateKafka::start(&[]).map(|broker| (Kafka::at(&broker.servers), Some(broker))),
+    });
+    shared.as_ref().map(|(kafka, _)| kafka).map_err(String::as_str)
+}
+
+/// A record to be sent. Only the topic is needed: `Send::to("calls").key("+1555").value("{}")`.
+#[derive(Clone, Debug, Default)]
+pub struct Send {
+    topic: String,
+    partition: Option<i32>,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+    timestamp: Option<i64>,
+}
+
+impl Send {
+    /// A record for this topic: no key, no value, no headers, the time of sending, and a partition chosen by the key.
+    pub fn to(topic: &str) -> Send {
+        Send { topic: topic.into(), ..Send::default() }
+    }
+
+    /// Sets the partition.
+    pub fn partition(self, partition: i32) -> Send {
+        Send { partition: Some(partition), ..self }
+    }
+
+    /// Sets the key.
+    pub fn key(self, key: impl Into<Vec<u8>>) -> Send {
+        Send { key: Some(key.into()), ..self }
+    }
+
+    /// Sets the value.
+    pub fn value(self, value: impl Into<Vec<u8>>) -> Send {
+        Send { value: Some(value.into()), ..self }
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Send {
+        self.headers.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// Adds a header without a value.
+    pub fn null_header(mut self, name: &str) -> Send {
+        self.headers.push((name.into(), None));
+        self
+    }
+
+    /// Sets the timestamp, in milliseconds since 1970.
+    pub fn timestamp(self, millis: i64) -> Send {
+        Send { timestamp: Some(millis), ..self }
+    }
+}
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// Its place in the partition.
+    pub offset: i64,
+    /// In milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value.
+    pub value: Option<Vec<u8>>,
+    /// Names and values, in the order in which they were sent.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// The value of the last header of this name, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().rfind(|(given, _)| given == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+}
+
+/// What becomes of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Transaction {
+    /// Its records count.
+    Commit,
+    /// Its records take up offsets, but do not count.
+    Abort,
+}
+
+/// A client of a broker.
+pub struct Kafka {
+    /// `KAFKA_BOOTSTRAP_SERVERS` for the daemon.
+    pub servers: String,
+    admin: OnceLock<AdminClient<DefaultClientContext>>,
+    producer: OnceLock<FutureProducer>,
+}
+
+impl Kafka {
+    /// A client of the broker at this address.
+    pub fn at(servers: &str) -> Kafka {
+        Kafka { servers: servers.into(), admin: OnceLock::new(), producer: OnceLock::new() }
+    }
+
+    /// The settings that any client of this broker starts from.
+    pub fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.servers).set("reconnect.backoff.max.ms", "500");
+        config
+    }
+
+    /// Creates a topic and waits until it can be used. `configs` are settings of the topic, `cleanup.policy` for one.
+    pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (setting, value) in configs {
+            topic = topic.set(setting, value);
+        }
+        for result in block_on(self.admin().create_topics([&topic], &options())).unwrap() {
+            result.unwrap();
+        }
+        eventually(SOON, &format!("topic {name}"), || {
+            let seen = self.client().fetch_metadata(Some(name), CALL).map_err(|error| error.to_string())?;
+            let led =
+                seen.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0).count();
+            if led == partitions as usize { Ok(()) } else { Err(format!("{led} partitions with a leader")) }
+        });
+    }
+
+    /// Deletes a topic and waits until it is gone. (One that is created again under the same name begins at offset 0.)
+    pub fn delete_topic(&self, name: &str) {
+        for result in block_on(self.admin().delete_topics(&[name], &options())).unwrap() {
+            result.unwrap();
+        }
+        eventually(SOON, &format!("the end of topic {name}"), || {
+            let seen = self.client().fetch_metadata(None, CALL).map_err(|error| error.to_string())?;
+            if seen.topics().iter().any(|topic| topic.name() == name) {
+                Err("still there".to_string())
+            } else {
+                Ok(())
+            }
+        });
+    }
+
+    /// Deletes the records of a partition before this offset, as retention does.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let list = offsets(topic, [(partition, Offset::Offset(before))]);
+        let deleted = block_on(self.admin().delete_records(&list, &options())).unwrap();
+        deleted.elements().iter().for_each(|element| element.error().unwrap());
+    }
+
+    /// Sends one record, and returns its partition and offset once the broker has it.
+    pub fn send(&self, record: Send) -> (i32, i64) {
+        self.send_all([record])[0]
+    }
+
+    /// Sends records, in this order, and returns each one's partition and offset once the broker has them all.
+    pub fn send_all(&self, records: impl IntoIterator<Item = Send>) -> Vec<(i32, i64)> {
+        let producer = self.producer.get_or_init(|| self.producer_config().create().unwrap());
+        send_all(producer, records)
+    }
+
+    /// Sends records in one transaction, which is then committed or aborted.
+    pub fn send_in_transaction(
+        &self,
+        end: Transaction,
+        records: impl IntoIterator<Item = Send>,
+    ) -> Vec<(i32, i64)> {
+        let mut config = self.producer_config();
+        let producer: FutureProducer =
+            config.set("transactional.id", unique("transaction")).create().unwrap();
+        producer.init_transactions(CALL).unwrap();
+        producer.begin_transaction().unwrap();
+        let sent = send_all(&producer, records);
+        match end {
+            Transaction::Commit => producer.commit_transaction(CALL).unwrap(),
+            Transaction::Abort => producer.abort_transaction(CALL).unwrap(),
+        }
+        sent
+    }
+
+    /// All records that a topic holds, by partition and offset, but for those of transactions not committed.
+    pub fn read_all(&self, topic: &str) -> Vec<Record> {
+        self.read(topic, "read_committed")
+    }
+
+    /// All records that a topic holds, by partition and offset, those of transactions not committed too.
+    pub fn read_all_uncommitted(&self, topic: &str) -> Vec<Record> {
+        self.read(topic, "read_uncommitted")
+    }
+
+    fn read(&self, topic: &str, isolation: &str) -> Vec<Record> {
+        let consumer = self.consumer(&[
+            ("isolation.level", isolation),
+            ("enable.partition.eof", "true"),
+            ("fetch.wait.max.ms", "10"),
+            ("fetch.message.max.bytes", MAX_BYTES),
+        ]);
+        let mut ahead = partitions(consumer.client(), topic);
+        consumer
+            .assign(&offsets(topic, ahead.iter().map(|partition| (*partition, Offset::Beginning))))
+            .unwrap();
+        let mut records = Vec::new();
+        while !ahead.is_empty() {
+            match consumer.poll(CALL) {
+                Some(Ok(message)) => records.push(Record {
+                    topic: message.topic().into(),
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    timestamp: message.timestamp().to_millis(),
+                    key: message.key().map(Vec::from),
+                    value: message.payload().map(Vec::from),
+                    headers: message.headers().map_or_else(Vec::new, |headers| {
+                        headers
+                            .iter()
+                            .map(|header| (header.key.into(), header.value.map(Vec::from)))
+                            .collect()
+                    }),
+                }),
+                Some(Err(KafkaError::PartitionEOF(partition))) => ahead.retain(|other| *other != partition),
+                Some(Err(error)) => panic!("reading {topic}: {error}"),
+                None => panic!("reading {topic}: nothing came for {CALL:?}"),
+            }
+        }
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
+    }
+
+    /// The first offset of each partition of a topic that is still there, and the one after the last.
+    pub fn watermarks(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
+        let marks = |partition| (partition, self.client().fetch_watermarks(topic, partition, CALL).unwrap());
+        partitions(self.client(), topic).into_iter().map(marks).collect()
+    }
+
+    /// The offsets that a group has committed for a topic, by partition; those without one are left out.
+    pub fn group_offsets(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let consumer = self.consumer(&[("group.id", group)]);
+        let asked = offsets(
+            topic,
+            partitions(self.client(), topic).into_iter().map(|partition| (partition, Offset::Invalid)),
+        );
+        let committed = consumer.committed_offsets(asked, CALL).unwrap();
+        let known =
+            committed.elements().into_iter().filter_map(|of| Some((of.partition(), of.offset().to_raw()?)));
+        known.filter(|(_, offset)| *offset >= 0).collect()
+    }
+
+    /// Commits offsets for a group that has no members, as an operator's reset does.
+    pub fn set_group_offsets(&self, group: &str, topic: &str, to: impl IntoIterator<Item = (i32, i64)>) {
+        let consumer = self.consumer(&[("group.id", group)]);
+        let to =
+            offsets(topic, to.into_iter().map(|(partition, offset)| (partition, Offset::Offset(offset))));
+        consumer.commit(&to, rdkafka::consumer::CommitMode::Sync).unwrap();
+    }
+
+    /// How many members a group has.
+    pub fn group_members(&self, group: &str) -> usize {
+        let groups = self.client().fetch_group_list(Some(group), CALL).unwrap();
+        groups.groups().iter().map(|group| group.members().len()).sum()
+    }
+
+    fn consumer(&self, settings: &[(&str, &str)]) -> BaseConsumer {
+        let mut config = self.config();
+        config.set("group.id", "unused").set("enable.auto.commit", "false");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        config.create().unwrap()
+    }
+
+    fn producer_config(&self) -> ClientConfig {
+        let mut config = self.config();
+        config.set("message.max.bytes", MAX_BYTES).set("enable.idempotence", "true").set("linger.ms", "1");
+        config.set("queue.buffering.max.kbytes", "262144").set("message.timeout.ms", "60000");
+        config
+    }
+
+    fn admin(&self) -> &AdminClient<DefaultClientContext> {
+        self.admin.get_or_init(|| self.config().create().unwrap())
+    }
+
+    /// The same client, for what any client can ask.
+    fn client(&self) -> &Client {
+        self.admin().inner()
+    }
+}
+
+fn partitions<C: ClientContext>(client: &Client<C>, topic: &str) -> Vec<i32> {
+    let seen = client.fetch_metadata(Some(topic), CALL).unwrap();
+    let found = &seen.topics()[0];
+    assert!(found.error().is_none(), "topic {topic}: {:?}", found.error().map(RDKafkaErrorCode::from));
+    found.partitions().iter().map(|partition| partition.id()).collect()
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(CALL))
+}
+
+fn offsets(topic: &str, of: impl IntoIterator<Item = (i32, Offset)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in of {
+        list.add_partition_offset(topic, partition, offset).unwrap();
+    }
+    list
+}
+
+fn send_all(producer: &FutureProducer, records: impl IntoIterator<Item = Send>) -> Vec<(i32, i64)> {
+    let records = records.into_iter();
+    let mut under_way = std::collections::VecDeque::new();
+    let mut sent = Vec::new();
+    for record in records {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header { key, value: value.as_ref() });
+        }
+        let mut next = FutureRecord::<Vec<u8>, Vec<u8>>::to(&record.topic).headers(headers);
+        next.partition = record.partition;
+        next.key = record.key.as_ref();
+        next.payload = record.value.as_ref();
+        next.timestamp = record.timestamp;
+        loop {
+            match producer.send_result(next) {
+                Ok(delivery) => break under_way.push_back(delivery),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again))
+                    if !under_way.is_empty() =>
+                {
+                    sent.push(block_on(under_way.pop_front().unwrap()));
+                    next = again;
+                }
+                Err((error, _)) => panic!("sending to {}: {error}", record.topic),
+            }
+        }
+    }
+    sent.extend(block_on(async {
+        let mut rest = Vec::new();
+        for delivery in under_way {
+            rest.push(delivery.await);
+        }
+        rest
+    }));
+    let delivered = sent.into_iter().map(|delivery| delivery.unwrap().map_err(|(error, _)| error).unwrap());
+    delivered.map(|delivery| (delivery.partition, delivery.offset)).collect()
+}
+
+/// A broker of one test's own, which it may stop, kill and start again; through [`Deref`] a client of it, too.
+pub struct PrivateKafka {
+    kafka: Kafka,
+    folder: PathBuf,
+    java: PathBuf,
+    process: Option<Process>,
+}
+
+impl Deref for PrivateKafka {
+    type Target = Kafka;
+
+    fn deref(&self) -> &Kafka {
+        &self.kafka
+    }
+}
+
+impl PrivateKafka {
+    /// Starts a broker, with settings of its own besides those that all have. The error says what is missing for it
+    /// on this machine. Tests call it through `private_kafka!()`.
+    pub fn start(settings: &[(&str, &str)]) -> Result<PrivateKafka, String> {
+        let java = find_java()?;
+        let folder = folder("kafka");
+        let (port, controller) = (free_port(), free_port());
+        let mut properties = format!(
+            "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+message.max.bytes={MAX_BYTES}
+replica.fetch.max.bytes={MAX_BYTES}
+# records may carry any timestamp, and stay
+log.message.timestamp.before.max.ms=9223372036854775807
+log.message.timestamp.after.max.ms=9223372036854775807
+log.retention.ms=-1
+log.retention.bytes=-1
+# one broker is enough
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# groups form, and lose a member, without delay
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+# killed, it is taken back after 3 s, not 9
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+# deleted topics and segments go at once
+log.segment.delete.delay.ms=1000
+",
+            data = folder.join("data").display()
+        );
+        for (name, value) in settings {
+            properties.push_str(&format!("{name}={value}\n"));
+        }
+        std::fs::write(folder.join("server.properties"), properties).unwrap();
+        let kafka = Kafka::at(&format!("127.0.0.1:{port}"));
+        let mut broker = PrivateKafka { kafka, folder, java, process: None };
+        let mut format =
+            broker.run("kafka.tools.StorageTool", &["format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c"]);
+        assert!(format.wait(SOON * 2).success(), "the storage was not formatted:\n{}", broker.log());
+        broker.start_again();
+        Ok(broker)
+    }
+
+    /// Starts it again, on the same port and with the same data, and waits until it answers.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the broker is running");
+        self.process = Some(self.run("kafka.Kafka", &[]));
+        eventually(SOON * 4, "the broker's answer", || {
+            let status = self.process.as_mut().unwrap().status();
+            assert!(status.is_none(), "the broker ended with {}:\n{}", status.unwrap(), self.log());
+            let answer = self.client().fetch_metadata(None, Duration::from_secs(1));
+            answer.map(drop).map_err(|error| error.to_string())
+        });
+    }
+
+    /// Stops it in good order.
+    pub fn stop(&mut self) {
+        self.end(Signal::Term);
+    }
+
+    /// Ends it at once, as a power cut does.
+    pub fn kill(&mut self) {
+        self.end(Signal::Kill);
+    }
+
+    /// Halts it, so that connections stay open and nothing answers; `Signal::Cont` lets it go on.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.as_mut().expect("the broker is not running").signal(signal);
+    }
+
+    fn end(&mut self, signal: Signal) {
+        let mut process = self.process.take().expect("the broker is not running");
+        process.signal(signal);
+        process.wait(SOON * 2);
+    }
+
+    fn run(&self, class: &str, arguments: &[&str]) -> Process {
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
+        let mut java = command(&self.java);
+        // Quick to start and small rather than fast: the serial collector, and only the first compiler.
+        java.args(["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]);
+        java.arg("-cp").arg(format!("{}/*", jars().display())).arg(class).args(arguments);
+        java.arg(self.folder.join("server.properties")).current_dir(&self.folder);
+        java.stdout(log.try_clone().unwrap()).stderr(log);
+        Process::spawn(&mut java, Signal::Kill)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+/// Where `make kafka-jars` puts the broker's jars.
+fn jars() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/lib"))
+}
+
+fn find_java() -> Result<PathBuf, String> {
+    let of_home = std::env::var_os("JAVA_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let java = of_home.map(|home| home.join("bin/java")).or_else(|| find_program("java", None));
+    let missing = |what: &str| format!("{what}, and KAFKA_BOOTSTRAP_SERVERS names no broker");
+    let java =
+        java.filter(|java| java.is_file()).ok_or_else(|| missing("no Java 17 or newer is installed"))?;
+    let version =
+        std::process::Command::new(&java).arg("-version").output().map_err(|error| error.to_string())?;
+    let version = String::from_utf8_lossy(&version.stderr).into_owned(); // openjdk version "17.0.15" 2025-04-15
+    let major = version.split('"').nth(1).and_then(|number| number.split('.').next()?.parse::<u32>().ok());
+    if major.is_none_or(|major| major < 17) {
+        return Err(missing(&format!("Java 17 or newer is needed, {} says {version:?}", java.display())));
+    }
+    if !jars().join(".complete").exists() {
+        return Err(missing("the Kafka jars are not there (`make kafka-jars` fetches them)"));
+    }
+    Ok(java)
+}

@@ -1,0 +1,252 @@
+//! A real PostgreSQL: one throw-away server for the whole run with a database for each test, or one of the test's own.
+//!
+//! `initdb` and `postgres` are started directly, not through the crate `pgtemp`: that cannot start a server again,
+//! needs `sudo` where the tests run as root, leaves a pipe unread that a talkative server fills, and knows only `Drop`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use super::processes::{Process, Signal, command, find_program, folder, free_port};
+use super::wait::{SOON, eventually};
+use super::{block_on, unique};
+
+const USER: &str = "postgres";
+const PASSWORD: &str = "throw-away";
+
+/// A fresh, empty database on the server that all tests share. It is dropped with this value, unless the test fails.
+pub struct Database {
+    name: String,
+    url: String,
+}
+
+impl Database {
+    /// Creates a database.
+    pub fn new() -> Database {
+        static SHARED: OnceLock<PrivateServer> = OnceLock::new();
+        Self::on(SHARED.get_or_init(|| PrivateServer::start(&[])))
+    }
+
+    /// Creates a database on a server of the test's own.
+    pub fn on(server: &PrivateServer) -> Database {
+        let name = unique("test");
+        let url = server.url(&name);
+        run(&server.url("postgres"), &format!("CREATE DATABASE {name}"));
+        Database { name, url }
+    }
+
+    /// `DATABASE_URL` for the daemon.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The URL with another user and password.
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        self.url.replace(&format!("{USER}:{PASSWORD}@"), &format!("{user}:{password}@"))
+    }
+
+    /// A connection, driven by the runtime of the caller.
+    pub async fn client(&self) -> Client {
+        connect(&self.url).await.unwrap()
+    }
+
+    /// Runs statements, separated by `;`, on a connection of their own.
+    pub fn run(&self, sql: &str) {
+        run(&self.url, sql);
+    }
+
+    /// The rows of a query (of the last one, if there are several), each value as text.
+    pub fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        rows(&self.url, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    }
+
+    /// The one value of the one row of a query, as text; an empty text where it is null.
+    pub fn value(&self, sql: &str) -> String {
+        let rows = self.rows(sql);
+        assert!(rows.len() == 1 && rows[0].len() == 1, "{sql}: {rows:?}");
+        rows[0][0].clone().unwrap_or_default()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let server = self.url.replace(&format!("/{}", self.name), "/postgres");
+            // Where the test has stopped its server there is nothing to drop.
+            let _ = rows(&server, &format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        }
+    }
+}
+
+async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn run(url: &str, sql: &str) {
+    rows(url, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+fn rows(url: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+    let messages = block_on(async { connect(url).await?.simple_query(sql).await })?;
+    let mut rows = Vec::new();
+    for message in messages {
+        match message {
+            SimpleQueryMessage::RowDescription(_) => rows.clear(),
+            SimpleQueryMessage::Row(row) => {
+                rows.push((0..row.len()).map(|column| row.get(column).map(String::from)).collect());
+            }
+            _ => {}
+        }
+    }
+    Ok(rows)
+}
+
+/// A server of one test's own, which it may stop and start again.
+pub struct PrivateServer {
+    folder: PathBuf,
+    programs: PathBuf,
+    port: u16,
+    settings: Vec<(String, String)>,
+    process: Option<Process>,
+}
+
+impl PrivateServer {
+    /// Starts a server, with settings (`postgresql.conf`) of its own besides those that all have.
+    ///
+    /// # Panics
+    /// Where PostgreSQL is not installed, or does not start.
+    pub fn start(settings: &[(&str, &str)]) -> PrivateServer {
+        Self::start_with_files(settings, &[])
+    }
+
+    /// As [`PrivateServer::start`], with files in the data folder that only the server can read, such as the key of
+    /// its certificate. They replace what `initdb` puts there (`pg_hba.conf` for one).
+    pub fn start_with_files(settings: &[(&str, &str)], files: &[(&str, &str)]) -> PrivateServer {
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let mut server = PrivateServer {
+            folder: folder("postgres"),
+            programs: find_programs(),
+            port: free_port(),
+            settings,
+            process: None,
+        };
+        let password = server.folder.join("password");
+        std::fs::write(&password, PASSWORD).unwrap();
+        give_to_postgres(&server.folder);
+        let mut initdb = server.command("initdb");
+        initdb.arg("-D").arg(server.data()).arg("--no-sync").arg(format!("--username={USER}"));
+        initdb.args(["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256"]).arg("--pwfile").arg(password);
+        let status = Process::spawn(&mut initdb, Signal::Kill).wait(SOON * 4);
+        assert!(status.success(), "initdb: {status}\n{}", server.log());
+        for (name, contents) in files {
+            let file = server.data().join(name);
+            std::fs::write(&file, contents).unwrap();
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        give_to_postgres(&server.folder);
+        server.start_again();
+        server
+    }
+
+    /// Starts it again, on the same port and with the same data, and waits until it answers.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "PostgreSQL is running");
+        let mut postgres = self.command("postgres");
+        postgres.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
+        // Nothing has to survive a power cut; what is committed survives every shutdown, immediate ones too.
+        let ours = [("fsync", "off"), ("full_page_writes", "off")].into_iter();
+        let ours = ours.chain([("max_connections", "300"), ("listen_addresses", "127.0.0.1")]);
+        let ours = ours.chain([("unix_socket_directories", ""), ("timezone", "UTC")]);
+        let theirs = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in ours.chain(theirs) {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        // An immediate shutdown leaves no shared memory behind, as killing it would.
+        self.process = Some(Process::spawn(&mut postgres, Signal::Quit));
+        let url = self.url("postgres");
+        eventually(SOON * 2, "PostgreSQL's answer", || {
+            let status = self.process.as_mut().unwrap().status();
+            assert!(status.is_none(), "PostgreSQL ended with {}:\n{}", status.unwrap(), self.log());
+            rows(&url, "SELECT 1").map(drop).map_err(|error| error.to_string())
+        });
+    }
+
+    /// Stops it: open transactions are rolled back, and connections closed (a *fast* shutdown).
+    pub fn stop(&mut self) {
+        self.end(Signal::Int);
+    }
+
+    /// Ends it at once, as a crash does; when started again it recovers (an *immediate* shutdown).
+    pub fn stop_immediately(&mut self) {
+        self.end(Signal::Quit);
+    }
+
+    /// Where it listens: `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The URL of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgresql://{USER}:{PASSWORD}@{}/{database}", self.address())
+    }
+
+    /// What it has written to its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn end(&mut self, signal: Signal) {
+        let mut process = self.process.take().expect("PostgreSQL is not running");
+        process.signal(signal);
+        process.wait(SOON * 2);
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// One of PostgreSQL's programs, as user `postgres` where the tests run as root, which it refuses to.
+    fn command(&self, program: &str) -> Command {
+        let program = self.programs.join(program);
+        let mut started = if is_root() {
+            let mut as_other = command("setpriv");
+            as_other
+                .args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--init-groups", "--"])
+                .arg(program);
+            as_other
+        } else {
+            command(program)
+        };
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
+        started.current_dir(&self.folder).stdout(log.try_clone().unwrap()).stderr(log);
+        started
+    }
+}
+
+/// The folder of `initdb` and `postgres`; Debian keeps them away from `PATH`. The newest version goes first.
+fn find_programs() -> PathBuf {
+    let mut elsewhere: Vec<(u32, PathBuf)> = Vec::new();
+    for version in std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
+        let number = version.file_name().to_string_lossy().parse().unwrap_or(0);
+        elsewhere.push((number, version.path().join("bin")));
+    }
+    elsewhere.sort();
+    let found = find_program("initdb", elsewhere.into_iter().rev().map(|(_, folder)| folder));
+    found.expect("PostgreSQL's server is not installed: see `make setup`").parent().unwrap().into()
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().unwrap().stdout == b"0\n"
+}
+
+fn give_to_postgres(folder: &Path) {
+    if is_root() {
+        assert!(Command::new("chown").args(["-R", USER]).arg(folder).status().unwrap().success());
+    }
+}
