@@ -96,8 +96,7 @@ impl<'a> Plan<'a> {
     }
 
     fn add_ready(&mut self, event: CloneReady<'a>, created_at: Time) {
-        let id =
-            uid("clone.ready", &[&event.caller_id, &event.greeting_call_id, &event.cloned_voice_id]);
+        let id = uid("clone.ready", &[&event.caller_id, &event.greeting_call_id, &event.cloned_voice_id]);
         merge_into(
             &mut self.voice_clone_log,
             log_id(id),
@@ -208,7 +207,8 @@ impl<'a> Plan<'a> {
     /// The voices whose ready and transfer events are in the batch, sorted: the rows to lock.
     pub fn voices(&self) -> BTreeSet<&str> {
         let ready = self.voice_clone_cache.values().map(|row| row.cloned_voice_id.as_ref());
-        let transferred = self.clone_transfer_events.values().map(|row| row.identity.cloned_voice_id.as_ref());
+        let transferred =
+            self.clone_transfer_events.values().map(|row| row.identity.cloned_voice_id.as_ref());
         ready.chain(transferred).collect()
     }
 }

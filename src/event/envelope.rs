@@ -102,7 +102,10 @@ impl<'a> Content<'a> {
                 Some(Json::Object(raw)) => Members::read(raw, names)?,
                 _ => return Err(Unusable::new(Reason::NotAnObject, "data is missing, or no object")),
             };
-            outer.get("specversion")?.map(|version| fields::text("specversion", version, None)).transpose()?;
+            outer
+                .get("specversion")?
+                .map(|version| fields::text("specversion", version, None))
+                .transpose()?;
             let kind = outer.get("type")?.map(|kind| fields::text("type", kind, None)).transpose()?;
             let time = outer.get("time")?.map(|time| fields::time("time", time)).transpose()?;
             (kind, time, data)

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::{Reason, Unusable};
 
@@ -42,7 +42,10 @@ impl<'a> Members<'a> {
         }
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let mut members = Members { names, found: vec![Found::default(); names.len()] };
-        deserializer.deserialize_map(Fill(&mut members)).and_then(|()| deserializer.end()).map_err(invalid)?;
+        deserializer
+            .deserialize_map(Fill(&mut members))
+            .and_then(|()| deserializer.end())
+            .map_err(invalid)?;
         Ok(members)
     }
 
@@ -156,8 +159,9 @@ pub(super) fn is_blank(text: &str) -> bool {
 /// `metadata`: its top-level keys, each with its value as compact JSON with sorted keys.
 pub(super) fn metadata(raw: &str) -> Result<BTreeMap<String, String>, Unusable> {
     let invalid = |problem: &str| Unusable::new(Reason::InvalidJson, format!("metadata {problem}"));
-    let value: Value = serde_json::from_str(raw)
-        .map_err(|_| invalid("nests too deep, or holds half of a surrogate pair or a number beyond a double"))?;
+    let Plain(value) = serde_json::from_str(raw).map_err(|_| {
+        invalid("nests too deep, or holds half of a surrogate pair or a number beyond a double")
+    })?;
     if levels(&value) > METADATA_LEVELS {
         return Err(invalid(&format!("nests deeper than {METADATA_LEVELS} levels")));
     }
@@ -168,6 +172,66 @@ pub(super) fn metadata(raw: &str) -> Result<BTreeMap<String, String>, Unusable> 
         return Err(Unusable::new(Reason::InvalidType, "metadata is no object"));
     };
     Ok(object.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+}
+
+/// Any JSON. serde_json's own reading of a [`Value`] takes an object whose first name is that of its
+/// `RawValue` for the JSON inside that name's text.
+struct Plain(Value);
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Plain, D::Error> {
+        deserializer.deserialize_any(ReadPlain).map(Plain)
+    }
+}
+
+struct ReadPlain;
+
+impl<'de> Visitor<'de> for ReadPlain {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Plain(item)) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some((name, Plain(value))) = map.next_entry()? {
+            members.insert(name, value);
+        }
+        Ok(Value::Object(members))
+    }
 }
 
 /// How deep a value nests; no recursion here goes deeper than serde_json's own limit of 128.

@@ -167,7 +167,9 @@ impl Status {
 
     /// The status of that name.
     pub fn from_name(name: &str) -> Option<Status> {
-        [Status::Completed, Status::Failed, Status::Initiated].into_iter().find(|status| status.name() == name)
+        [Status::Completed, Status::Failed, Status::Initiated]
+            .into_iter()
+            .find(|status| status.name() == name)
     }
 }
 
@@ -208,6 +210,12 @@ pub struct MappingState<'a> {
     pub voice_name: Option<Cow<'a, str>>,
     pub description: Option<Cow<'a, str>>,
     pub account_id: Option<Cow<'a, str>>,
+}
+
+/// The members of a stored `metadata`, in the form in which events' are compared; `None` where it is no
+/// object that an event could have brought.
+pub fn stored_metadata(text: &str) -> Option<BTreeMap<String, String>> {
+    json::metadata(text).ok()
 }
 
 /// The event that a record holds, or why it cannot be used.

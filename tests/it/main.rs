@@ -1,5 +1,8 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
+mod end_to_end;
 mod infrastructure;
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod model;
 mod schema;
 mod support;

@@ -21,6 +21,7 @@ pub mod kafka;
 pub mod left_out;
 pub mod postgres;
 pub mod processes;
+pub mod scene;
 pub mod tables;
 pub mod wait;
 

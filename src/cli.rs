@@ -1,0 +1,409 @@
+//! The command line: commands, flags and `--help`; a usage error ends with a line that says what to do.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+const PROGRAM: &str = "voiceclone-events";
+
+const ENVIRONMENT: &str = "\
+Settings that can hold a secret are environment variables only:
+  DATABASE_URL             postgresql://user:password@host/database; sslmode and sslrootcert are honoured
+  KAFKA_BOOTSTRAP_SERVERS  host:port,host:port
+  KAFKA_GROUP_ID           consumer group [default: voiceclone-events]
+  KAFKA_X_Y                librdkafka's property x.y, such as KAFKA_SASL_MECHANISM
+
+Exit status: 0 done, 1 failed, 2 wrong usage or a missing or malformed setting.";
+
+const NEEDS_DATABASE: &str = "Needs DATABASE_URL in the environment.";
+const NEEDS_BROKER: &str = "Needs KAFKA_BOOTSTRAP_SERVERS in the environment; any other KAFKA_X_Y there is \
+                            librdkafka's property x.y.";
+const NEEDS_BOTH: &str = "Needs DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS in the environment; KAFKA_GROUP_ID \
+                          names the consumer group, any other KAFKA_X_Y is librdkafka's property x.y.";
+const NEEDS_NOTHING: &str = "Needs the programs of PostgreSQL (initdb, postgres) on this machine. DATABASE_URL \
+                             and KAFKA_* are not read.";
+
+/// Consumes voice-clone events from Kafka into PostgreSQL, exactly as if each had arrived once and in order
+#[derive(Debug, Clone, Parser)]
+#[command(name = PROGRAM, version, after_help = ENVIRONMENT)]
+#[command(subcommand_required = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print for a program: JSON instead of tables and sentences
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The settings given as flags or in the environment.
+    #[command(flatten)]
+    pub settings: SettingFlags,
+}
+
+/// The settings that are flags as well as environment variables, as written; `config` checks them.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct SettingFlags {
+    /// Put before every topic's name, read or written [default: nothing]
+    #[arg(long, global = true, env = "TOPIC_PREFIX", hide_env_values = true, value_name = "TEXT")]
+    pub topic_prefix: Option<String>,
+    /// How long a cache row lives: seconds, or a number with s, m, h or d [default: 24h]
+    #[arg(long, global = true, env = "CACHE_TTL", hide_env_values = true, value_name = "TIME")]
+    pub cache_ttl: Option<String>,
+    /// Time between two runs of the expiry [default: 60s]
+    #[arg(long, global = true, env = "EXPIRY_INTERVAL", hide_env_values = true, value_name = "TIME")]
+    pub expiry_interval: Option<String>,
+    /// Publish no expiry event for a row that expired longer ago than this [default: no limit]
+    #[arg(long, global = true, env = "EXPIRED_EVENT_MAX_AGE", hide_env_values = true, value_name = "TIME")]
+    pub expired_event_max_age: Option<String>,
+    /// Records written in one transaction, at most [default: 5000]
+    #[arg(long, global = true, env = "BATCH_MAX_RECORDS", hide_env_values = true, value_name = "N")]
+    pub batch_max_records: Option<String>,
+    /// A record that arrives alone waits at most this long; takes ms, too [default: 20ms]
+    #[arg(long, global = true, env = "BATCH_MAX_WAIT", hide_env_values = true, value_name = "TIME")]
+    pub batch_max_wait: Option<String>,
+    /// A larger record goes to the dead letters unread [default: 8 MiB]
+    #[arg(long, global = true, env = "RECORD_MAX_BYTES", hide_env_values = true, value_name = "SIZE")]
+    pub record_max_bytes: Option<String>,
+    /// Stop after this many unusable records in a row of one partition [default: 10000]
+    #[arg(long, global = true, env = "DEAD_LETTER_LIMIT", hide_env_values = true, value_name = "N")]
+    pub dead_letter_limit: Option<String>,
+    /// Database connections kept [default: 5]
+    #[arg(long, global = true, env = "DB_POOL_SIZE", hide_env_values = true, value_name = "N")]
+    pub db_pool_size: Option<String>,
+    /// Further database connections under load [default: 10]
+    #[arg(long, global = true, env = "DB_MAX_OVERFLOW", hide_env_values = true, value_name = "N")]
+    pub db_max_overflow: Option<String>,
+    /// Where /healthz, /readyz and /metrics answer; empty turns them off [default: 127.0.0.1:8080]
+    #[arg(long, global = true, env = "HTTP_ADDR", hide_env_values = true, value_name = "IP:PORT")]
+    pub http_addr: Option<String>,
+    /// text or json [default: text on a terminal, else json; text for every command but `run`]
+    #[arg(long, global = true, env = "LOG_FORMAT", hide_env_values = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What is logged, such as debug or info,voiceclone_events=debug [default: info for `run`, else warn]
+    #[arg(long, global = true, env = "RUST_LOG", hide_env_values = true, value_name = "FILTER")]
+    pub rust_log: Option<String>,
+}
+
+/// One command.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Run the daemon: consume, write, expire, publish
+    ///
+    /// Waits for a database or a broker that is away. SIGTERM or SIGINT finishes the batch in hand, commits and
+    /// leaves the group within 10 s.
+    #[command(after_help = NEEDS_BOTH)]
+    Run {
+        /// Bring the database's schema up to date first, rather than refuse one that is behind
+        #[arg(long)]
+        migrate: bool,
+    },
+    /// Apply, roll back or show the database's migrations
+    #[command(subcommand, after_help = NEEDS_DATABASE, disable_help_subcommand = true)]
+    Migrate(Migrate),
+    /// Try every setting, the database, schema, broker, topics and permissions
+    ///
+    /// Says for each what is wrong and how to mend it, and changes nothing. Exit status 1 where `run` would not
+    /// work.
+    #[command(after_help = NEEDS_BOTH)]
+    Check,
+    /// Read a range of a topic again, beside the running daemon
+    ///
+    /// Takes the records through the same code as the daemon, without moving the group's offsets, and says how many
+    /// rows that makes, changes and leaves alone.
+    #[command(after_help = NEEDS_BOTH)]
+    Replay {
+        /// The topic, without TOPIC_PREFIX
+        #[arg(long)]
+        topic: String,
+        /// Only this partition [default: all]
+        #[arg(long, value_name = "P", value_parser = partition)]
+        partition: Option<i32>,
+        /// Start here: a time such as 2025-06-01T12:00:00Z, or an offset [default: the oldest record]
+        #[arg(long, value_name = "TIME|OFFSET")]
+        from: Option<String>,
+        /// Stop before this time or offset [default: what is there now]
+        #[arg(long, value_name = "TIME|OFFSET")]
+        to: Option<String>,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Send one JSON object a line to a topic, checked first as the daemon would
+    #[command(after_help = NEEDS_BROKER)]
+    Publish {
+        /// The topic, without TOPIC_PREFIX
+        #[arg(long)]
+        topic: String,
+        /// The file to read [default: standard input]
+        file: Option<PathBuf>,
+    },
+    /// Publish the traffic of a plausible service
+    ///
+    /// Calls, clones, failures, transfers and mappings; the same seed makes the same traffic.
+    #[command(after_help = NEEDS_BROKER)]
+    Simulate {
+        /// How many calls
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole)]
+        calls: u64,
+        /// Calls a second [default: as fast as the broker takes them]
+        #[arg(long, value_name = "R", value_parser = rate)]
+        rate: Option<f64>,
+        /// Where the random numbers start
+        #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole)]
+        seed: u64,
+        /// Late, doubled and unusable records, too
+        #[arg(long)]
+        disorder: bool,
+    },
+    /// See everything at once, on an embedded broker and a throw-away PostgreSQL
+    ///
+    /// Migrates, simulates, consumes, expires and shows the tables.
+    #[command(after_help = NEEDS_NOTHING)]
+    Demo {
+        /// How many calls
+        #[arg(long, value_name = "N", default_value_t = 300, value_parser = whole)]
+        calls: u64,
+        /// Where the random numbers start
+        #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole)]
+        seed: u64,
+        /// Leave broker and database running until Ctrl-C, to look around
+        #[arg(long)]
+        keep: bool,
+        /// Late, doubled and unusable records, too
+        #[arg(long)]
+        disorder: bool,
+    },
+}
+
+/// What `migrate` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Migrate {
+    /// Apply the migrations that are missing; safe when several instances start at once
+    #[command(after_help = NEEDS_DATABASE)]
+    Up {
+        /// How many [default: all]
+        #[arg(value_parser = positive)]
+        n: Option<u64>,
+    },
+    /// Roll back the newest migrations
+    #[command(after_help = NEEDS_DATABASE)]
+    Down {
+        /// How many [default: one]
+        #[arg(value_parser = positive)]
+        n: Option<u64>,
+    },
+    /// Show which migrations are applied and which are missing
+    #[command(after_help = NEEDS_DATABASE)]
+    Status,
+}
+
+fn whole(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "give a whole number, 0 or above")
+}
+
+fn positive(text: &str) -> Result<u64, &'static str> {
+    text.parse().ok().filter(|n| *n > 0).ok_or("give a whole number above 0")
+}
+
+fn partition(text: &str) -> Result<i32, &'static str> {
+    text.parse().ok().filter(|n| *n >= 0).ok_or("give a partition's number, 0 or above")
+}
+
+fn rate(text: &str) -> Result<f64, &'static str> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("give a number above 0, like 50 or 0.5"),
+    }
+}
+
+/// The command line cannot be understood. Print it to standard error and exit with status 2; its last line
+/// names what is wrong and says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Reads this process's command line. `--help` and `--version` are answered here, with exit status 0.
+pub fn parse() -> Result<Cli, Usage> {
+    parse_from(std::env::args_os()).map_err(|error| {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            error.exit();
+        }
+        usage(&error)
+    })
+}
+
+fn parse_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(words)
+}
+
+fn usage(error: &clap::Error) -> Usage {
+    let rendered = error.render().to_string();
+    let text = rendered.split("\nFor more information, try").next().unwrap_or_default().trim_end();
+    Usage(format!("{text}\n\n{}", advice(error)))
+}
+
+/// One line: what is wrong, and what to do.
+fn advice(error: &clap::Error) -> String {
+    let of = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.escape_debug().to_string(),
+        Some(ContextValue::Strings(texts)) => texts.join(", ").escape_debug().to_string(),
+        Some(ContextValue::StyledStr(text)) => text.to_string(),
+        Some(ContextValue::StyledStrs(texts)) => {
+            texts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        }
+        _ => String::new(),
+    };
+    let arg = of(ContextKind::InvalidArg);
+    let value = of(ContextKind::InvalidValue);
+    let help = "see --help";
+    match error.kind() {
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // clap says which command lacks one only in its usage line
+            let text = error.render().to_string();
+            let inside = text.contains(&format!("Usage: {PROGRAM} migrate"));
+            let (after, commands) = if inside {
+                (" after migrate", names(Cli::command().find_subcommand("migrate")))
+            } else {
+                ("", names(Some(&Cli::command())))
+            };
+            format!("a command is missing{after}: give one of {commands}")
+        }
+        ErrorKind::InvalidSubcommand => {
+            let close = of(ContextKind::SuggestedSubcommand);
+            let remedy = if close.is_empty() {
+                help.to_owned()
+            } else {
+                format!("perhaps {close} is meant, or {help}")
+            };
+            format!("there is no command {:?}: {remedy}", of(ContextKind::InvalidSubcommand))
+        }
+        ErrorKind::UnknownArgument => {
+            let close = of(ContextKind::SuggestedArg);
+            let remedy = if close.is_empty() {
+                format!("leave it out, or {help}")
+            } else {
+                format!("perhaps {close} is meant")
+            };
+            format!("{arg} is not known here: {remedy}")
+        }
+        ErrorKind::MissingRequiredArgument => format!("{arg} is missing: give it, or {help}"),
+        ErrorKind::InvalidValue | ErrorKind::NoEquals if value.is_empty() => {
+            format!("{arg} has no value: give one, or {help}")
+        }
+        ErrorKind::InvalidValue => {
+            format!("{arg} cannot be {value:?}: give one of {}", of(ContextKind::ValidValue))
+        }
+        ErrorKind::ValueValidation => {
+            let why = std::error::Error::source(error).map_or_else(|| help.to_owned(), ToString::to_string);
+            format!("{arg} cannot be {value:?}: {why}")
+        }
+        ErrorKind::ArgumentConflict => {
+            format!("{arg} is given more than once, or beside what excludes it: keep one")
+        }
+        ErrorKind::InvalidUtf8 => "an argument or a setting is not UTF-8: write it in UTF-8".to_owned(),
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            format!("{}: {help}", first.trim_end_matches(':'))
+        }
+    }
+}
+
+fn names(command: Option<&clap::Command>) -> String {
+    let names = command.into_iter().flat_map(clap::Command::get_subcommands).map(clap::Command::get_name);
+    names.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last_line(words: &[&str]) -> String {
+        let words = std::iter::once(&PROGRAM).chain(words).copied();
+        let text = usage(&parse_from(words).unwrap_err()).to_string();
+        assert!(!text.contains("For more information"), "{text}");
+        text.lines().last().unwrap().to_owned()
+    }
+
+    fn parsed(words: &[&str]) -> Cli {
+        parse_from(std::iter::once(&PROGRAM).chain(words).copied()).unwrap()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_usage_error_ends_by_naming_what_is_wrong_and_what_to_do() {
+        for (words, expected) in [
+            (
+                &[][..],
+                "a command is missing: give one of run, migrate, check, replay, publish, simulate, demo",
+            ),
+            (
+                &["--json"],
+                "a command is missing: give one of run, migrate, check, replay, publish, simulate, demo",
+            ),
+            (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
+            (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),
+            (&["simulat"], "there is no command \"simulat\": perhaps simulate is meant, or see --help"),
+            (&["xyz"], "there is no command \"xyz\": see --help"),
+            (&["run", "--migrat"], "--migrat is not known here: perhaps --migrate is meant"),
+            (
+                &["run", "--database-url", "x"],
+                "--database-url is not known here: leave it out, or see --help",
+            ),
+            (&["replay"], "--topic <TOPIC> is missing: give it, or see --help"),
+            (&["replay", "--topic"], "--topic <TOPIC> has no value: give one, or see --help"),
+            (
+                &["simulate", "--rate", "0"],
+                "--rate <R> cannot be \"0\": give a number above 0, like 50 or 0.5",
+            ),
+            (&["simulate", "--calls", "x"], "--calls <N> cannot be \"x\": give a whole number, 0 or above"),
+            (&["migrate", "up", "0"], "[N] cannot be \"0\": give a whole number above 0"),
+            (
+                &["run", "--cache-ttl", "1", "--cache-ttl", "2"],
+                "--cache-ttl <TIME> is given more than once, or beside what excludes it: keep one",
+            ),
+        ] {
+            assert_eq!(last_line(words), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_setting_may_stand_before_or_after_the_command() {
+        assert_eq!(parsed(&["--cache-ttl", "1h", "run"]).settings.cache_ttl.as_deref(), Some("1h"));
+        assert_eq!(parsed(&["migrate", "up", "--cache-ttl", "1h"]).settings.cache_ttl.as_deref(), Some("1h"));
+        assert!(parsed(&["migrate", "status", "--json"]).json);
+    }
+
+    #[test]
+    fn what_can_hold_a_secret_is_no_flag() {
+        for argument in Cli::command().get_arguments() {
+            let name = argument.get_long().unwrap_or_default();
+            assert!(!name.starts_with("kafka") && name != "database-url", "{name}");
+        }
+    }
+
+    #[test]
+    fn every_help_names_the_environment() {
+        let mut command = Cli::command();
+        command.build();
+        for sub in command.get_subcommands_mut() {
+            let help = sub.render_long_help().to_string();
+            assert!(help.contains("DATABASE_URL") || help.contains("KAFKA_"), "{help}");
+            assert!(help.contains("[env: CACHE_TTL]"), "{help}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! `migrate up`, `down`, `status`.
+
+use anyhow::Context;
+
+use crate::cli::Migrate;
+use crate::config::Settings;
+use crate::store::{connect, migrate};
+
+/// Does it, and says what was done.
+pub async fn run(settings: &Settings, what: &Migrate, json: bool) -> anyhow::Result<()> {
+    let url = &settings.database_url;
+    let (done, names) = match what {
+        Migrate::Up { n } => ("applied", migrate::up(url, *n).await?),
+        Migrate::Down { n } => ("rolled_back", migrate::down(url, *n).await?),
+        Migrate::Status => return status(url, json).await,
+    };
+    if json {
+        println!("{}", serde_json::json!({ done: names }));
+    } else if names.is_empty() {
+        println!("Nothing to do.");
+    } else {
+        for name in names {
+            println!("{} {name}", done.replace('_', " "));
+        }
+    }
+    Ok(())
+}
+
+async fn status(url: &str, json: bool) -> anyhow::Result<()> {
+    let mut connection =
+        connect::connect(url).await.context("PostgreSQL cannot be reached: check DATABASE_URL")?;
+    let state = migrate::state(&mut connection).await?;
+    if json {
+        let state = serde_json::json!({
+            "applied": state.applied, "pending": state.pending, "unknown": state.unknown,
+        });
+        println!("{state}");
+        return Ok(());
+    }
+    for (what, names) in [("applied", state.applied), ("pending", state.pending), ("unknown", state.unknown)]
+    {
+        for name in names {
+            println!("{what:8} {name}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! One module a command.
+
+pub mod check;
+pub mod demo;
+pub mod migrate;
+pub mod publish;
+pub mod replay;
+pub mod simulate;

@@ -1,0 +1,277 @@
+//! `publish`: one JSON object a line, checked as the daemon would before it is sent.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use chrono::Utc;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::config::Settings;
+use crate::event::{Event, Limits, Reason, Unusable, decode};
+use crate::kafka::send::Sender;
+use crate::kafka::{self, TopicState};
+use crate::record::{Outgoing, Record, Topic};
+
+/// What is read at once, and sent together.
+const CHUNK_BYTES: usize = 1 << 20;
+/// So many lines at most are sent together.
+const CHUNK_LINES: usize = 1000;
+/// So many refused lines at most are kept for `--json`; all of them count.
+const KEPT: usize = 10_000;
+/// How long the broker may take for a question.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A line that is not blank.
+struct Line {
+    number: u64,
+    bytes: Vec<u8>,
+    /// It is longer than a record may be, and the rest of it was not kept.
+    is_cut: bool,
+}
+
+/// A line that was not sent.
+#[derive(Serialize)]
+struct Refused {
+    line: u64,
+    reason: &'static str,
+    message: String,
+}
+
+/// Sends the lines of a file (standard input for none or `-`) to a topic, given by its name with or without
+/// the prefix. A line that the daemon could not use is reported and left out, the others are sent; `false` where
+/// there was one.
+pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bool) -> anyhow::Result<bool> {
+    let topic = topic_of(settings, topic)?;
+    let input: Box<dyn Read + Send> = match file.filter(|file| *file != Path::new("-")) {
+        Some(path) => {
+            Box::new(File::open(path).with_context(|| format!("{} cannot be read", path.display()))?)
+        }
+        None => Box::new(io::stdin()),
+    };
+    let ours = settings.clone();
+    tokio::task::spawn_blocking(move || require_topics(&ours, &[topic])).await??;
+    let sender = Sender::new(settings)?;
+    let limits = Limits {
+        record_max_bytes: settings.record_max_bytes,
+        cache_ttl_seconds: i64::try_from(settings.cache_ttl.as_secs()).unwrap_or(i64::MAX),
+    };
+
+    // Not a task of the runtime, which would wait for a terminal's next line before it ends.
+    let (lines, mut chunks) = mpsc::channel(2);
+    let max_bytes = settings.record_max_bytes;
+    std::thread::spawn(move || {
+        if let Err(error) = read(input, max_bytes, &lines) {
+            // where nobody listens any more, nobody cares
+            let _ = lines.blocking_send(Err(error));
+        }
+    });
+
+    let (mut sent, mut refused_count, mut refused) = (0_u64, 0_u64, Vec::new());
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk.with_context(|| format!("the input cannot be read on; {}", so_far(sent)))?;
+        let (mut numbers, mut good) = (Vec::new(), Vec::new());
+        for line in chunk {
+            let number = line.number;
+            match checked(topic, line, limits) {
+                Ok(outgoing) => {
+                    numbers.push(number);
+                    good.push(outgoing);
+                }
+                Err(Unusable { reason, message }) => {
+                    refused_count += 1;
+                    if !json {
+                        eprintln!("line {number}: {reason}: {message}");
+                    } else if refused.len() < KEPT {
+                        refused.push(Refused { line: number, reason: reason.name(), message });
+                    }
+                }
+            }
+        }
+        let outcomes = sender.send_all(&good).await;
+        let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        sent += done as u64;
+        let failed = numbers
+            .iter()
+            .zip(&outcomes)
+            .find_map(|(number, outcome)| outcome.as_ref().err().map(|error| (number, error)));
+        if let Some((number, error)) = failed {
+            bail!(
+                "line {number} could not be sent ({error}); {}. Send the input again once that is mended: a record \
+                 that is sent twice counts once",
+                so_far(sent)
+            );
+        }
+    }
+
+    if json {
+        println!("{}", json!({"sent": sent, "refused_count": refused_count, "refused": refused}));
+    } else {
+        println!("{sent} {} sent to {}{topic}", records(sent), settings.topic_prefix);
+    }
+    if refused_count > 0 && !json {
+        let lines = if refused_count == 1 { "line was" } else { "lines were" };
+        eprintln!("{refused_count} {lines} not sent: mend what stands above and publish the mended lines");
+    }
+    Ok(refused_count == 0)
+}
+
+/// The topic of that name, with or without the prefix.
+fn topic_of(settings: &Settings, name: &str) -> anyhow::Result<Topic> {
+    let bare = name.strip_prefix(settings.topic_prefix.as_str()).and_then(Topic::from_name);
+    match Topic::from_name(name).or(bare) {
+        Some(topic) => Ok(topic),
+        None => {
+            let names: Vec<&str> = Topic::ALL.iter().map(|topic| topic.name()).collect();
+            bail!("{name:?} is no topic of the daemon: give --topic one of {}", names.join(", "))
+        }
+    }
+}
+
+/// An error that names the topic, unless all of them exist. Blocks.
+pub(crate) fn require_topics(settings: &Settings, topics: &[Topic]) -> anyhow::Result<()> {
+    let names: Vec<String> = topics.iter().map(|topic| format!("{}{topic}", settings.topic_prefix)).collect();
+    let states = kafka::topic_states(settings, &names, PATIENCE)?;
+    let missing: Vec<&str> = names
+        .iter()
+        .zip(&states)
+        .filter(|(_, state)| **state == TopicState::Missing)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if !missing.is_empty() {
+        let (topics, exist, them) =
+            if missing.len() == 1 { ("topic", "does", "it") } else { ("topics", "do", "them") };
+        bail!("the {topics} {} {exist} not exist: create {them} first", missing.join(", "));
+    }
+    for (name, state) in names.iter().zip(states) {
+        if let TopicState::Refused(why) = state {
+            bail!("the broker refuses the topic {name} ({why}): grant this client the right to it");
+        }
+    }
+    Ok(())
+}
+
+/// What a line is sent as, or why the daemon could not use it.
+fn checked(topic: Topic, line: Line, limits: Limits) -> Result<Outgoing, Unusable> {
+    if line.is_cut {
+        return Err(Unusable::new(Reason::TooLarge, "the line has more bytes than RECORD_MAX_BYTES"));
+    }
+    let timestamp = Utc::now().timestamp_millis();
+    let record = Record {
+        topic,
+        partition: 0,
+        offset: 0,
+        timestamp,
+        key: None,
+        value: Some(line.bytes),
+        headers: Vec::new(),
+    };
+    let key = match decode(&record, limits)? {
+        Event::Ready(event) => event.caller_id,
+        Event::Failed(event) => event.caller_id,
+        Event::Transfer(event) => event.greeting_call_id,
+        Event::Call(event) => event.call_id,
+        Event::Mapping(event) => event.caller_id,
+    };
+    let key = Some(key.as_bytes().to_vec());
+    Ok(Outgoing {
+        topic: topic.name(),
+        key,
+        value: record.value,
+        headers: Vec::new(),
+        timestamp: Some(timestamp),
+    })
+}
+
+/// Reads lines to the end. What one read brings goes on together, so that lines typed one by one are sent one
+/// by one.
+fn read(input: impl Read, max_bytes: usize, chunks: &mpsc::Sender<io::Result<Vec<Line>>>) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(CHUNK_BYTES, input);
+    // a line's end may be two bytes
+    let limit = max_bytes.saturating_add(3) as u64;
+    let (mut number, mut chunk, mut size) = (0, Vec::new(), 0);
+    loop {
+        let mut bytes = Vec::new();
+        let read = reader.by_ref().take(limit).read_until(b'\n', &mut bytes)?;
+        if read == 0 {
+            break;
+        }
+        number += 1;
+        let mut is_cut = false;
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        } else if read as u64 == limit {
+            is_cut = true;
+            bytes = Vec::new();
+            reader.skip_until(b'\n')?;
+        }
+        if is_cut || !bytes.trim_ascii().is_empty() {
+            size += bytes.len();
+            chunk.push(Line { number, bytes, is_cut });
+        }
+        let is_full = size >= CHUNK_BYTES || chunk.len() >= CHUNK_LINES;
+        if !chunk.is_empty() && (is_full || !reader.buffer().contains(&b'\n')) {
+            size = 0;
+            if chunks.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    if !chunk.is_empty() {
+        // where nobody listens any more, nobody cares
+        let _ = chunks.blocking_send(Ok(chunk));
+    }
+    Ok(())
+}
+
+fn so_far(sent: u64) -> String {
+    format!("{sent} {} sent before", if sent == 1 { "record was" } else { "records were" })
+}
+
+fn records(count: u64) -> &'static str {
+    if count == 1 { "record" } else { "records" }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str, max_bytes: usize) -> Vec<(u64, String, bool)> {
+        let (sender, mut chunks) = mpsc::channel(100);
+        read(text.as_bytes(), max_bytes, &sender).unwrap();
+        drop(sender);
+        let mut all = Vec::new();
+        while let Some(chunk) = chunks.blocking_recv() {
+            for line in chunk.unwrap() {
+                all.push((line.number, String::from_utf8(line.bytes).unwrap(), line.is_cut));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn lines_keep_their_numbers_and_blank_ones_are_skipped() {
+        let all = lines("a\r\n\n  \nb\n123456789\nc", 5);
+        let expected = [(1, "a", false), (4, "b", false), (5, "", true), (6, "c", false)];
+        assert_eq!(all, expected.map(|(number, text, is_cut)| (number, text.to_owned(), is_cut)));
+    }
+
+    #[test]
+    fn a_line_is_checked_as_by_the_daemon_and_gets_its_key() {
+        let limits = Limits { record_max_bytes: 1000, cache_ttl_seconds: 60 };
+        let line = |text: &str| Line { number: 1, bytes: text.as_bytes().to_vec(), is_cut: false };
+        let good =
+            checked(Topic::CallLifecycle, line(r#"{"call_id":"c","status":"failed"}"#), limits).unwrap();
+        assert_eq!(good.key.as_deref(), Some(b"c".as_slice()));
+        let bad = checked(Topic::CallLifecycle, line(r#"{"call_id":"c"}"#), limits).unwrap_err();
+        assert_eq!(bad.reason, Reason::MissingField);
+    }
+}

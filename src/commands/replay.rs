@@ -1,0 +1,487 @@
+//! `replay`: a range of a topic once more, through the same code as the daemon and beside it. The group's
+//! offsets stay where they are; events are idempotent, so that nothing happens twice.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Settings;
+use crate::event::{Limits, Time};
+use crate::ingest::{Ingest, Positions, Stop};
+use crate::kafka::range::{Bound, Eaten, Range, Reader};
+use crate::record::{Record, Topic};
+use crate::store::offsets::Position;
+use crate::store::write::{Mode, Written};
+use crate::store::{Store, connect};
+
+/// How often a line tells of the progress where standard error is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// What to read, as written on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The topic, without `TOPIC_PREFIX`.
+    pub topic: String,
+    /// Only this partition.
+    pub partition: Option<i32>,
+    /// A time or an offset.
+    pub from: Option<String>,
+    /// A time or an offset.
+    pub to: Option<String>,
+    /// Only say what would change.
+    pub dry_run: bool,
+}
+
+/// How a replay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All was read and written; exit status 0.
+    Done,
+    /// It was cancelled, and has said how to go on; exit status 1.
+    Interrupted,
+}
+
+/// Replays. The plan and the progress go to standard error, the result to standard output, with `json` as one
+/// object.
+pub async fn run(
+    settings: &Settings,
+    options: Options,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<Outcome> {
+    let Some(topic) = Topic::from_name(&options.topic) else {
+        let names = Topic::ALL.map(Topic::name).join(", ");
+        bail!("--topic is {:?}: give one of {names}, without TOPIC_PREFIX", options.topic);
+    };
+    let from = options.from.as_deref().map(|text| bound("--from", text)).transpose()?;
+    let to = options.to.as_deref().map(|text| bound("--to", text)).transpose()?;
+    in_order(from, to)?;
+
+    let mut replay = tokio::select! {
+        replay = Replay::prepare(settings, &options, topic, (from, to)) => replay?,
+        () = cancel.cancelled() => {
+            return stopped_early(json, &options);
+        }
+    };
+    say(&replay.plan())?;
+    let ended = replay.read(&cancel).await;
+    replay.progress.clear();
+    let outcome = match &ended {
+        Ok(Outcome::Done) => "done",
+        Ok(Outcome::Interrupted) => "interrupted",
+        Err(_) => "failed",
+    };
+    replay.report(outcome, json)?;
+    replay.reader.close().await;
+    ended
+}
+
+fn stopped_early(json: bool, options: &Options) -> anyhow::Result<Outcome> {
+    if json {
+        print(&json!({ "topic": options.topic, "dry_run": options.dry_run, "outcome": "interrupted", "records": 0 })
+            .to_string())?;
+    }
+    say("Interrupted before anything was read: run the same command again.")?;
+    Ok(Outcome::Interrupted)
+}
+
+/// An integer is an offset, anything else a time.
+fn bound(flag: &str, text: &str) -> anyhow::Result<Bound> {
+    let offset = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse().ok().map(Bound::Offset)
+    } else {
+        None
+    };
+    match offset.or_else(|| Time::parse(text).map(Bound::Time)) {
+        Some(bound) => Ok(bound),
+        None => bail!("{flag} is {text:?}: give an offset like 1200, or a time like 2025-06-01T12:00:00Z"),
+    }
+}
+
+fn in_order(from: Option<Bound>, to: Option<Bound>) -> anyhow::Result<()> {
+    let ordered = match (from, to) {
+        (Some(Bound::Offset(from)), Some(Bound::Offset(to))) => from < to,
+        (Some(Bound::Time(from)), Some(Bound::Time(to))) => from < to,
+        _ => true,
+    };
+    if !ordered {
+        bail!("--from is not before --to: there is nothing between them; --to itself is not read");
+    }
+    Ok(())
+}
+
+/// One replay with all its state.
+struct Replay {
+    topic: Topic,
+    dry_run: bool,
+    ranges: Vec<Range>,
+    reader: Reader,
+    ingest: Ingest,
+    /// Where each partition that is read stands: what lies before has landed.
+    landed: Positions,
+    records: u64,
+    batches: u64,
+    written: Written,
+    progress: Progress,
+}
+
+impl Replay {
+    async fn prepare(
+        settings: &Settings,
+        options: &Options,
+        topic: Topic,
+        (from, to): (Option<Bound>, Option<Bound>),
+    ) -> anyhow::Result<Replay> {
+        let store = Store::new(connect::pool(settings)?);
+        let state = store.schema_state().await.context("the database's schema could not be looked at")?;
+        if !state.pending.is_empty() {
+            bail!(
+                "the database's schema is behind (missing: {}): run `voiceclone-events migrate up` first",
+                state.pending.join(", ")
+            );
+        }
+        let reader = Reader::new(settings, topic)?;
+        let ranges = reader.resolve(options.partition, from, to).await?;
+        let start = |range: &Range| {
+            ((topic, range.partition), Position { next_offset: range.start, dead_in_a_row: 0 })
+        };
+        Ok(Replay {
+            topic,
+            dry_run: options.dry_run,
+            progress: Progress::new(ranges.iter().map(Range::offsets).sum()),
+            landed: ranges.iter().filter(|range| range.offsets() > 0).map(start).collect(),
+            ranges,
+            reader,
+            ingest: Ingest {
+                store,
+                limits: Limits {
+                    record_max_bytes: settings.record_max_bytes,
+                    cache_ttl_seconds: i64::try_from(settings.cache_ttl.as_secs()).unwrap_or(i64::MAX),
+                },
+                topic_prefix: settings.topic_prefix.clone(),
+                group: None,
+                dead_letter_limit: settings.dead_letter_limit,
+                mode: if options.dry_run { Mode::Rehearse } else { Mode::Commit },
+            },
+            records: 0,
+            batches: 0,
+            written: Written::default(),
+        })
+    }
+
+    /// What will be read, for a person.
+    fn plan(&self) -> String {
+        let mut text = String::new();
+        let verb = if self.dry_run { "Would replay" } else { "Replays" };
+        let _ = writeln!(text, "{verb} {}:", self.ingest.topic_name(self.topic));
+        for range in &self.ranges {
+            let _ = match range.offsets() {
+                0 => writeln!(text, "  partition {}: nothing", range.partition),
+                count => writeln!(
+                    text,
+                    "  partition {}: offsets {} to {} ({})",
+                    range.partition,
+                    range.start,
+                    range.end - 1,
+                    HumanCount(count)
+                ),
+            };
+        }
+        for range in &self.ranges {
+            let partition = range.partition;
+            let _ = match range.eaten {
+                Eaten::Nothing => Ok(()),
+                Eaten::Offsets { from, to } => writeln!(
+                    text,
+                    "WARNING: the topic no longer has offsets {from} to {} of partition {partition}: retention has \
+                     removed them, and they CANNOT be replayed.",
+                    to - 1
+                ),
+                Eaten::Perhaps => writeln!(
+                    text,
+                    "WARNING: the oldest record that partition {partition} still has is already from the time asked \
+                     for: retention MAY have removed earlier ones, which cannot be replayed."
+                ),
+            };
+        }
+        text.truncate(text.trim_end().len());
+        text
+    }
+
+    async fn read(&mut self, cancel: &CancellationToken) -> anyhow::Result<Outcome> {
+        if self.landed.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        self.reader.start(&self.ranges)?;
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(Outcome::Interrupted),
+                chunk = self.reader.next() => chunk?,
+                _ = tick.tick() => {
+                    self.show();
+                    continue;
+                }
+            };
+            let Some(chunk) = chunk else {
+                return Ok(Outcome::Done);
+            };
+            if !self.write(&chunk, &mut tick, cancel).await? {
+                return Ok(Outcome::Interrupted);
+            }
+            self.show();
+        }
+    }
+
+    /// Writes a chunk; false when cancelled before all of it has landed.
+    async fn write(
+        &mut self,
+        chunk: &[Record],
+        tick: &mut tokio::time::Interval,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let result = {
+            let write = self.ingest.write(chunk, &mut self.landed, cancel);
+            tokio::pin!(write);
+            loop {
+                tokio::select! {
+                    result = &mut write => break result,
+                    _ = tick.tick() => self.progress.show_again(),
+                }
+            }
+        };
+        match result {
+            Ok(written) => {
+                self.written.add(&written);
+                self.records += chunk.len() as u64;
+                self.batches += 1;
+                Ok(true)
+            }
+            Err(Stop::Cancelled) => {
+                // Where PostgreSQL had refused a row, pieces of the chunk may have landed before.
+                let landed = |record: &&Record| {
+                    self.landed
+                        .get(&(record.topic, record.partition))
+                        .is_some_and(|position| record.offset < position.next_offset)
+                };
+                self.records += chunk.iter().filter(landed).count() as u64;
+                Ok(false)
+            }
+            Err(Stop::Fenced) => bail!("this is a bug: a replay moves no offsets and met a fence"),
+        }
+    }
+
+    fn show(&mut self) {
+        let done = self
+            .ranges
+            .iter()
+            .filter_map(|range| {
+                let at = self.landed.get(&(self.topic, range.partition))?.next_offset;
+                let complete = self.reader.is_complete(range.partition, at);
+                let at = if complete { range.end } else { at.min(range.end) };
+                u64::try_from(at - range.start).ok()
+            })
+            .sum();
+        self.progress.show(done, self.records);
+    }
+
+    /// What is left to read: partition, the offset to go on from, the offset to stop before.
+    fn unfinished(&self) -> Vec<(i32, i64, i64)> {
+        self.ranges
+            .iter()
+            .filter_map(|range| {
+                let at = self.landed.get(&(self.topic, range.partition))?.next_offset;
+                let left = at < range.end && !self.reader.is_complete(range.partition, at);
+                left.then_some((range.partition, at, range.end))
+            })
+            .collect()
+    }
+
+    fn command(&self, (partition, from, to): (i32, i64, i64)) -> String {
+        let dry_run = if self.dry_run { " --dry-run" } else { "" };
+        format!(
+            "voiceclone-events replay --topic {} --partition {partition} --from {from} --to {to}{dry_run}",
+            self.topic
+        )
+    }
+
+    fn report(&self, outcome: &str, json: bool) -> anyhow::Result<()> {
+        let unfinished = if outcome == "done" { Vec::new() } else { self.unfinished() };
+        print(&if json { self.object(outcome, &unfinished).to_string() } else { self.table() })?;
+        for lost in self.reader.lost() {
+            say(&format!(
+                "WARNING: retention removed offsets {} to {} of partition {} before they could be read.",
+                lost.from,
+                lost.to - 1,
+                lost.partition
+            ))?;
+        }
+        if outcome != "done" {
+            let how = if outcome == "failed" { "Failed" } else { "Interrupted" };
+            if unfinished.is_empty() {
+                return say(&format!("{how} when everything was read already: nothing is left to do."));
+            }
+            say(&format!("{how}. What was counted stays as it is; to go on from there:"))?;
+            for part in unfinished {
+                say(&format!("  {}", self.command(part)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn object(&self, outcome: &str, unfinished: &[(i32, i64, i64)]) -> serde_json::Value {
+        let unfinished: Vec<_> = unfinished
+            .iter()
+            .map(|part| json!({ "partition": part.0, "from": part.1, "to": part.2, "command": self.command(*part) }))
+            .collect();
+        json!({
+            "topic": self.topic.name(),
+            "dry_run": self.dry_run,
+            "outcome": outcome,
+            "ranges": self.ranges,
+            "lost": self.reader.lost(),
+            "records": self.records,
+            "tables": self.written.tables,
+            "unusable": self.written.unusable,
+            "new_dead_letters": self.written.dead_letters,
+            "unfinished": unfinished,
+        })
+    }
+
+    fn table(&self) -> String {
+        let count = |number: u64| HumanCount(number).to_string();
+        let heads = if self.dry_run {
+            ["table", "rows it would make", "would change", "would leave alone"]
+        } else {
+            ["table", "rows made", "changed", "left alone"]
+        };
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(heads);
+        for (name, rows) in &self.written.tables {
+            table.add_row([
+                (*name).to_owned(),
+                count(rows.made),
+                count(rows.changed),
+                count(rows.left_alone),
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut text = if self.written.tables.is_empty() { String::new() } else { format!("{table}\n") };
+        let (verb, would) = if self.dry_run { ("tried", "would be") } else { ("replayed", "are") };
+        let _ = write!(text, "{} records {verb}", count(self.records));
+        let _ = match self.written.unusable {
+            0 => write!(text, ", none of them unusable."),
+            unusable => write!(
+                text,
+                ", {} of them unusable; {} of these {would} new dead letters.",
+                count(unusable),
+                count(self.written.dead_letters)
+            ),
+        };
+        if self.batches > 1 {
+            let _ = write!(
+                text,
+                "\nThis took {} batches; a row that several of them meet counts in each{}.",
+                count(self.batches),
+                if self.dry_run { ", and as each was rolled back, as made again" } else { "" }
+            );
+        }
+        text
+    }
+}
+
+/// Records, rate and the time left: a bar on a terminal, else a line every few seconds.
+struct Progress {
+    bar: ProgressBar,
+    terminal: bool,
+    total: u64,
+    started: Instant,
+    line: Instant,
+    last: (u64, u64),
+}
+
+impl Progress {
+    fn new(total: u64) -> Progress {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = if terminal && total > 0 { ProgressBar::new(total) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}") {
+            bar.set_style(style);
+        }
+        let now = Instant::now();
+        Progress { bar, terminal, total, started: now, line: now, last: (0, 0) }
+    }
+
+    fn show(&mut self, offsets: u64, records: u64) {
+        self.last = (offsets, records);
+        self.show_again();
+    }
+
+    fn show_again(&mut self) {
+        let (offsets, records) = self.last;
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        #[allow(clippy::cast_precision_loss, reason = "for a person to read")]
+        let (rate, left) =
+            (records as f64 / seconds, self.total.saturating_sub(offsets) as f64 * seconds / offsets as f64);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is not negative")]
+        let rate = HumanCount(rate as u64);
+        let left = Duration::try_from_secs_f64(left)
+            .map_or_else(|_| "time left unknown".to_owned(), |left| format!("{} left", HumanDuration(left)));
+        let text = format!("{} records, {rate}/s, {left}", HumanCount(records));
+        if self.terminal {
+            self.bar.set_message(text);
+            self.bar.set_position(offsets);
+        } else if self.line.elapsed() >= LINE_EVERY {
+            self.line = Instant::now();
+            let percent = offsets.saturating_mul(100).checked_div(self.total).unwrap_or(100);
+            let _ = say(&format!("{percent} %, {text}"));
+        }
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stderr(), "{text}").context("standard error could not be written")
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output could not be written")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_is_an_offset_or_a_time() {
+        assert_eq!(bound("--from", "1200").unwrap(), Bound::Offset(1200));
+        let time = Time::parse("2025-06-01T12:00:00Z").unwrap();
+        assert_eq!(bound("--from", "2025-06-01T12:00:00Z").unwrap(), Bound::Time(time));
+        for bad in ["", "-1", "1.5", "yesterday", "99999999999999999999", "2025-06-01"] {
+            let error = bound("--to", bad).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("--to is {bad:?}: give an offset like")), "{error}");
+            assert!(error.contains("or a time like"), "{error}");
+        }
+    }
+
+    #[test]
+    fn from_is_before_to() {
+        assert!(in_order(Some(Bound::Offset(1)), Some(Bound::Offset(2))).is_ok());
+        assert!(in_order(Some(Bound::Offset(2)), Some(Bound::Offset(2))).is_err());
+        assert!(in_order(None, Some(Bound::Offset(0))).is_ok());
+        assert!(in_order(Some(Bound::Offset(9)), Some(Bound::Time(Time::MAX))).is_ok());
+    }
+}

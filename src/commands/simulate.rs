@@ -1,0 +1,219 @@
+//! `simulate`: publishes the traffic of a plausible service.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use chrono::Utc;
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use tokio::time::MissedTickBehavior;
+
+use super::publish::require_topics;
+use crate::config::Settings;
+use crate::kafka::send::Sender;
+use crate::record::{Outgoing, Topic};
+use crate::traffic::{Plan, Sent, traffic};
+
+/// So many records are sent together.
+const CHUNK: usize = 1000;
+/// How often records are sent where the rate is given.
+const TICK: Duration = Duration::from_millis(100);
+/// Mean time between two calls where no rate is given, in milliseconds.
+const SPACING_MS: i64 = 1000;
+/// Without a rate all calls happened within this time: what is older, a topic's retention might take away.
+const SPAN_MS: i64 = 86_400_000;
+/// About how long the last call goes on, in milliseconds.
+const LAST_CALL_MS: i64 = 300_000;
+/// Pauses before the further tries of records that could not be sent.
+const PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+/// Between two lines of progress where there is no terminal.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// Publishes so many calls, which end about when the sending ends; `rate` calls a second, or as fast as the
+/// broker takes them. Says how many records went to each topic, and how many of them have to become dead letters.
+pub async fn run(
+    settings: &Settings,
+    calls: u64,
+    rate: Option<f64>,
+    seed: u64,
+    disorder: bool,
+    json: bool,
+) -> anyhow::Result<()> {
+    let ours = settings.clone();
+    tokio::task::spawn_blocking(move || require_topics(&ours, &Topic::ALL)).await??;
+    let sender = Sender::new(settings)?;
+    let plan = plan(calls, rate, seed, disorder, Utc::now().timestamp_millis());
+
+    // Calls overlap, so it is the records that are spread evenly over the time that the calls may take.
+    let (total, mut ticks) = match rate {
+        Some(rate) => {
+            let whole = plan.clone();
+            let total = tokio::task::spawn_blocking(move || traffic(&whole).count()).await?;
+            let per_tick = total as f64 / calls.max(1) as f64 * rate * TICK.as_secs_f64();
+            let mut interval = tokio::time::interval(TICK);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            (Some(total as u64), Some((interval, per_tick)))
+        }
+        None => (None, None),
+    };
+
+    let progress = Progress::new(total);
+    let (mut sent, mut unusable) = (BTreeMap::new(), BTreeMap::new());
+    let (mut count, mut due) = (0_u64, 0.0);
+    let mut records = traffic(&plan).peekable();
+    while records.peek().is_some() {
+        let mut quota = CHUNK;
+        if let Some((interval, per_tick)) = &mut ticks {
+            interval.tick().await;
+            due += *per_tick;
+            quota = (due - count as f64).max(0.0) as usize;
+        }
+        while quota > 0 {
+            let chunk: Vec<Sent> = records.by_ref().take(quota.min(CHUNK)).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            quota -= chunk.len();
+            for one in &chunk {
+                *sent.entry(one.record.topic).or_insert(0_u64) += 1;
+                if let Some(reason) = one.unusable {
+                    *unusable.entry(reason).or_insert(0_u64) += 1;
+                }
+            }
+            let size = chunk.len() as u64;
+            send(&sender, chunk.into_iter().map(|one| one.record).collect(), count).await?;
+            count += size;
+            progress.at(count);
+        }
+    }
+    progress.end();
+
+    if json {
+        let all = json!({"calls": calls, "seed": seed, "records": count, "sent": sent, "unusable": unusable});
+        println!("{all}");
+        return Ok(());
+    }
+    println!("{}", counts("topic", "records", &settings.topic_prefix, &sent));
+    if !unusable.is_empty() {
+        println!("Of these the daemon cannot use, and has to make dead letters of:");
+        println!("{}", counts("reason", "records", "", &unusable));
+    }
+    println!("{count} records of {calls} calls sent (seed {seed})");
+    Ok(())
+}
+
+/// What to simulate, such that it ends about when the sending does.
+fn plan(calls: u64, rate: Option<f64>, seed: u64, disorder: bool, now: i64) -> Plan {
+    let many = i64::try_from(calls).unwrap_or(i64::MAX).max(1);
+    // a float beyond the integers becomes the greatest of them
+    let (spacing_ms, takes) = match rate {
+        Some(rate) => ((1000.0 / rate) as i64, (calls as f64 / rate * 1000.0) as i64),
+        None => ((SPAN_MS / many).min(SPACING_MS), 0),
+    };
+    let spacing_ms = spacing_ms.max(1);
+    let start = now
+        .saturating_add(takes)
+        .saturating_sub(spacing_ms.saturating_mul(many))
+        .saturating_sub(LAST_CALL_MS);
+    Plan { calls, seed, disorder, start: start.max(0), spacing_ms, ttl_seconds: None }
+}
+
+/// Sends all, those that fail a few times more. Late or doubled, they make the same rows.
+async fn send(sender: &Sender, mut chunk: Vec<Outgoing>, before: u64) -> anyhow::Result<()> {
+    let size = chunk.len();
+    let mut pauses = PAUSES.iter();
+    loop {
+        let outcomes = sender.send_all(&chunk).await;
+        let Some(error) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) else {
+            return Ok(());
+        };
+        let mut kept = outcomes.iter().map(Result::is_err);
+        chunk.retain(|_| kept.next().unwrap_or(true));
+        let Some(pause) = pauses.next() else {
+            let sent = before + (size - chunk.len()) as u64;
+            bail!(
+                "the broker did not take {} records after {} tries ({error}), {sent} were sent before: see that it \
+                 is well, then simulate again; the same --seed makes the same calls",
+                chunk.len(),
+                PAUSES.len() + 1
+            );
+        };
+        tracing::warn!(failed = chunk.len(), error, "records could not be sent; trying again");
+        tokio::time::sleep(*pause).await;
+    }
+}
+
+/// How far it is: a bar on a terminal, else a line now and then.
+struct Progress {
+    bar: ProgressBar,
+    total: Option<u64>,
+    is_terminal: bool,
+    reported: std::cell::Cell<Instant>,
+}
+
+impl Progress {
+    fn new(total: Option<u64>) -> Progress {
+        let is_terminal = std::io::stderr().is_terminal();
+        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(total, target);
+        let form = match total {
+            Some(_) => "{bar:40} {human_pos} of {human_len} records, {eta} left",
+            None => "{spinner} {human_pos} records, {per_sec}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(form) {
+            bar.set_style(style);
+        }
+        Progress { bar, total, is_terminal, reported: std::cell::Cell::new(Instant::now()) }
+    }
+
+    fn at(&self, count: u64) {
+        self.bar.set_position(count);
+        if !self.is_terminal && self.reported.get().elapsed() >= REPORT {
+            self.reported.set(Instant::now());
+            match self.total {
+                Some(total) => eprintln!("{count} of {total} records sent"),
+                None => eprintln!("{count} records sent"),
+            }
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn counts(of: &str, what: &str, prefix: &str, counts: &BTreeMap<&'static str, u64>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header([of, what]);
+    for (name, count) in counts {
+        table.add_row([format!("{prefix}{name}"), count.to_string()]);
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calls_end_about_when_the_sending_does() {
+        let now = 1_750_000_000_000;
+        let fast = plan(1000, None, 1, false, now);
+        assert_eq!((fast.spacing_ms, fast.start), (1000, now - 1_000_000 - LAST_CALL_MS));
+        let many = plan(1_000_000, None, 1, false, now);
+        assert!(many.spacing_ms == 86 && now - many.start <= SPAN_MS + LAST_CALL_MS);
+        let paced = plan(100, Some(2.0), 1, false, now);
+        assert_eq!((paced.spacing_ms, paced.start), (500, now - LAST_CALL_MS));
+        for rate in [None, Some(f64::MIN_POSITIVE), Some(f64::MAX)] {
+            let plan = plan(u64::MAX, rate, 1, false, now);
+            assert!(plan.spacing_ms >= 1 && plan.start >= 0);
+        }
+    }
+}

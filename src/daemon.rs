@@ -1,0 +1,340 @@
+//! `run`: what runs beside what. The consumer, the expiry, the publisher and the readiness watch are tasks
+//! of their own that share nothing but the database; one cancellation token ends them all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::config::Settings;
+use crate::event::Limits;
+use crate::http::{self, Probe, Readiness};
+use crate::ingest::{Ingest, pauses, persist};
+use crate::kafka;
+use crate::kafka::consume::{End, Live};
+use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
+use crate::record::{Header, Outgoing};
+use crate::store::dead_letters::Unpublished;
+use crate::store::outbox::Expired;
+use crate::store::write::Mode;
+use crate::store::{Store, connect, migrate};
+
+/// Rows that one transaction of the expiry or of the publisher takes.
+const CHUNK: i64 = 1000;
+
+/// Bytes of dead letters that one transaction of the publisher takes, beside its first.
+const CHUNK_BYTES: i64 = 16 * 1024 * 1024;
+
+/// How often the publisher looks for what other instances left behind.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// How often readiness is looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Everything must have ended by then after it was asked to.
+const END_WITHIN: Duration = Duration::from_secs(9);
+
+/// What decoding depends on, from the settings.
+pub fn limits(settings: &Settings) -> Limits {
+    Limits {
+        record_max_bytes: settings.record_max_bytes,
+        cache_ttl_seconds: i64::try_from(settings.cache_ttl.as_secs()).unwrap_or(i64::MAX),
+    }
+}
+
+/// Runs the daemon until `cancel`. An error is one that only a person can mend.
+pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
+    let store = Store::new(connect::pool(settings)?);
+    let (assigned_sender, assigned) = watch::channel(false);
+    let (ready_sender, ready) = watch::channel(Readiness::default());
+    let tasks = TaskTracker::new();
+    if let Some(address) = settings.http_addr {
+        let handle = http::install_metrics()?;
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("HTTP_ADDR {address} cannot be listened on: give another one"))?;
+        tasks.spawn(http::serve(listener, Probe { handle, ready }, cancel.clone()));
+    }
+    tasks.spawn(watch_readiness(settings.clone(), store.clone(), assigned, ready_sender, cancel.clone()));
+
+    let result = work(settings, bring_up, store, assigned_sender, &tasks, &cancel).await;
+    cancel.cancel();
+    tasks.close();
+    if tokio::time::timeout(END_WITHIN, tasks.wait()).await.is_err() {
+        warn!("not everything ended in time");
+    }
+    result
+}
+
+async fn work(
+    settings: &Settings,
+    bring_up: bool,
+    store: Store,
+    assigned: watch::Sender<bool>,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(()) = persist("reaching PostgreSQL", cancel, || store.reach()).await else {
+        return Ok(());
+    };
+    if bring_up && !bring_schema_up(settings, &store, cancel).await? {
+        return Ok(());
+    }
+    let Some(state) = persist("reading the schema's state", cancel, || store.schema_state()).await else {
+        return Ok(());
+    };
+    if !state.pending.is_empty() {
+        bail!(
+            "the database's schema is behind, it lacks {}: run `voiceclone-events migrate up`, or `run --migrate`",
+            state.pending.join(", ")
+        );
+    }
+    let sender = Sender::new(settings)?;
+    let poke = Arc::new(Notify::new());
+    tasks.spawn(expire(settings.clone(), store.clone(), poke.clone(), cancel.clone()));
+    tasks.spawn(publish(store.clone(), sender, poke, cancel.clone()));
+    let ingest = Ingest {
+        store,
+        limits: limits(settings),
+        topic_prefix: settings.topic_prefix.clone(),
+        group: Some(settings.kafka_group_id.clone()),
+        dead_letter_limit: settings.dead_letter_limit,
+        mode: Mode::Commit,
+    };
+    info!(group = settings.kafka_group_id, "consuming");
+    match Live::new(settings, ingest, assigned, cancel.clone())?.run().await {
+        End::Cancelled => {
+            info!("ended in good order");
+            Ok(())
+        }
+        End::DeadLetterLimit(topic, partition) => bail!(
+            "{} records of {topic} partition {partition} could not be used, one after the other \
+             (DEAD_LETTER_LIMIT): look at ingest.dead_letters, mend the producer, then run \
+             `voiceclone-events dead-letters accept --topic {topic} --partition {partition}`",
+            settings.dead_letter_limit
+        ),
+    }
+}
+
+/// Migrates, waiting out an outage; `false` when cancelled before.
+async fn bring_schema_up(
+    settings: &Settings,
+    store: &Store,
+    cancel: &CancellationToken,
+) -> anyhow::Result<bool> {
+    for pause in pauses() {
+        let error = match migrate::up(&settings.database_url, None).await {
+            Ok(done) => {
+                info!(migrations = ?done, "the database's schema is current");
+                return Ok(true);
+            }
+            Err(error) => error,
+        };
+        // An error while PostgreSQL can be reached is one for a person.
+        if store.reach().await.is_ok() {
+            return Err(error);
+        }
+        warn!(
+            error = format!("{error:#}"),
+            pause_ms = pause.as_millis(),
+            "migrating failed and is tried again"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = cancel.cancelled() => return Ok(false),
+        }
+    }
+    Ok(false)
+}
+
+/// Expires cache rows every `EXPIRY_INTERVAL`, in small transactions.
+async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, cancel: CancellationToken) {
+    let mut interval = tokio::time::interval(settings.expiry_interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = interval.tick() => {}
+        }
+        let mut total = 0;
+        while !cancel.is_cancelled() {
+            match store.expire(CHUNK, settings.expired_event_max_age).await {
+                Ok(count) => {
+                    total += count;
+                    poke.notify_one();
+                    if i64::try_from(count).unwrap_or(CHUNK) < CHUNK {
+                        break;
+                    }
+                }
+                Err(fault) => {
+                    warn!(%fault, "an expiry run failed; what it did not reach, the next one will");
+                    break;
+                }
+            }
+        }
+        if total > 0 {
+            info!(rows = total, "cache rows have expired");
+            metrics::counter!("voiceclone_expired_total").increment(total as u64);
+        }
+    }
+}
+
+/// Publishes what waits, expiries and dead letters side by side, whichever instance made it.
+async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, cancel: CancellationToken) {
+    let expired = async {
+        loop {
+            let sent = store
+                .publish_expired(CHUNK, |events: &[Expired]| {
+                    let sender = sender.clone();
+                    Box::pin(async move { send_expired(&sender, events).await })
+                })
+                .await;
+            rest(sent, EXPIRED_TOPIC, poke.notified()).await;
+        }
+    };
+    let dead_letters = async {
+        loop {
+            let sent = store
+                .publish_dead_letters(CHUNK, CHUNK_BYTES, |letters: &[Unpublished]| {
+                    let sender = sender.clone();
+                    Box::pin(async move { send_dead_letters(&sender, letters).await })
+                })
+                .await;
+            rest(sent, DEAD_LETTER_TOPIC, std::future::pending()).await;
+        }
+    };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = expired => {}
+        () = dead_letters => {}
+    }
+}
+
+/// Goes on at once while there is more, else waits for the next look.
+async fn rest(
+    sent: Result<(usize, usize), crate::store::Fault>,
+    topic: &'static str,
+    poked: impl Future<Output = ()>,
+) {
+    match sent {
+        Ok((waiting, published)) => {
+            metrics::counter!("voiceclone_published_total", "topic" => topic).increment(published as u64);
+            if waiting == published && waiting > 0 {
+                return;
+            }
+            if published < waiting {
+                warn!(
+                    topic,
+                    waiting, published, "not everything could be published; the rest is kept and tried again"
+                );
+            }
+        }
+        Err(fault) => warn!(%fault, topic, "publishing failed and is tried again"),
+    }
+    tokio::select! {
+        () = tokio::time::sleep(PUBLISH_EVERY) => {}
+        () = poked => {}
+    }
+}
+
+async fn send_expired(sender: &Sender, events: &[Expired]) -> Vec<Uuid> {
+    let header =
+        |name: &str, value: &str| Header { name: name.into(), value: Some(value.as_bytes().to_vec()) };
+    let outgoing: Vec<Outgoing> = events
+        .iter()
+        .map(|event| Outgoing {
+            topic: EXPIRED_TOPIC,
+            key: event.key.clone(),
+            value: Some(event.value.clone()),
+            headers: vec![
+                header("ce_specversion", "1.0"),
+                header("ce_id", &event.event_id.hyphenated().to_string()),
+                header("ce_source", "voiceclone-events"),
+                header("ce_type", EXPIRED_TOPIC),
+                header("ce_time", &event.event_time),
+                header("content-type", "application/json"),
+            ],
+            timestamp: None,
+        })
+        .collect();
+    sent(events.iter().map(|event| event.event_id), sender.send_all(&outgoing).await)
+}
+
+async fn send_dead_letters(sender: &Sender, letters: &[Unpublished]) -> Vec<i64> {
+    let outgoing: Vec<Outgoing> = letters
+        .iter()
+        .map(|letter| {
+            let mut headers = letter.headers();
+            for (name, value) in [
+                ("topic", letter.topic.clone()),
+                ("partition", letter.partition.to_string()),
+                ("offset", letter.record_offset.to_string()),
+                ("exception.class.name", letter.reason.clone()),
+                ("exception.message", letter.message.clone()),
+            ] {
+                headers.push(Header {
+                    name: format!("__connect.errors.{name}"),
+                    value: Some(value.into_bytes()),
+                });
+            }
+            Outgoing {
+                topic: DEAD_LETTER_TOPIC,
+                key: letter.key.clone(),
+                value: letter.value.clone(),
+                headers,
+                timestamp: None,
+            }
+        })
+        .collect();
+    sent(letters.iter().map(|letter| letter.id), sender.send_all(&outgoing).await)
+}
+
+/// The ids of what the broker has; one of the errors is logged for all.
+fn sent<Id>(ids: impl Iterator<Item = Id>, outcomes: Vec<Result<(), String>>) -> Vec<Id> {
+    if let Some(problem) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+        error!(problem, "the broker did not take a record");
+    }
+    ids.zip(outcomes).filter_map(|(id, outcome)| outcome.is_ok().then_some(id)).collect()
+}
+
+/// Keeps `/readyz` told.
+async fn watch_readiness(
+    settings: Settings,
+    store: Store,
+    assigned: watch::Receiver<bool>,
+    ready: watch::Sender<Readiness>,
+    cancel: CancellationToken,
+) {
+    let client = match kafka::asking_client(&settings) {
+        Ok(client) => Arc::new(client),
+        Err(error) => {
+            error!(error = format!("{error:#}"), "readiness cannot be watched");
+            return;
+        }
+    };
+    loop {
+        let asked = client.clone();
+        let broker = tokio::task::spawn_blocking(move || kafka::broker_answers(asked.as_ref()));
+        let schema = tokio::time::timeout(Duration::from_secs(2), store.schema_state());
+        let (broker, schema) = tokio::join!(broker, schema);
+        let readiness = Readiness {
+            database: matches!(schema, Ok(Ok(_))),
+            schema: matches!(schema, Ok(Ok(state)) if state.pending.is_empty()),
+            broker: broker.unwrap_or(false),
+            assigned: *assigned.borrow(),
+        };
+        if *ready.borrow() != readiness {
+            info!(ready = readiness.ready(), ?readiness, "readiness has changed");
+            ready.send_replace(readiness);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}

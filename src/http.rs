@@ -1,0 +1,181 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// A scrape comes every few seconds; without upkeep, what histograms gather between scrapes would grow.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// How long answers under way may take once the program ends.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What `/readyz` tells: ready where all hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Readiness {
+    /// The database's schema is current.
+    pub schema: bool,
+    /// The database can be reached.
+    pub database: bool,
+    /// The broker can be reached.
+    pub broker: bool,
+    /// The group has settled which partitions are this instance's.
+    pub assigned: bool,
+}
+
+impl Readiness {
+    /// Whether every condition holds.
+    pub fn ready(&self) -> bool {
+        self.schema && self.database && self.broker && self.assigned
+    }
+}
+
+/// What the server answers from.
+#[derive(Clone)]
+pub struct Probe {
+    /// Renders the metrics.
+    pub handle: PrometheusHandle,
+    /// The conditions as they are now.
+    pub ready: watch::Receiver<Readiness>,
+}
+
+/// Makes this process gather metrics; once a process.
+pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    PrometheusBuilder::new().install_recorder().context("the metrics cannot be set up")
+}
+
+/// Answers until `cancel`, and then for at most a second.
+pub async fn serve(listener: TcpListener, state: Probe, cancel: CancellationToken) {
+    let handle = state.handle.clone();
+    let server =
+        axum::serve(listener, router(state)).with_graceful_shutdown(cancel.clone().cancelled_owned());
+    let upkeep = async {
+        let mut ticks = tokio::time::interval(UPKEEP);
+        loop {
+            ticks.tick().await;
+            handle.run_upkeep();
+        }
+    };
+    let deadline = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        result = async { server.await } => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the HTTP server ended; /healthz, /readyz and /metrics no longer answer");
+            }
+        }
+        () = upkeep => {}
+        () = deadline => {}
+    }
+}
+
+fn router(state: Probe) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+async fn readyz(State(probe): State<Probe>) -> impl IntoResponse {
+    let now = *probe.ready.borrow();
+    let status = if now.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // four booleans always serialize
+    let body = serde_json::to_string(&now).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], body)
+}
+
+async fn metrics(State(probe): State<Probe>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], probe.handle.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    struct Server {
+        addr: SocketAddr,
+        ready: watch::Sender<Readiness>,
+        cancel: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    async fn server() -> Server {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || metrics::counter!("records_total").increment(3));
+        let (sender, ready) = watch::channel(Readiness::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, Probe { handle, ready }, cancel.clone()));
+        Server { addr, ready: sender, cancel, task }
+    }
+
+    async fn ask(server: &Server, method: &'static str, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", server.addr);
+        tokio::task::spawn_blocking(move || {
+            let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+            let mut answer =
+                if method == "GET" { agent.get(&url).call() } else { agent.post(&url).send("x") }.unwrap();
+            (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_is_alive_at_once_and_ready_only_when_every_condition_holds() {
+        let server = server().await;
+        assert_eq!(ask(&server, "GET", "/healthz").await, (200, "ok".to_owned()));
+        let (status, body) = ask(&server, "GET", "/readyz").await;
+        assert_eq!(
+            (status, body.as_str()),
+            (503, r#"{"schema":false,"database":false,"broker":false,"assigned":false}"#)
+        );
+        let all = Readiness { schema: true, database: true, broker: true, assigned: true };
+        for one_missing in [
+            Readiness { schema: false, ..all },
+            Readiness { database: false, ..all },
+            Readiness { broker: false, ..all },
+            Readiness { assigned: false, ..all },
+        ] {
+            server.ready.send_replace(one_missing);
+            assert_eq!(ask(&server, "GET", "/readyz").await.0, 503, "{one_missing:?}");
+        }
+        server.ready.send_replace(all);
+        assert_eq!(ask(&server, "GET", "/readyz").await.0, 200);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_shows_metrics_and_nothing_else() {
+        let server = server().await;
+        let (status, body) = ask(&server, "GET", "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(body.contains("records_total 3"), "{body}");
+        assert_eq!(ask(&server, "GET", "/").await.0, 404);
+        assert_eq!(ask(&server, "POST", "/healthz").await.0, 405);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_ends_soon_even_if_a_client_stays() {
+        let server = server().await;
+        let stays = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        stays.writable().await.unwrap();
+        stays.try_write(b"GET /healthz HT").unwrap();
+        server.cancel.cancel();
+        tokio::time::timeout(GRACE * 3, server.task).await.unwrap().unwrap();
+    }
+}

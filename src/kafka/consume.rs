@@ -1,0 +1,621 @@
+//! The live consumer: one loop that owns all its state. It gathers the next batch while one is written,
+//! starts partitions where the database says, and stays in its group whatever the database does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{consumer_config, record};
+use crate::config::Settings;
+use crate::ingest::{Ingest, Positions, Stop, persist};
+use crate::record::{Record, Topic};
+use crate::store::Fault;
+use crate::store::offsets::Position;
+use crate::store::write::Written;
+
+type Key = (Topic, i32);
+
+/// Bytes of records that a batch holds at most, beside its last record.
+const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often positions are committed to Kafka, and compared with the database's.
+const COMMIT_EVERY: Duration = Duration::from_secs(2);
+
+/// A full batch waits this long for the one before it; then the partitions are paused, so that polling
+/// goes on and the group keeps this member.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+
+/// What the group decided.
+enum Rebalance {
+    Assigned(Vec<(String, i32)>),
+    Revoked(Vec<(String, i32)>),
+}
+
+struct Context {
+    rebalances: mpsc::UnboundedSender<Rebalance>,
+}
+
+impl ClientContext for Context {}
+
+impl ConsumerContext for Context {
+    /// Revoked partitions go at once. Assigned ones wait for the database to say where they start, which
+    /// may take as long as the database is away; meanwhile the loop polls on.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions: Vec<(String, i32)> =
+            list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect();
+        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            let _ = self.rebalances.send(Rebalance::Assigned(partitions));
+            return;
+        }
+        if let Err(error) = consumer.incremental_unassign(list) {
+            warn!(%error, "revoked partitions could not be given up one by one; all are given up");
+            let _ = consumer.unassign();
+        }
+        let _ = self.rebalances.send(Rebalance::Revoked(partitions));
+    }
+}
+
+/// Why consuming ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Cancelled,
+    /// `DEAD_LETTER_LIMIT` records of this partition failed one after the other.
+    DeadLetterLimit(String, i32),
+}
+
+type Write = JoinHandle<(Result<Written, Stop>, Positions)>;
+type Load = JoinHandle<Option<BTreeMap<Key, Position>>>;
+
+/// The consumer with all its state.
+pub struct Live {
+    consumer: Arc<StreamConsumer<Context>>,
+    rebalances: mpsc::UnboundedReceiver<Rebalance>,
+    ingest: Ingest,
+    group: String,
+    batch_max_records: usize,
+    batch_max_wait: Duration,
+    assigned: watch::Sender<bool>,
+    cancel: CancellationToken,
+    /// Where the partitions stand in the database, as far as this process knows.
+    positions: Positions,
+    /// The offset that comes next from each partition; records of others are not wanted.
+    next: BTreeMap<Key, i64>,
+    /// Assigned partitions that do not yet know where to start.
+    starting: BTreeSet<Key>,
+    buffer: Vec<Record>,
+    buffered_bytes: usize,
+    /// When the buffer must be written.
+    due: Option<Instant>,
+    write: Option<Write>,
+    load: Option<Load>,
+    compare: Option<(u64, JoinHandle<Result<BTreeMap<(String, i32), Position>, Fault>>)>,
+    /// Counts what changed the positions, so that an old comparison is known as such.
+    changes: u64,
+    paused: bool,
+    committed: BTreeMap<Key, i64>,
+}
+
+impl Live {
+    /// Joins the group. `assigned` is told whether partitions are assigned and know where to start.
+    pub fn new(
+        settings: &Settings,
+        ingest: Ingest,
+        assigned: watch::Sender<bool>,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<Live> {
+        let (sender, rebalances) = mpsc::unbounded_channel();
+        let mut config = consumer_config(settings);
+        config.set("group.id", &settings.kafka_group_id);
+        let consumer: StreamConsumer<Context> = config
+            .create_with_context(Context { rebalances: sender })
+            .context("the Kafka consumer could not be made")?;
+        let topics: Vec<String> = Topic::ALL.into_iter().map(|topic| ingest.topic_name(topic)).collect();
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).context("the topics could not be subscribed to")?;
+        Ok(Live {
+            consumer: Arc::new(consumer),
+            rebalances,
+            group: settings.kafka_group_id.clone(),
+            batch_max_records: settings.batch_max_records,
+            batch_max_wait: settings.batch_max_wait,
+            ingest,
+            assigned,
+            cancel,
+            positions: Positions::new(),
+            next: BTreeMap::new(),
+            starting: BTreeSet::new(),
+            buffer: Vec::new(),
+            buffered_bytes: 0,
+            due: None,
+            write: None,
+            load: None,
+            compare: None,
+            changes: 0,
+            paused: false,
+            committed: BTreeMap::new(),
+        })
+    }
+
+    /// Consumes until it is cancelled or must stop; then commits and leaves the group.
+    pub async fn run(mut self) -> End {
+        let end = self.consume().await;
+        self.finish().await;
+        end
+    }
+
+    async fn consume(&mut self) -> End {
+        let consumer = self.consumer.clone();
+        let cancel = self.cancel.clone();
+        let mut commit = tokio::time::interval(COMMIT_EVERY);
+        commit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.write.is_none() && self.load.is_none() && self.is_due() {
+                self.start_write();
+            }
+            let full = self.is_full();
+            let writing = self.write.is_some();
+            let stalled = full && writing && !self.paused;
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return End::Cancelled,
+                Some(rebalance) = self.rebalances.recv() => self.rebalanced(rebalance),
+                result = finished(&mut self.write) => {
+                    self.write = None;
+                    if let Some(end) = self.written(result) {
+                        return end;
+                    }
+                }
+                result = finished(&mut self.load) => {
+                    self.load = None;
+                    if let Some(Some(positions)) = result
+                        && let Some(end) = self.start_partitions(positions)
+                    {
+                        return end;
+                    }
+                }
+                result = finished_comparison(&mut self.compare) => self.compared(result),
+                _ = commit.tick() => {
+                    self.commit(CommitMode::Async);
+                    self.start_comparison();
+                }
+                () = until(self.due), if !full && !writing && self.load.is_none() && !self.buffer.is_empty() => {}
+                () = tokio::time::sleep(PAUSE_AFTER), if stalled => self.pause(),
+                message = consumer.recv(), if !full || self.paused => match message {
+                    Ok(message) => {
+                        if let Some(record) = record(&message, &self.ingest.topic_prefix) {
+                            self.gather(record);
+                        }
+                    }
+                    Err(error) => self.consumer_error(&error),
+                },
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffer.len() >= self.batch_max_records || self.buffered_bytes >= BATCH_MAX_BYTES
+    }
+
+    fn is_due(&self) -> bool {
+        !self.buffer.is_empty() && (self.is_full() || self.due.is_some_and(|due| due <= Instant::now()))
+    }
+
+    fn gather(&mut self, record: Record) {
+        let Some(next) = self.next.get_mut(&(record.topic, record.partition)) else {
+            return;
+        };
+        if record.offset < *next {
+            return;
+        }
+        *next = record.offset + 1;
+        self.due.get_or_insert_with(|| Instant::now() + self.batch_max_wait);
+        self.buffered_bytes += record.size();
+        self.buffer.push(record);
+    }
+
+    fn start_write(&mut self) {
+        let records = std::mem::take(&mut self.buffer);
+        self.buffered_bytes = 0;
+        self.due = None;
+        let ingest = self.ingest.clone();
+        let cancel = self.cancel.clone();
+        let mut positions: Positions = Positions::new();
+        for record in &records {
+            let key = (record.topic, record.partition);
+            if let Some(position) = self.positions.get(&key) {
+                positions.insert(key, *position);
+            }
+        }
+        self.write = Some(tokio::spawn(async move {
+            let started = std::time::Instant::now();
+            let result = ingest.write(&records, &mut positions, &cancel).await;
+            if result.is_ok() {
+                metrics::histogram!("voiceclone_batch_seconds").record(started.elapsed().as_secs_f64());
+                metrics::counter!("voiceclone_records_total").increment(records.len() as u64);
+                debug!(records = records.len(), "a batch has landed");
+            }
+            (result, positions)
+        }));
+    }
+
+    fn written(&mut self, result: Option<(Result<Written, Stop>, Positions)>) -> Option<End> {
+        self.resume();
+        let Some((result, positions)) = result else {
+            error!("the writer died; the positions are read again");
+            self.reload();
+            return None;
+        };
+        self.changes += 1;
+        for (key, position) in positions {
+            if let Some(mine) = self.positions.get_mut(&key)
+                && position.next_offset > mine.next_offset
+            {
+                *mine = position;
+            }
+        }
+        match result {
+            Ok(written) => {
+                if written.dead_letters > 0 {
+                    warn!(
+                        dead_letters = written.dead_letters,
+                        "records that cannot be used were kept as dead letters"
+                    );
+                }
+                self.limit_reached()
+            }
+            Err(Stop::Cancelled) => None,
+            Err(Stop::Fenced) => {
+                warn!(
+                    "a stored offset is not where this process left it; nothing was written, the positions are read again"
+                );
+                self.reload();
+                None
+            }
+        }
+    }
+
+    fn limit_reached(&self) -> Option<End> {
+        let reached = |position: &&Position| position.dead_in_a_row >= self.ingest.dead_letter_limit;
+        let (key, _) = self.positions.iter().find(|(_, position)| reached(position))?;
+        Some(End::DeadLetterLimit(self.ingest.topic_name(key.0), key.1))
+    }
+
+    fn rebalanced(&mut self, rebalance: Rebalance) {
+        let keys = |partitions: Vec<(String, i32)>, prefix: &str| -> Vec<Key> {
+            partitions
+                .into_iter()
+                .filter_map(|(topic, partition)| {
+                    Some((Topic::from_name(topic.strip_prefix(prefix)?)?, partition))
+                })
+                .collect()
+        };
+        self.changes += 1;
+        match rebalance {
+            Rebalance::Assigned(partitions) => {
+                info!(partitions = partitions.len(), "partitions are assigned");
+                self.starting.extend(keys(partitions, &self.ingest.topic_prefix));
+                if self.starting.is_empty() {
+                    self.assign(&BTreeMap::new());
+                }
+                self.start_load();
+            }
+            Rebalance::Revoked(partitions) => {
+                info!(partitions = partitions.len(), "partitions are revoked");
+                for key in keys(partitions, &self.ingest.topic_prefix) {
+                    self.starting.remove(&key);
+                    self.positions.remove(&key);
+                    self.next.remove(&key);
+                    self.committed.remove(&key);
+                    self.buffer.retain(|record| (record.topic, record.partition) != key);
+                }
+                self.buffered_bytes = self.buffer.iter().map(Record::size).sum();
+            }
+        }
+        self.tell_assigned();
+    }
+
+    fn tell_assigned(&self) {
+        self.assigned.send_replace(!self.positions.is_empty() && self.starting.is_empty());
+    }
+
+    /// Reads where the partitions stand, for as long as it takes.
+    fn start_load(&mut self) {
+        if self.load.is_some() {
+            return;
+        }
+        let keys: Vec<Key> = self.starting.iter().chain(self.positions.keys()).copied().collect();
+        let loader = Loader {
+            consumer: self.consumer.clone(),
+            ingest: self.ingest.clone(),
+            group: self.group.clone(),
+            cancel: self.cancel.clone(),
+        };
+        self.load = Some(tokio::spawn(async move { loader.load(keys).await }));
+    }
+
+    /// The positions that this process knows are not the database's: forget what was gathered, read
+    /// them again, and go on from there.
+    fn reload(&mut self) {
+        self.buffer.clear();
+        self.buffered_bytes = 0;
+        self.due = None;
+        self.next.clear();
+        self.changes += 1;
+        self.start_load();
+    }
+
+    /// Partitions know where they start: new ones are assigned there, others sought to it if they were
+    /// to start again.
+    fn start_partitions(&mut self, loaded: BTreeMap<Key, Position>) -> Option<End> {
+        self.changes += 1;
+        let mut assign = BTreeMap::new();
+        let mut seek = BTreeMap::new();
+        for (key, position) in loaded {
+            if self.starting.remove(&key) {
+                assign.insert(key, position);
+            } else if self.positions.contains_key(&key) && !self.next.contains_key(&key) {
+                seek.insert(key, position);
+            }
+        }
+        if !assign.is_empty() {
+            self.assign(&assign);
+        }
+        if !seek.is_empty() && !self.seek(&seek) {
+            self.start_load();
+        }
+        if !self.starting.is_empty() {
+            self.start_load();
+        }
+        self.tell_assigned();
+        self.limit_reached()
+    }
+
+    fn list(&self, positions: &BTreeMap<Key, Position>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), position) in positions {
+            let topic = self.ingest.topic_name(*topic);
+            if let Err(error) =
+                list.add_partition_offset(&topic, *partition, Offset::Offset(position.next_offset))
+            {
+                error!(%error, topic, partition, "an offset is out of range");
+            }
+        }
+        list
+    }
+
+    fn assign(&mut self, positions: &BTreeMap<Key, Position>) {
+        if let Err(error) = self.consumer.incremental_assign(&self.list(positions)) {
+            error!(%error, "partitions could not be assigned; the group will assign them again");
+            return;
+        }
+        for (key, position) in positions {
+            self.positions.insert(*key, *position);
+            self.next.insert(*key, position.next_offset);
+            info!(topic = %key.0, partition = key.1, offset = position.next_offset, "a partition starts");
+        }
+    }
+
+    /// Blocks for a moment, and nothing is polled meanwhile: what is polled afterwards comes from the new
+    /// place.
+    fn seek(&mut self, positions: &BTreeMap<Key, Position>) -> bool {
+        let list = self.list(positions);
+        let sought =
+            tokio::task::block_in_place(|| self.consumer.seek_partitions(list, Duration::from_secs(5)));
+        match sought {
+            Ok(list) if list.elements().iter().all(|element| element.error().is_ok()) => {
+                for (key, position) in positions {
+                    self.positions.insert(*key, *position);
+                    self.next.insert(*key, position.next_offset);
+                }
+                true
+            }
+            Ok(_) => {
+                warn!("some partitions could not be sought to their positions; this is tried again");
+                false
+            }
+            Err(error) => {
+                warn!(%error, "the partitions could not be sought to their positions; this is tried again");
+                false
+            }
+        }
+    }
+
+    fn assigned_list(&self) -> TopicPartitionList {
+        self.list(&self.positions)
+    }
+
+    fn pause(&mut self) {
+        debug!("a full batch waits for the one before it: the partitions are paused");
+        match self.consumer.pause(&self.assigned_list()) {
+            Ok(()) => self.paused = true,
+            Err(error) => warn!(%error, "the partitions could not be paused"),
+        }
+    }
+
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.paused)
+            && let Err(error) = self.consumer.resume(&self.assigned_list())
+        {
+            warn!(%error, "the partitions could not be resumed");
+        }
+    }
+
+    fn consumer_error(&mut self, error: &KafkaError) {
+        match error {
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+            ) => {
+                error!(
+                    "the topic no longer has an offset that was to be read; the positions are looked at again"
+                );
+                self.reload();
+            }
+            error => warn!(%error, "the Kafka consumer reports"),
+        }
+    }
+
+    fn commit(&mut self, mode: CommitMode) {
+        let changed: BTreeMap<Key, Position> = self
+            .positions
+            .iter()
+            .filter(|(key, position)| self.committed.get(key) != Some(&position.next_offset))
+            .map(|(key, position)| (*key, *position))
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        match self.consumer.commit(&self.list(&changed), mode) {
+            Ok(()) => {
+                self.committed.extend(changed.iter().map(|(key, position)| (*key, position.next_offset)))
+            }
+            Err(error) => {
+                debug!(%error, "the offsets could not be committed to Kafka; the database has them")
+            }
+        }
+    }
+
+    /// The database is the truth also where nothing is to be written: one that was restored from a
+    /// backup is found here.
+    fn start_comparison(&mut self) {
+        if self.compare.is_none() && self.write.is_none() && self.load.is_none() && self.buffer.is_empty() {
+            let store = self.ingest.store.clone();
+            let group = self.group.clone();
+            self.compare = Some((self.changes, tokio::spawn(async move { store.positions(&group).await })));
+        }
+    }
+
+    fn compared(&mut self, result: Option<(u64, Result<BTreeMap<(String, i32), Position>, Fault>)>) {
+        self.compare = None;
+        let Some((changes, Ok(stored))) = result else {
+            return;
+        };
+        if changes != self.changes || self.write.is_some() || self.load.is_some() {
+            return;
+        }
+        let differs = |(key, mine): (&Key, &Position)| {
+            stored.get(&(self.ingest.topic_name(key.0), key.1)).map(|position| position.next_offset)
+                != Some(mine.next_offset)
+        };
+        if self.positions.iter().any(differs) {
+            warn!("the database's offsets are not those of this process; it goes on from the database's");
+            self.reload();
+        }
+    }
+
+    /// Lets the batch in hand land if the world lets it, commits, and leaves the group.
+    async fn finish(mut self) {
+        if let Some(write) = self.write.take() {
+            let result = tokio::time::timeout(Duration::from_secs(5), write).await;
+            if let Ok(Ok((_, positions))) = result {
+                for (key, position) in positions {
+                    if let Some(mine) = self.positions.get_mut(&key) {
+                        *mine = position;
+                    }
+                }
+            }
+        }
+        let closed = tokio::task::spawn_blocking(move || {
+            self.commit(CommitMode::Sync);
+            if !self.starting.is_empty() {
+                // The group waits for these to be taken before it lets them go.
+                let _ = self.consumer.incremental_assign(&TopicPartitionList::new());
+            }
+            drop(self);
+        });
+        if tokio::time::timeout(Duration::from_secs(3), closed).await.is_err() {
+            warn!("the broker did not let the consumer leave its group in time");
+        }
+    }
+}
+
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
+    match task {
+        Some(task) => task.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn finished_comparison<T>(task: &mut Option<(u64, JoinHandle<T>)>) -> Option<(u64, T)> {
+    match task {
+        Some((changes, task)) => task.await.ok().map(|result| (*changes, result)),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Finds out where partitions start.
+struct Loader {
+    consumer: Arc<StreamConsumer<Context>>,
+    ingest: Ingest,
+    group: String,
+    cancel: CancellationToken,
+}
+
+impl Loader {
+    /// Where each partition starts: where the database says, or at the earliest record where it says
+    /// nothing, or something that the topic does not have. `None` when cancelled before.
+    async fn load(self, keys: Vec<Key>) -> Option<BTreeMap<Key, Position>> {
+        let mut loaded = BTreeMap::new();
+        for key in keys {
+            let position = persist("reading where a partition starts", &self.cancel, || self.start(key));
+            loaded.insert(key, position.await?);
+        }
+        Some(loaded)
+    }
+
+    async fn start(&self, key: Key) -> Result<Position, Fault> {
+        let partition = (self.ingest.topic_name(key.0), key.1);
+        let (low, high) = self.watermarks(partition.clone()).await?;
+        let store = &self.ingest.store;
+        let stored = store.positions(&self.group).await?.get(&partition).copied();
+        match stored {
+            Some(position) if (low..=high).contains(&position.next_offset) => return Ok(position),
+            Some(position) => {
+                error!(
+                    topic = partition.0,
+                    partition = partition.1,
+                    stored = position.next_offset,
+                    low,
+                    high,
+                    "the topic no longer has the stored offset: it was made anew, or its retention ran past it; \
+                     starting from the earliest record"
+                );
+                metrics::counter!("voiceclone_offsets_lost_total").increment(1);
+                store.set_position(&self.group, &partition, Some(position.next_offset), low).await?;
+            }
+            None => store.set_position(&self.group, &partition, None, low).await?,
+        }
+        store.positions(&self.group).await?.get(&partition).copied().ok_or(Fault::Fenced)
+    }
+
+    async fn watermarks(&self, (topic, partition): (String, i32)) -> Result<(i64, i64), Fault> {
+        let consumer = self.consumer.clone();
+        let watermarks = tokio::task::spawn_blocking(move || {
+            consumer.fetch_watermarks(&topic, partition, Duration::from_secs(5))
+        });
+        match watermarks.await {
+            Ok(Ok(watermarks)) => Ok(watermarks),
+            Ok(Err(error)) => Err(Fault::Unavailable(format!("Kafka: {error}"))),
+            Err(error) => Err(Fault::Unavailable(error.to_string())),
+        }
+    }
+}

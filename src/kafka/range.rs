@@ -1,0 +1,470 @@
+//! Ranges of one topic: where they are, and their records. Beside the running daemon: no group is joined, no
+//! offset committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Serialize;
+use tracing::{debug, error, warn};
+
+use super::{consumer_config, record};
+use crate::config::Settings;
+use crate::event::Time;
+use crate::record::{Record, Topic};
+
+/// Bytes of records that a chunk holds at most, beside its last record.
+const CHUNK_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// A chunk that is not full is handed out when nothing more came for this long.
+const CHUNK_WAIT: Duration = Duration::from_millis(500);
+
+/// How long the broker may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Where a range starts or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// At this offset.
+    Offset(i64),
+    /// At the first record whose timestamp is this or later.
+    Time(Time),
+}
+
+/// What of a range the topic no longer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Eaten {
+    /// Nothing.
+    Nothing,
+    /// Offsets from `from` until before `to`.
+    Offsets {
+        /// The first that is gone.
+        from: i64,
+        /// The first that is there, or the range's end.
+        to: i64,
+    },
+    /// The range starts at a time, and the oldest record that is left is already as late: there may have been others.
+    Perhaps,
+}
+
+/// What is read of one partition: offsets from `start` until before `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub start: i64,
+    /// The offset to stop before; not less than `start`.
+    pub end: i64,
+    /// What is missing before `start`.
+    pub eaten: Eaten,
+}
+
+impl Range {
+    /// How many offsets the range has; there may be fewer records, as compaction and transactions leave gaps.
+    pub fn offsets(&self) -> u64 {
+        u64::try_from(self.end - self.start).unwrap_or(0)
+    }
+
+    /// Brings what was wished together with what the partition has: offsets from `low` until before `high`.
+    fn resolve(partition: i32, (low, high): (i64, i64), from: Option<Wish>, to: Option<Wish>) -> Range {
+        let wished_end = match to {
+            None => high,
+            Some(Wish::Offset(offset) | Wish::FromTime(offset)) => offset.min(high),
+        };
+        let wished_start = match from {
+            None => low,
+            Some(Wish::Offset(offset) | Wish::FromTime(offset)) => offset,
+        };
+        let start = wished_start.clamp(low, high);
+        let eaten = match from {
+            Some(Wish::Offset(offset)) if offset < low.min(to.map_or(low, Wish::offset)) => {
+                Eaten::Offsets { from: offset, to: low.min(to.map_or(low, Wish::offset)) }
+            }
+            Some(Wish::FromTime(offset)) if offset <= low && low > 0 => Eaten::Perhaps,
+            _ => Eaten::Nothing,
+        };
+        Range { partition, start, end: wished_end.max(start), eaten }
+    }
+}
+
+/// A bound, as an offset of one partition.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    Offset(i64),
+    FromTime(i64),
+}
+
+impl Wish {
+    fn offset(self) -> i64 {
+        match self {
+            Wish::Offset(offset) | Wish::FromTime(offset) => offset,
+        }
+    }
+}
+
+/// Offsets that retention removed while they were being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that is gone.
+    pub from: i64,
+    /// The first offset that is there, or the range's end.
+    pub to: i64,
+}
+
+/// How far reading one partition has come.
+struct Part {
+    /// The offset to go on from.
+    next: i64,
+    end: i64,
+    /// After the last record that was gathered.
+    gathered: i64,
+    done: bool,
+}
+
+/// Reads ranges of one topic.
+pub struct Reader {
+    consumer: Arc<StreamConsumer>,
+    topic_name: String,
+    topic_prefix: String,
+    chunk_max_records: usize,
+    parts: BTreeMap<i32, Part>,
+    buffer: Vec<Record>,
+    buffered_bytes: usize,
+    /// The broker said that an offset is not there.
+    out_of_range: bool,
+    lost: Vec<Lost>,
+}
+
+impl Reader {
+    /// Makes the client; connects when it is first used.
+    pub fn new(settings: &Settings, topic: Topic) -> anyhow::Result<Reader> {
+        let mut config = consumer_config(settings);
+        // librdkafka wants one; it is not joined, and nothing is committed to it.
+        config.set("group.id", format!("{}-replay", settings.kafka_group_id));
+        config.set("enable.partition.eof", "true");
+        let consumer: StreamConsumer = config.create().context("the Kafka consumer could not be made")?;
+        Ok(Reader {
+            consumer: Arc::new(consumer),
+            topic_name: format!("{}{topic}", settings.topic_prefix),
+            topic_prefix: settings.topic_prefix.clone(),
+            chunk_max_records: settings.batch_max_records,
+            parts: BTreeMap::new(),
+            buffer: Vec::new(),
+            buffered_bytes: 0,
+            out_of_range: false,
+            lost: Vec::new(),
+        })
+    }
+
+    /// Finds out what there is to read, of one partition or of all.
+    ///
+    /// Without `from` a range starts at the oldest record, without `to` it ends with what is there now. Timestamps
+    /// need not be in order: a range of times starts and ends at the first record that is as late, so records
+    /// between may be earlier, and late ones behind its end are not part of it.
+    pub async fn resolve(
+        &self,
+        partition: Option<i32>,
+        from: Option<Bound>,
+        to: Option<Bound>,
+    ) -> anyhow::Result<Vec<Range>> {
+        let consumer = self.consumer.clone();
+        let topic = self.topic_name.clone();
+        tokio::task::spawn_blocking(move || {
+            let partitions = partitions(&consumer, &topic, partition)?;
+            let from = wishes(&consumer, &topic, &partitions, from)?;
+            let to = wishes(&consumer, &topic, &partitions, to)?;
+            partitions
+                .into_iter()
+                .map(|partition| {
+                    let marks = watermarks(&consumer, &topic, partition)?;
+                    // Where nothing is so late, the range starts or ends where the partition ends.
+                    let at_end = Wish::Offset(marks.1);
+                    let wish = |wishes: &Option<BTreeMap<i32, Wish>>| {
+                        wishes.as_ref().map(|wishes| wishes.get(&partition).copied().unwrap_or(at_end))
+                    };
+                    Ok(Range::resolve(partition, marks, wish(&from), wish(&to)))
+                })
+                .collect()
+        })
+        .await
+        .context("asking the broker died")?
+    }
+
+    /// Starts to read the ranges; empty ones are left out.
+    pub fn start(&mut self, ranges: &[Range]) -> anyhow::Result<()> {
+        self.parts = ranges
+            .iter()
+            .filter(|range| range.start < range.end)
+            .map(|range| {
+                let part = Part { next: range.start, end: range.end, gathered: range.start, done: false };
+                (range.partition, part)
+            })
+            .collect();
+        self.assign()
+    }
+
+    /// The next records, in offset order within each partition; `None` when all ranges are read. May be dropped
+    /// and called again: nothing is lost.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Vec<Record>>> {
+        let consumer = self.consumer.clone();
+        loop {
+            if self.out_of_range {
+                self.look_again().await?;
+            }
+            let all = self.parts.values().all(|part| part.done);
+            if all || self.buffer.len() >= self.chunk_max_records || self.buffered_bytes >= CHUNK_MAX_BYTES {
+                return Ok(self.take());
+            }
+            let message = match tokio::time::timeout(CHUNK_WAIT, consumer.recv()).await {
+                Ok(message) => message,
+                Err(_) if self.buffer.is_empty() => continue,
+                Err(_) => return Ok(self.take()),
+            };
+            match message {
+                Ok(message) => {
+                    if let Some(record) = record(&message, &self.topic_prefix) {
+                        self.gather(record);
+                    }
+                }
+                Err(error) => self.consumer_error(error)?,
+            }
+        }
+    }
+
+    /// Whether a partition's range is read to its end, and all of it lies before `offset`.
+    pub fn is_complete(&self, partition: i32, offset: i64) -> bool {
+        self.parts.get(&partition).is_none_or(|part| part.done && part.gathered <= offset)
+    }
+
+    /// What retention removed while it was being read.
+    pub fn lost(&self) -> &[Lost] {
+        &self.lost
+    }
+
+    /// Ends the client.
+    pub async fn close(self) {
+        let closed = tokio::task::spawn_blocking(move || drop(self));
+        if tokio::time::timeout(Duration::from_secs(3), closed).await.is_err() {
+            debug!("the Kafka client did not end in time");
+        }
+    }
+
+    fn take(&mut self) -> Option<Vec<Record>> {
+        self.buffered_bytes = 0;
+        Some(std::mem::take(&mut self.buffer)).filter(|records| !records.is_empty())
+    }
+
+    fn gather(&mut self, record: Record) {
+        let partition = record.partition;
+        let Some(part) = self.parts.get_mut(&partition) else {
+            return;
+        };
+        if part.done || record.offset < part.next {
+            return;
+        }
+        let wanted = record.offset < part.end;
+        let done = record.offset + 1 >= part.end;
+        if wanted {
+            part.next = record.offset + 1;
+            part.gathered = part.next;
+            self.buffered_bytes += record.size();
+            self.buffer.push(record);
+        }
+        if done {
+            self.finish(partition);
+        }
+    }
+
+    /// Nothing more is wanted of this partition.
+    fn finish(&mut self, partition: i32) {
+        if let Some(part) = self.parts.get_mut(&partition) {
+            part.done = true;
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic_name, partition);
+        if let Err(error) = self.consumer.pause(&list) {
+            debug!(%error, partition, "a partition that is read could not be paused");
+        }
+    }
+
+    fn assign(&self) -> anyhow::Result<()> {
+        let mut list = TopicPartitionList::new();
+        for (partition, part) in self.parts.iter().filter(|(_, part)| !part.done) {
+            list.add_partition_offset(&self.topic_name, *partition, Offset::Offset(part.next))
+                .with_context(|| format!("offset {} of partition {partition} is none", part.next))?;
+        }
+        self.consumer.assign(&list).context("the partitions could not be assigned")
+    }
+
+    fn consumer_error(&mut self, error: KafkaError) -> anyhow::Result<()> {
+        use RDKafkaErrorCode as Code;
+        match error {
+            // The end was there when the range was resolved: what lies before it and did not come are gaps.
+            KafkaError::PartitionEOF(partition) => self.finish(partition),
+            KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                self.out_of_range = true;
+            }
+            KafkaError::MessageConsumption(
+                Code::TopicAuthorizationFailed
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::UnknownTopicOrPartition,
+            )
+            | KafkaError::MessageConsumptionFatal(_) => {
+                return Err(error).with_context(|| format!("{} can no longer be read", self.topic_name));
+            }
+            // The group is only a name.
+            KafkaError::MessageConsumption(Code::GroupAuthorizationFailed) => debug!(%error, "of no concern"),
+            error => warn!(%error, "the Kafka consumer reports"),
+        }
+        Ok(())
+    }
+
+    /// Goes on from what is left where retention was faster than this reader.
+    async fn look_again(&mut self) -> anyhow::Result<()> {
+        let consumer = self.consumer.clone();
+        let topic = self.topic_name.clone();
+        let open: Vec<i32> = self.parts.iter().filter(|(_, part)| !part.done).map(|(p, _)| *p).collect();
+        let marks = tokio::task::spawn_blocking(move || {
+            open.into_iter()
+                .map(|partition| Ok((partition, watermarks(&consumer, &topic, partition)?)))
+                .collect::<anyhow::Result<Vec<_>>>()
+        });
+        for (partition, (low, high)) in marks.await.context("asking the broker died")?? {
+            let Some(part) = self.parts.get_mut(&partition) else {
+                continue;
+            };
+            if part.next > high {
+                bail!(
+                    "partition {partition} of {} ends at offset {high}, before offset {} that was to be read: the \
+                     topic was made anew; start the replay again",
+                    self.topic_name,
+                    part.next
+                );
+            }
+            if part.next < low {
+                let lost = Lost { partition, from: part.next, to: low.min(part.end) };
+                error!(
+                    partition,
+                    from = lost.from,
+                    to = lost.to,
+                    "retention removed records before they were read"
+                );
+                self.lost.push(lost);
+                part.next = lost.to;
+                part.done = part.next >= part.end;
+            }
+        }
+        self.out_of_range = false;
+        self.assign()
+    }
+}
+
+/// The partition asked for, or all that the topic has.
+fn partitions(consumer: &StreamConsumer, topic: &str, wanted: Option<i32>) -> anyhow::Result<Vec<i32>> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), ANSWER)
+        .with_context(|| format!("the broker was asked about {topic} and gave no answer"))?;
+    let mut partitions: Vec<i32> = Vec::new();
+    for found in metadata.topics().iter().filter(|found| found.name() == topic) {
+        match found.error().map(RDKafkaErrorCode::from) {
+            None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
+            Some(code) => return Err(code).with_context(|| format!("{topic} cannot be read")),
+        }
+        partitions.extend(found.partitions().iter().map(|partition| partition.id()));
+    }
+    partitions.sort_unstable();
+    if partitions.is_empty() {
+        bail!("the broker has no topic {topic}: make it, or correct TOPIC_PREFIX or KAFKA_BOOTSTRAP_SERVERS");
+    }
+    match wanted {
+        None => Ok(partitions),
+        Some(partition) if partitions.contains(&partition) => Ok(vec![partition]),
+        Some(partition) => bail!(
+            "{topic} has no partition {partition}: give one from 0 to {}",
+            partitions.last().copied().unwrap_or(0)
+        ),
+    }
+}
+
+fn watermarks(consumer: &StreamConsumer, topic: &str, partition: i32) -> anyhow::Result<(i64, i64)> {
+    consumer
+        .fetch_watermarks(topic, partition, ANSWER)
+        .with_context(|| format!("the broker was asked for the offsets of {topic} and gave no answer"))
+}
+
+/// A bound as offsets; a partition that has no record so late is left out.
+fn wishes(
+    consumer: &StreamConsumer,
+    topic: &str,
+    partitions: &[i32],
+    bound: Option<Bound>,
+) -> anyhow::Result<Option<BTreeMap<i32, Wish>>> {
+    let time = match bound {
+        None => return Ok(None),
+        Some(Bound::Offset(offset)) => {
+            return Ok(Some(partitions.iter().map(|partition| (*partition, Wish::Offset(offset))).collect()));
+        }
+        Some(Bound::Time(time)) => time,
+    };
+    // Records have milliseconds; none lies between this time and the next of these.
+    let millis = time.micros().div_euclid(1000) + i64::from(time.micros().rem_euclid(1000) > 0);
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        list.add_partition_offset(topic, *partition, Offset::Offset(millis))
+            .context("the time is no offset")?;
+    }
+    let asked = || format!("the broker was asked where {time} is in {topic} and gave no answer");
+    let found = consumer.offsets_for_times(list, ANSWER).with_context(asked)?;
+    let mut wishes = BTreeMap::new();
+    for element in found.elements() {
+        element.error().with_context(asked)?;
+        if let Offset::Offset(offset) = element.offset() {
+            wishes.insert(element.partition(), Wish::FromTime(offset));
+        }
+    }
+    Ok(Some(wishes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(marks: (i64, i64), from: Option<Wish>, to: Option<Wish>) -> (i64, i64, Eaten) {
+        let range = Range::resolve(0, marks, from, to);
+        (range.start, range.end, range.eaten)
+    }
+
+    #[test]
+    fn a_range_is_what_is_wished_as_far_as_the_topic_has_it() {
+        use Wish::{FromTime, Offset};
+        let none = Eaten::Nothing;
+        assert_eq!(resolved((10, 20), None, None), (10, 20, none));
+        assert_eq!(resolved((10, 20), Some(Offset(12)), Some(Offset(15))), (12, 15, none));
+        assert_eq!(resolved((10, 20), Some(Offset(10)), Some(Offset(99))), (10, 20, none));
+        assert_eq!(resolved((10, 20), Some(Offset(30)), None), (20, 20, none));
+        assert_eq!(resolved((10, 20), Some(Offset(15)), Some(Offset(12))), (15, 15, none));
+        assert_eq!(resolved((10, 20), Some(FromTime(11)), Some(FromTime(13))), (11, 13, none));
+        assert_eq!(resolved((0, 20), Some(FromTime(0)), None), (0, 20, none));
+    }
+
+    #[test]
+    fn what_retention_has_eaten_is_told() {
+        use Wish::{FromTime, Offset};
+        assert_eq!(resolved((10, 20), Some(Offset(3)), None), (10, 20, Eaten::Offsets { from: 3, to: 10 }));
+        assert_eq!(
+            resolved((10, 20), Some(Offset(3)), Some(Offset(7))),
+            (10, 10, Eaten::Offsets { from: 3, to: 7 })
+        );
+        assert_eq!(resolved((10, 20), Some(FromTime(10)), None), (10, 20, Eaten::Perhaps));
+        assert_eq!(resolved((10, 10), Some(Offset(3)), None), (10, 10, Eaten::Offsets { from: 3, to: 10 }));
+    }
+}

@@ -1,0 +1,90 @@
+//! Logs go to standard error, as text for a person or as one JSON object a line; a panic is logged, too.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::SettingError;
+
+/// Starts logging. `format` is `LOG_FORMAT`, `filter` is `RUST_LOG`; `daemon` tells the daemon's defaults (JSON
+/// unless on a terminal, level info) from those of a command that a person runs (text, level warn).
+pub fn init(format: Option<&str>, filter: Option<&str>, daemon: bool) -> Result<(), SettingError> {
+    let terminal = std::io::stderr().is_terminal();
+    let json = json(format, daemon, terminal)?;
+    let filter = self::filter(filter, daemon)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal && !json);
+    // Fails only where something logs already, as in a test: that stays.
+    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+fn json(format: Option<&str>, daemon: bool, terminal: bool) -> Result<bool, SettingError> {
+    match format.map(str::trim).unwrap_or_default() {
+        "" => Ok(daemon && !terminal),
+        "text" => Ok(false),
+        "json" => Ok(true),
+        other => Err(SettingError::new("LOG_FORMAT", format!("is {other:?}"), "give text or json")),
+    }
+}
+
+fn filter(filter: Option<&str>, daemon: bool) -> Result<EnvFilter, SettingError> {
+    let text = match filter.map(str::trim).unwrap_or_default() {
+        "" if daemon => "info",
+        "" => "warn",
+        given => given,
+    };
+    EnvFilter::try_new(text).map_err(|_| {
+        let remedy = "give error, warn, info, debug or trace, or parts like info,voiceclone_events=debug";
+        SettingError::new("RUST_LOG", format!("is {text:?}"), remedy)
+    })
+}
+
+/// Stands in for the standard hook, whose lines would not be JSON.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let payload = info.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!(panic = message, place, thread, %backtrace, "this is a bug: the program panicked");
+    } else {
+        tracing::error!(panic = message, place, thread, "this is a bug: the program panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_logs_json_unless_on_a_terminal_and_other_commands_text() {
+        assert!(json(None, true, false).unwrap());
+        assert!(!json(None, true, true).unwrap());
+        assert!(!json(None, false, false).unwrap());
+        assert!(!json(Some("text"), true, false).unwrap());
+        assert!(json(Some("json"), false, true).unwrap());
+        assert!(json(Some(""), true, false).unwrap());
+    }
+
+    #[test]
+    fn a_bad_format_or_filter_is_named_with_what_to_do() {
+        let error = json(Some("xml"), true, true).unwrap_err();
+        assert_eq!(error.to_string(), r#"LOG_FORMAT is "xml": give text or json"#);
+        let error = filter(Some("a=b=c"), true).unwrap_err();
+        assert!(error.to_string().starts_with(r#"RUST_LOG is "a=b=c": give error, warn"#), "{error}");
+        assert_eq!(filter(None, true).unwrap().to_string(), "info");
+        assert_eq!(filter(Some(""), false).unwrap().to_string(), "warn");
+    }
+}

@@ -1,0 +1,374 @@
+//! The migrations inside the binary: apply, roll back, show; and the comparison with tables that another
+//! tool made before.
+
+use anyhow::{Context, anyhow, bail};
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::Pg;
+use diesel::sql_types::{Bool, Nullable, Text};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::connect::connect;
+
+/// The directory `migrations`, as it was when the program was built.
+pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
+
+/// The migration that makes the seven tables, or takes them over. After it their types are its business.
+const TABLES_MIGRATION: &str = "2026-11-23-000002_tables";
+
+/// The advisory lock of whoever migrates (`voiceclo` in ASCII).
+const LOCK: i64 = 0x766f_6963_6563_6c6f;
+
+/// The columns of the schema document: table, column, and the type as PostgreSQL writes it.
+pub const COLUMNS: &[(&str, &str, &str)] = &[
+    ("caller_voice_mapping", "id", "uuid"),
+    ("caller_voice_mapping", "caller_id", "character varying(255)"),
+    ("caller_voice_mapping", "voice_sample_url", "character varying(2048)"),
+    ("caller_voice_mapping", "voice_name", "character varying(255)"),
+    ("caller_voice_mapping", "description", "text"),
+    ("caller_voice_mapping", "account_id", "character varying(255)"),
+    ("caller_voice_mapping", "created_at", "timestamp without time zone"),
+    ("caller_voice_mapping", "updated_at", "timestamp without time zone"),
+    ("caller_voice_mapping", "deleted_at", "timestamp without time zone"),
+    ("voice_clone_cache", "id", "uuid"),
+    ("voice_clone_cache", "caller_id", "character varying(255)"),
+    ("voice_clone_cache", "cloned_voice_id", "character varying(255)"),
+    ("voice_clone_cache", "clone_created_at", "timestamp without time zone"),
+    ("voice_clone_cache", "ttl_expires_at", "timestamp without time zone"),
+    ("voice_clone_cache", "reuse_count", "integer"),
+    ("voice_clone_cache", "last_used_at", "timestamp without time zone"),
+    ("voice_clone_cache", "created_at", "timestamp without time zone"),
+    ("voice_clone_cache", "deleted_at", "timestamp without time zone"),
+    ("call_log", "id", "uuid"),
+    ("call_log", "call_id", "character varying(255)"),
+    ("call_log", "threecx_call_id", "character varying(255)"),
+    ("call_log", "caller_id", "character varying(255)"),
+    ("call_log", "cloned_voice_id", "character varying(255)"),
+    ("call_log", "call_started_at", "timestamp without time zone"),
+    ("call_log", "call_ended_at", "timestamp without time zone"),
+    ("call_log", "duration_seconds", "integer"),
+    ("call_log", "transcript", "text"),
+    ("call_log", "status", "character varying(50)"),
+    ("call_log", "metadata", "json"),
+    ("call_log", "created_at", "timestamp without time zone"),
+    ("call_log", "updated_at", "timestamp without time zone"),
+    ("voice_clone_log", "id", "uuid"),
+    ("voice_clone_log", "caller_id", "character varying(255)"),
+    ("voice_clone_log", "cloned_voice_id", "character varying(255)"),
+    ("voice_clone_log", "clone_created_at", "timestamp without time zone"),
+    ("voice_clone_log", "api_response_time_ms", "integer"),
+    ("voice_clone_log", "sample_file_size_bytes", "integer"),
+    ("voice_clone_log", "status", "character varying(50)"),
+    ("voice_clone_log", "error_message", "text"),
+    ("voice_clone_log", "created_at", "timestamp without time zone"),
+    ("clone_ready_events", "id", "uuid"),
+    ("clone_ready_events", "caller_id", "character varying(255)"),
+    ("clone_ready_events", "greeting_call_id", "character varying(255)"),
+    ("clone_ready_events", "cloned_voice_id", "character varying(255)"),
+    ("clone_ready_events", "clone_duration_ms", "integer"),
+    ("clone_ready_events", "ready_at", "timestamp without time zone"),
+    ("clone_ready_events", "created_at", "timestamp without time zone"),
+    ("clone_failed_events", "id", "uuid"),
+    ("clone_failed_events", "caller_id", "character varying(255)"),
+    ("clone_failed_events", "greeting_call_id", "character varying(255)"),
+    ("clone_failed_events", "error_message", "text"),
+    ("clone_failed_events", "failed_at", "timestamp without time zone"),
+    ("clone_failed_events", "created_at", "timestamp without time zone"),
+    ("clone_transfer_events", "id", "uuid"),
+    ("clone_transfer_events", "greeting_call_id", "character varying(255)"),
+    ("clone_transfer_events", "agent_call_id", "character varying(255)"),
+    ("clone_transfer_events", "cloned_voice_id", "character varying(255)"),
+    ("clone_transfer_events", "transferred_at", "timestamp without time zone"),
+    ("clone_transfer_events", "created_at", "timestamp without time zone"),
+];
+
+/// How far a database is. Names are those of the directories; a migration that this program does not know
+/// goes by its version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// Applied, the oldest first.
+    pub applied: Vec<String>,
+    /// Still to be applied, in this order. With any of these the schema is behind.
+    pub pending: Vec<String>,
+    /// Applied by another, presumably newer, version of the program.
+    pub unknown: Vec<String>,
+}
+
+#[derive(QueryableByName)]
+struct Found {
+    #[diesel(sql_type = Bool)]
+    found: bool,
+}
+
+#[derive(QueryableByName)]
+struct Version {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
+#[derive(QueryableByName)]
+struct ColumnType {
+    #[diesel(sql_type = Text)]
+    table_name: String,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    column_name: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    type_name: Option<String>,
+}
+
+/// What is applied and what is not. Changes nothing: it does not even make Diesel's table.
+pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
+    let exists: Found =
+        sql_query("SELECT to_regclass('public.__diesel_schema_migrations') IS NOT NULL AS found")
+            .get_result(conn)
+            .await
+            .context("looking for Diesel's table of migrations")?;
+    let mut versions: Vec<String> = Vec::new();
+    if exists.found {
+        let rows: Vec<Version> = sql_query(
+            "SELECT version::text AS version FROM public.__diesel_schema_migrations ORDER BY version",
+        )
+        .load(conn)
+        .await
+        .context("reading public.__diesel_schema_migrations")?;
+        versions = rows.into_iter().map(|row| row.version).collect();
+    }
+    let mut state = State::default();
+    let all = known()?;
+    for migration in &all {
+        let name = migration.name().to_string();
+        if versions.contains(&migration.name().version().to_string()) {
+            state.applied.push(name);
+        } else {
+            state.pending.push(name);
+        }
+    }
+    let is_known = |version: &String| all.iter().any(|m| m.name().version().to_string() == *version);
+    state.unknown = versions.iter().filter(|version| !is_known(version)).cloned().collect();
+    Ok(state)
+}
+
+/// Applies the next `n` migrations, or all, and returns their names. Several programs may call it at once:
+/// one works, the others wait and find nothing left to do.
+///
+/// Where another tool has made tables whose columns have other types than documented, nothing is touched and the
+/// error lists them.
+pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
+    let mut conn = locked(url).await?;
+    let mut pending = state(&mut conn).await?.pending;
+    if pending.iter().any(|name| name == TABLES_MIGRATION) {
+        let list = disagreements(&mut conn).await?;
+        if !list.is_empty() {
+            bail!(
+                "the database has tables of another tool's making that disagree with the schema document; nothing \
+                 was changed. Alter these columns, or use another database:\n  {}",
+                list.join("\n  ")
+            );
+        }
+    }
+    pending.truncate(count(n, pending.len()));
+    in_turn(conn, pending, Direction::Up).await
+}
+
+/// Rolls back the last `n` migrations, or one, and returns their names. After the last of all, Diesel's own
+/// table goes too.
+pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
+    let mut conn = locked(url).await?;
+    let State { mut applied, unknown, .. } = state(&mut conn).await?;
+    if !unknown.is_empty() {
+        bail!(
+            "the database has migrations that this program does not know ({}): roll those back first, with the \
+             version of the program that applied them",
+            unknown.join(", ")
+        );
+    }
+    applied.reverse();
+    applied.truncate(count(n, 1));
+    in_turn(conn, applied, Direction::Down).await
+}
+
+/// What stands in the way of taking over the documented tables that are already there, one line each:
+/// `table.column is X, expected Y`. Columns that are missing do not, as the migration adds them; only `id` it
+/// cannot make up.
+pub async fn disagreements(conn: &mut AsyncPgConnection) -> anyhow::Result<Vec<String>> {
+    // the catalogue, as information_schema hides what the role has no right to
+    let found: Vec<ColumnType> = sql_query(
+        "SELECT c.relname::text AS table_name, c.relkind::text AS kind, a.attname::text AS column_name,
+                format_type(a.atttypid, a.atttypmod) AS type_name
+         FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE n.nspname = 'public'",
+    )
+    .load(conn)
+    .await
+    .context("reading the columns of the tables")?;
+
+    let mut list = Vec::new();
+    let mut last_table = "";
+    for (table, column, expected) in COLUMNS {
+        let Some(kind) = found.iter().find(|f| f.table_name == *table).map(|f| f.kind.as_str()) else {
+            continue;
+        };
+        if !matches!(kind, "r" | "p") {
+            if last_table != *table {
+                list.push(format!("{table} is {}, expected a table", kind_name(kind)));
+            }
+            last_table = table;
+            continue;
+        }
+        let there = found
+            .iter()
+            .find(|f| f.table_name == *table && f.column_name.as_deref() == Some(column))
+            .and_then(|f| f.type_name.as_deref());
+        match there {
+            Some(found) if found != *expected => {
+                list.push(format!("{table}.{column} is {found}, expected {expected}"))
+            }
+            None if *column == "id" => list.push(format!("{table}.{column} is missing, expected {expected}")),
+            _ => {}
+        }
+    }
+    Ok(list)
+}
+
+fn kind_name(kind: &str) -> &'static str {
+    match kind {
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        "S" => "a sequence",
+        "i" | "I" => "an index",
+        "c" => "a composite type",
+        _ => "something else",
+    }
+}
+
+fn count(n: Option<u64>, default: usize) -> usize {
+    n.map_or(default, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// A connection that holds the lock: for as long as it lives, or until it gives it back.
+async fn locked(url: &str) -> anyhow::Result<AsyncPgConnection> {
+    let mut conn = connect(url).await.map_err(|e| anyhow!("no connection to the database: {e}"))?;
+    // Diesel's table belongs in public, whatever the role's search path; and neither waiting for another
+    // program nor an index on a large table is to run into a limit that the role has for its queries.
+    conn.batch_execute("SET search_path TO public; SET statement_timeout TO 0; SET lock_timeout TO 0")
+        .await?;
+    let got: Found =
+        sql_query(format!("SELECT pg_try_advisory_lock({LOCK}) AS found")).get_result(&mut conn).await?;
+    if !got.found {
+        tracing::info!("another program is migrating the database; waiting for it");
+        conn.batch_execute(&format!("SELECT pg_advisory_lock({LOCK})")).await?;
+    }
+    Ok(conn)
+}
+
+/// The migrations of this program, the oldest first.
+fn known() -> anyhow::Result<Vec<Box<dyn Migration<Pg>>>> {
+    let mut all = MigrationSource::<Pg>::migrations(&MIGRATIONS).map_err(|e| anyhow!(e))?;
+    all.sort_by(|a, b| a.name().version().cmp(&b.name().version()));
+    Ok(all)
+}
+
+/// Runs each migration in a transaction of its own, leaves no empty table of Diesel's behind, and gives the lock
+/// back.
+async fn in_turn(
+    conn: AsyncPgConnection,
+    names: Vec<String>,
+    direction: Direction,
+) -> anyhow::Result<Vec<String>> {
+    // Diesel's harness blocks its thread; on one for that purpose it disturbs nobody, whatever the runtime
+    let (mut conn, result) = tokio::task::spawn_blocking(move || {
+        let mut harness = AsyncMigrationHarness::new(conn);
+        let result = run(&mut harness, &names, direction);
+        (harness.into_inner(), result)
+    })
+    .await
+    .context("the migration was broken off")?;
+    let tidied = conn.batch_execute(TIDY).await;
+    let unlocked = conn.batch_execute(&format!("SELECT pg_advisory_unlock({LOCK})")).await;
+    let done = result?;
+    tidied.context("removing Diesel's empty table of migrations")?;
+    unlocked.context("giving back the lock of migrations")?;
+    Ok(done)
+}
+
+fn run(
+    harness: &mut AsyncMigrationHarness<AsyncPgConnection>,
+    names: &[String],
+    direction: Direction,
+) -> anyhow::Result<Vec<String>> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    // makes Diesel's table where it is missing
+    harness.applied_migrations().map_err(|e| anyhow!(e)).context("preparing Diesel's table of migrations")?;
+    let all = known()?;
+    let mut done = Vec::new();
+    for name in names {
+        let migration = all
+            .iter()
+            .find(|m| m.name().to_string() == *name)
+            .with_context(|| format!("no migration {name}"))?;
+        let result = match direction {
+            Direction::Up => harness.run_migration(migration),
+            Direction::Down => harness.revert_migration(migration),
+        };
+        result.map_err(|e| anyhow!(e)).with_context(|| match direction {
+            Direction::Up => format!("applying {name} (done before it: {})", list(&done)),
+            Direction::Down => format!("rolling back {name} (done before it: {})", list(&done)),
+        })?;
+        match direction {
+            Direction::Up => tracing::info!(migration = name, "applied"),
+            Direction::Down => tracing::info!(migration = name, "rolled back"),
+        }
+        done.push(name.clone());
+    }
+    Ok(done)
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Drops Diesel's table once nothing is applied.
+const TIDY: &str = "DO $$
+BEGIN
+    IF to_regclass('public.__diesel_schema_migrations') IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM public.__diesel_schema_migrations) THEN
+            DROP TABLE public.__diesel_schema_migrations;
+        END IF;
+    END IF;
+END
+$$";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migration_that_takes_tables_over_is_there() {
+        let all = MigrationSource::<Pg>::migrations(&MIGRATIONS).unwrap();
+        assert!(all.iter().any(|m| m.name().to_string() == TABLES_MIGRATION));
+    }
+
+    #[test]
+    fn every_column_stands_once() {
+        let mut names: Vec<_> = COLUMNS.iter().map(|(table, column, _)| (table, column)).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), COLUMNS.len());
+        assert_eq!(COLUMNS.iter().filter(|(_, column, _)| *column == "id").count(), 7);
+    }
+}

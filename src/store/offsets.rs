@@ -1,0 +1,135 @@
+//! `ingest.consumer_offsets` (contract, section 7): where each partition goes on, and the fence.
+
+use std::collections::BTreeMap;
+
+use diesel::sql_types::{BigInt, Integer, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::unnest::{Column, Statement, Unnest};
+use super::{Fault, Store};
+
+/// A partition of a topic, named as Kafka has it.
+pub type Partition = (String, i32);
+
+/// Where a partition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The offset to read next.
+    pub next_offset: i64,
+    /// Unusable records since the last usable one.
+    pub dead_in_a_row: i64,
+}
+
+/// A partition's step: from the position that is expected in the database to a new one.
+#[derive(Clone, Debug)]
+pub struct Advance {
+    /// The consumer group.
+    pub group: String,
+    /// Whose position.
+    pub partition: Partition,
+    /// What must be stored, or nothing is written.
+    pub expected: i64,
+    /// What is stored then.
+    pub to: Position,
+}
+
+struct AdvanceOffsets;
+
+impl Statement for AdvanceOffsets {
+    const HEAD: &'static str = "WITH advanced AS (
+            UPDATE ingest.consumer_offsets o
+            SET next_offset = u.next_offset, dead_in_a_row = u.dead_in_a_row,
+                updated_at = now() AT TIME ZONE 'utc'
+            FROM unnest(";
+    const TAIL: &'static str = ") AS u (group_id, topic, partition, expected, next_offset, dead_in_a_row)
+            WHERE o.group_id = u.group_id AND o.topic = u.topic AND o.partition = u.partition
+              AND o.next_offset = u.expected
+            RETURNING 1)
+        SELECT count(*) FROM advanced";
+    type Row = BigInt;
+}
+
+/// The fence: moves every partition on, or finds that one is not where it was left.
+pub(super) async fn advance(connection: &mut AsyncPgConnection, advances: &[Advance]) -> Result<(), Fault> {
+    if advances.is_empty() {
+        return Ok(());
+    }
+    let statement = Unnest::<AdvanceOffsets>::new(vec![
+        Column::texts(advances.iter().map(|advance| &advance.group)),
+        Column::texts(advances.iter().map(|advance| &advance.partition.0)),
+        Column::Integers(advances.iter().map(|advance| Some(advance.partition.1)).collect()),
+        Column::BigInts(advances.iter().map(|advance| advance.expected).collect()),
+        Column::BigInts(advances.iter().map(|advance| advance.to.next_offset).collect()),
+        Column::BigInts(advances.iter().map(|advance| advance.to.dead_in_a_row).collect()),
+    ]);
+    let advanced: i64 = statement.get_result(connection).await?;
+    if usize::try_from(advanced) == Ok(advances.len()) { Ok(()) } else { Err(Fault::Fenced) }
+}
+
+impl Store {
+    /// The stored positions of a group.
+    pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Position>, Fault> {
+        let mut connection = self.connection().await?;
+        let rows: Vec<(String, i32, i64, i64)> = diesel::sql_query(
+            "SELECT topic, partition, next_offset, dead_in_a_row FROM ingest.consumer_offsets WHERE group_id = $1",
+        )
+        .bind::<Text, _>(group)
+        .load::<Stored>(&mut connection)
+        .await?
+        .into_iter()
+        .map(|row| (row.topic, row.partition, row.next_offset, row.dead_in_a_row))
+        .collect();
+        Ok(rows
+            .into_iter()
+            .map(|(topic, partition, next_offset, dead_in_a_row)| {
+                ((topic, partition), Position { next_offset, dead_in_a_row })
+            })
+            .collect())
+    }
+
+    /// Stores a first position where there is none, or another one in place of `expected`.
+    pub async fn set_position(
+        &self,
+        group: &str,
+        partition: &Partition,
+        expected: Option<i64>,
+        next_offset: i64,
+    ) -> Result<(), Fault> {
+        let mut connection = self.connection().await?;
+        let statement = match expected {
+            None => {
+                "INSERT INTO ingest.consumer_offsets (group_id, topic, partition, next_offset)
+                 VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+            }
+            Some(_) => {
+                "UPDATE ingest.consumer_offsets
+                 SET next_offset = $4, dead_in_a_row = 0, updated_at = now() AT TIME ZONE 'utc'
+                 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND next_offset = $5"
+            }
+        };
+        let query = diesel::sql_query(statement)
+            .into_boxed::<diesel::pg::Pg>()
+            .bind::<Text, _>(group)
+            .bind::<Text, _>(&partition.0)
+            .bind::<Integer, _>(partition.1)
+            .bind::<BigInt, _>(next_offset);
+        let query = match expected {
+            None => query,
+            Some(expected) => query.bind::<BigInt, _>(expected),
+        };
+        query.execute(&mut connection).await?;
+        Ok(())
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Stored {
+    #[diesel(sql_type = Text)]
+    topic: String,
+    #[diesel(sql_type = Integer)]
+    partition: i32,
+    #[diesel(sql_type = BigInt)]
+    next_offset: i64,
+    #[diesel(sql_type = BigInt)]
+    dead_in_a_row: i64,
+}
