@@ -46,11 +46,11 @@ pub enum Stop {
     Cancelled,
 }
 
-/// Growing pauses with jitter, for as long as it takes: 50 ms to 10 s.
+/// Growing pauses with jitter, for as long as it takes: 50 ms to 5 s, and up to as much again at random.
 pub fn pauses() -> impl Iterator<Item = Duration> {
     backon::ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(10))
+        .with_max_delay(Duration::from_secs(5))
         .with_jitter()
         .without_max_times()
         .build()
@@ -142,7 +142,7 @@ impl Ingest {
                 }
                 Err(fault) => fault.to_string(),
             };
-            let pause = pauses.next().unwrap_or(Duration::from_secs(10));
+            let pause = pauses.next().unwrap_or(Duration::from_secs(5));
             warn!(
                 records = piece.len(),
                 problem,

@@ -317,15 +317,22 @@ counted!(
         OR excluded.reuse_count > t.reuse_count"
 );
 
-counted!(
-    TouchCache,
-    "UPDATE public.voice_clone_cache AS t
-     SET reuse_count = LEAST(GREATEST(t.reuse_count, v.transfers), 2147483647),
-         last_used_at = GREATEST(t.last_used_at, v.last_transferred_at)
-     FROM ingest.voices v
-     WHERE t.cloned_voice_id = v.cloned_voice_id AND v.cloned_voice_id IN (SELECT unnest(",
-    ")) AND (v.transfers > t.reuse_count OR v.last_transferred_at > t.last_used_at)"
-);
+/// Brings the cache rows of transferred voices up to date.
+struct TouchCache;
+
+impl Statement for TouchCache {
+    const HEAD: &'static str = "WITH touched AS (
+        UPDATE public.voice_clone_cache AS t
+        SET reuse_count = LEAST(GREATEST(t.reuse_count, v.transfers), 2147483647),
+            last_used_at = GREATEST(t.last_used_at, v.last_transferred_at)
+        FROM ingest.voices v
+        WHERE t.cloned_voice_id = v.cloned_voice_id AND v.cloned_voice_id IN (SELECT unnest(";
+    const TAIL: &'static str = "))
+          AND (v.transfers > t.reuse_count OR v.last_transferred_at > t.last_used_at)
+        RETURNING 1)
+        SELECT count(*) FROM touched";
+    type Row = BigInt;
+}
 
 async fn write_transfers_and_cache(
     connection: &mut AsyncPgConnection,
@@ -365,8 +372,7 @@ async fn write_transfers_and_cache(
         written.count("voice_clone_cache", cached.len(), statement.get_result(connection).await?);
     }
     if !rows.is_empty() {
-        let touched: (i64, i64) = Unnest::<TouchCache>::new(vec![column()]).get_result(connection).await?;
-        let touched = touched.1;
+        let touched: i64 = Unnest::<TouchCache>::new(vec![column()]).get_result(connection).await?;
         written.count("voice_clone_cache", usize::try_from(touched).unwrap_or(0), (0, touched));
     }
     Ok(())

@@ -140,7 +140,11 @@ impl Scene {
         self.wait_until_consumed(deadline);
         let log = self.log();
         let folded = model::fold(&self.inputs(&log), 86_400, 8 * 1024 * 1024);
-        if let Some(difference) = model::first_difference(&folded.tables, &tables::read(&self.database)) {
+        let mut seen = tables::read(&self.database);
+        for (id, row) in seen.values_mut().flatten() {
+            row.insert("id", Some(id.clone()));
+        }
+        if let Some(difference) = model::first_difference(&folded.tables, &seen) {
             panic!("{difference}");
         }
         let letters = tables::dead_letters(&self.database);
