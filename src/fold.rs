@@ -68,6 +68,9 @@ impl Merge for Cached<'_> {
 /// A value with its event time: the latest counts, at equal times the greater value.
 pub type Latest<T> = Option<(Time, T)>;
 
+/// The top-level entries of `metadata`: key to the event time and compact JSON of its value.
+pub type Entries<'a> = BTreeMap<Cow<'a, str>, (Time, String)>;
+
 fn take_latest<T: Ord>(mine: &mut Latest<T>, other: Latest<T>) {
     if other > *mine {
         *mine = other;
@@ -91,7 +94,7 @@ pub struct Call<'a> {
     pub transcript: Latest<Cow<'a, str>>,
     /// Top-level key to its value as compact JSON; with the time of the latest event that had any
     /// `metadata`, were it empty.
-    pub metadata: Option<(Time, BTreeMap<Cow<'a, str>, (Time, String)>)>,
+    pub metadata: Option<(Time, Entries<'a>)>,
     /// The latest terminal event.
     pub terminal: Latest<Status>,
     /// The earliest `initiated` event.

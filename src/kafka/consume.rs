@@ -77,6 +77,7 @@ pub enum End {
 }
 
 type Write = JoinHandle<(Result<Written, Stop>, Positions)>;
+type Stored = Result<BTreeMap<(String, i32), Position>, Fault>;
 type Load = JoinHandle<Option<BTreeMap<Key, Position>>>;
 
 /// The consumer with all its state.
@@ -101,7 +102,7 @@ pub struct Live {
     due: Option<Instant>,
     write: Option<Write>,
     load: Option<Load>,
-    compare: Option<(u64, JoinHandle<Result<BTreeMap<(String, i32), Position>, Fault>>)>,
+    compare: Option<(u64, JoinHandle<Stored>)>,
     /// Counts what changed the positions, so that an old comparison is known as such.
     changes: u64,
     paused: bool,
@@ -497,7 +498,7 @@ impl Live {
         }
     }
 
-    fn compared(&mut self, result: Option<(u64, Result<BTreeMap<(String, i32), Position>, Fault>)>) {
+    fn compared(&mut self, result: Option<(u64, Stored)>) {
         self.compare = None;
         let Some((changes, Ok(stored))) = result else {
             return;

@@ -1,6 +1,7 @@
 //! Kafka: the only place that knows rdkafka.
 
 pub mod consume;
+pub mod embedded;
 pub mod range;
 pub mod send;
 

@@ -36,9 +36,9 @@ const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 
 /// The pool: `DB_POOL_SIZE` connections and `DB_MAX_OVERFLOW` further ones at most.
 ///
-/// It opens none before it is asked for one, so the daemon starts without a database; it must be called
-/// within a tokio runtime. Connections are handed out newest first, each after a test query, and those
-/// that nobody has needed for a minute are closed, so that under little load few are held. A caller waits
+/// It starts without a database, and connects in the background; it must be called within a tokio runtime.
+/// Connections are handed out newest first, each after a test query, and further ones that nobody has
+/// needed for a minute are closed. A caller waits
 /// at most five seconds; why a connection failed goes to the log, as bb8 tells the caller only of the wait.
 pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
     let size = settings.db_pool_size.saturating_add(settings.db_max_overflow);
@@ -56,7 +56,7 @@ pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
     let manager = AsyncDieselConnectionManager::new_with_config(settings.database_url.as_str(), config);
     Ok(bb8::Pool::builder()
         .max_size(size)
-        .min_idle(None)
+        .min_idle(Some(settings.db_pool_size))
         .idle_timeout(IDLE_TIMEOUT)
         .connection_timeout(CONNECT_TIMEOUT)
         .test_on_check_out(true)

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod migrate;
 pub mod offsets;
 pub mod outbox;
+pub mod overview;
 mod unnest;
 pub mod write;
 

@@ -15,7 +15,7 @@ use super::offsets::{self, Advance};
 use super::unnest::{Column, Statement, Unnest, from_timestamp};
 use super::{Fault, Store};
 use crate::event::{MappingState, Status, Time};
-use crate::fold::{Call, Latest, Mapping, Merge};
+use crate::fold::{Call, Entries, Latest, Mapping, Merge};
 use crate::identity::uid;
 use crate::plan::Plan;
 
@@ -464,9 +464,12 @@ fn stored_call(row: StoredCall) -> (String, (Uuid, Call<'static>)) {
     (call_id, (id, call))
 }
 
-type Metadata = Option<(Time, BTreeMap<Cow<'static, str>, (Time, String)>)>;
-
-fn stored_metadata(text: Option<String>, at: At, keys_at: Option<String>, adopted: bool) -> Metadata {
+fn stored_metadata(
+    text: Option<String>,
+    at: At,
+    keys_at: Option<String>,
+    adopted: bool,
+) -> Option<(Time, Entries<'static>)> {
     let at = if adopted { Time::OLDER_THAN_ALL } else { from_timestamp(at?) };
     let keys_at: HashMap<String, i64> =
         keys_at.and_then(|keys_at| serde_json::from_str(&keys_at).ok()).unwrap_or_default();

@@ -1,8 +1,11 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
 mod end_to_end;
+mod faults;
 mod infrastructure;
+mod merge;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod schema;
 mod support;
+mod tables;

@@ -1,0 +1,103 @@
+//! What the tables hold, for a person to look at: counts, and a few rows as text.
+
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::RunQueryDsl;
+
+use super::{Fault, Store};
+
+/// The seven tables of the schema document, by name.
+pub const TABLES: [&str; 7] = [
+    "caller_voice_mapping",
+    "voice_clone_cache",
+    "call_log",
+    "voice_clone_log",
+    "clone_ready_events",
+    "clone_failed_events",
+    "clone_transfer_events",
+];
+
+/// How much there is of everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// Rows of each of [`TABLES`], in their order.
+    pub rows: Vec<i64>,
+    /// Records that every partition of the group has behind it, together; counted from offset 0.
+    pub consumed: i64,
+    /// Cache rows that have expired.
+    pub expired: i64,
+    /// Cache rows past their time that the expiry has not reached yet.
+    pub overdue: i64,
+    /// `clone.expired` events that are still to be published.
+    pub outbox: i64,
+    /// Dead letters.
+    pub dead_letters: i64,
+    /// Dead letters that are still to be published.
+    pub unpublished: i64,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    row: String,
+}
+
+impl Store {
+    /// Counts everything, as one statement sees it. `group` is the consumer group whose positions count.
+    pub async fn overview(&self, group: &str) -> Result<Overview, Fault> {
+        let mut parts: Vec<String> =
+            TABLES.iter().map(|table| format!("(SELECT count(*) FROM public.{table})")).collect();
+        parts.extend(
+            [
+                "(SELECT coalesce(sum(next_offset), 0)::bigint FROM ingest.consumer_offsets WHERE group_id = $1)",
+                "(SELECT count(*) FROM public.voice_clone_cache WHERE deleted_at IS NOT NULL)",
+                "(SELECT count(*) FROM public.voice_clone_cache
+                  WHERE deleted_at IS NULL AND ttl_expires_at <= now() AT TIME ZONE 'utc')",
+                "(SELECT count(*) FROM ingest.outbox)",
+                "(SELECT count(*) FROM ingest.dead_letters)",
+                "(SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL)",
+            ]
+            .map(str::to_owned),
+        );
+        let statement = format!(
+            "SELECT count FROM unnest(ARRAY[{}]) WITH ORDINALITY AS c (count, place) ORDER BY place",
+            parts.join(", ")
+        );
+        let mut connection = self.connection().await?;
+        let mut counts = diesel::sql_query(statement)
+            .bind::<Text, _>(group)
+            .load::<Count>(&mut connection)
+            .await?
+            .into_iter()
+            .map(|row| row.count);
+        let rows = counts.by_ref().take(TABLES.len()).collect();
+        let mut next = || counts.next().unwrap_or_default();
+        Ok(Overview {
+            rows,
+            consumed: next(),
+            expired: next(),
+            overdue: next(),
+            outbox: next(),
+            dead_letters: next(),
+            unpublished: next(),
+        })
+    }
+
+    /// Up to so many rows of a table, each as the text of a JSON object. The table's name becomes part of the
+    /// statement: it is for names that stand in this program, hence `'static`.
+    pub async fn sample(&self, table: &'static str, most: i64) -> Result<Vec<String>, Fault> {
+        let mut connection = self.connection().await?;
+        let rows = diesel::sql_query(format!(
+            "SELECT to_jsonb(t)::text AS row FROM {table} t ORDER BY t.id LIMIT $1"
+        ))
+        .bind::<BigInt, _>(most)
+        .load::<Row>(&mut connection)
+        .await?;
+        Ok(rows.into_iter().map(|row| row.row).collect())
+    }
+}

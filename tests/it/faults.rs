@@ -1,0 +1,166 @@
+//! What goes wrong with the world: each fault once, with the tables that the contract describes afterwards.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::time::{Duration, Instant};
+
+use crate::support::daemon::Daemon;
+use crate::support::kafka::{Kafka, Send};
+use crate::support::left_out::{private_kafka, real_kafka};
+use crate::support::postgres::{Database, PrivateServer};
+use crate::support::processes::Signal;
+use crate::support::scene::Scene;
+use crate::support::wait::{SOON, eventually, eventually_eq};
+use voiceclone_events::traffic::{Plan, traffic};
+
+/// Enough for a busy machine.
+const MINUTES: Duration = Duration::from_secs(180);
+
+fn send_traffic(scene: &Scene, calls: u64, seed: u64) {
+    let start = chrono::Utc::now().timestamp_millis() - 3_600_000;
+    let plan = Plan { calls, seed, disorder: true, start, spacing_ms: 50, ttl_seconds: None };
+    scene.send(traffic(&plan).map(|sent| sent.record));
+}
+
+#[test]
+fn a_daemon_without_kafka_and_postgresql_is_alive_not_ready_and_ends_when_asked() {
+    let mut daemon = Daemon::run(&[
+        ("DATABASE_URL", "postgresql+asyncpg://nobody:secret-word@127.0.0.1:1/none"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
+    ]);
+    eventually(SOON, "/healthz to answer 200", || match daemon.try_http_get("/healthz") {
+        Ok((200, _)) => Ok(()),
+        other => Err(other),
+    });
+    assert_eq!(daemon.http_get("/readyz").0, 503);
+    eventually(SOON, "a log line that says what is waited for", || {
+        let logs = daemon.logs();
+        if logs.iter().any(|line| line.contains("PostgreSQL")) { Ok(()) } else { Err(logs) }
+    });
+    assert!(daemon.logs().iter().all(|line| !line.contains("secret-word")), "no password in the logs");
+    assert!(daemon.logs().iter().all(|line| line.starts_with('{')), "every line is one JSON object");
+    daemon.signal(Signal::Term);
+    assert_eq!(daemon.wait_exit(SOON), 0);
+}
+
+#[test]
+fn postgresql_stopped_at_once_and_started_again_loses_and_doubles_nothing() {
+    let mut server = PrivateServer::start(&[]);
+    let scene = Scene::on(real_kafka!(), Database::on(&server), 2);
+    let mut daemon = scene.daemon(&[("BATCH_MAX_RECORDS", "100")]);
+    daemon.wait_ready(SOON);
+    send_traffic(&scene, 2000, 11);
+    eventually(MINUTES, "some rows", || {
+        let seen = scene.database.value("SELECT count(*) FROM call_log");
+        if seen != "0" { Ok(()) } else { Err(seen) }
+    });
+    server.stop_immediately();
+    eventually_eq(SOON, "/readyz", 503, || daemon.http_get("/readyz").0);
+    server.start_again();
+    scene.assert_as_the_model_says(MINUTES);
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn the_broker_restarted_and_a_daemon_killed_lose_and_double_nothing() {
+    let mut broker = private_kafka!();
+    let scene = Scene::new(&Kafka::at(&broker.servers), 2);
+    let mut daemon = scene.daemon(&[("BATCH_MAX_RECORDS", "200")]);
+    daemon.wait_ready(SOON);
+    send_traffic(&scene, 2000, 12);
+    eventually(MINUTES, "some rows", || {
+        let seen = scene.database.value("SELECT count(*) FROM call_log");
+        if seen != "0" { Ok(()) } else { Err(seen) }
+    });
+    daemon.signal(Signal::Kill);
+    assert_ne!(daemon.wait_exit(SOON), 0);
+    let _second = scene.daemon(&[]);
+    broker.stop();
+    broker.start_again();
+    send_traffic(&scene, 200, 13);
+    scene.assert_as_the_model_says(MINUTES);
+}
+
+#[test]
+fn sigterm_in_the_middle_of_a_batch_ends_within_ten_seconds_with_nothing_half_written() {
+    let scene = Scene::new(real_kafka!(), 2);
+    send_traffic(&scene, 3000, 14);
+    let mut daemon = scene.daemon(&[]);
+    eventually(MINUTES, "some rows", || {
+        let there = scene.database.value("SELECT COALESCE(to_regclass('public.call_log')::text, '')");
+        if there.is_empty() {
+            return Err(there);
+        }
+        let seen = scene.database.value("SELECT count(*) FROM call_log");
+        if seen != "0" { Ok(()) } else { Err(seen) }
+    });
+    let asked = Instant::now();
+    daemon.signal(Signal::Term);
+    assert_eq!(daemon.wait_exit(Duration::from_secs(10)), 0);
+    assert!(asked.elapsed() <= Duration::from_secs(10), "the contract's limit");
+    let _second = scene.daemon(&[]);
+    scene.assert_as_the_model_says(MINUTES);
+}
+
+#[test]
+fn a_database_restored_from_a_backup_is_filled_up_again() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let _daemon = scene.daemon(&[]);
+    send_traffic(&scene, 100, 15);
+    scene.assert_as_the_model_says(MINUTES);
+    // As a dump of before the first record would be.
+    scene.database.run(
+        "BEGIN; TRUNCATE call_log, caller_voice_mapping, voice_clone_cache, voice_clone_log, clone_ready_events,
+            clone_failed_events, clone_transfer_events, ingest.calls, ingest.mappings, ingest.voices,
+            ingest.dead_letters;
+         UPDATE ingest.consumer_offsets SET next_offset = 0; COMMIT",
+    );
+    scene.assert_as_the_model_says(MINUTES);
+}
+
+#[test]
+fn a_stored_offset_that_the_topic_no_longer_has_is_reported_and_starts_from_the_earliest_record() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let topic = scene.topic("clone.transfer");
+    let transfer = |agent: &str| {
+        let value = format!(r#"{{"greeting_call_id":"g","agent_call_id":"{agent}","cloned_voice_id":"v"}}"#);
+        scene.kafka.send(Send::to(&topic).value(value));
+    };
+    transfer("before");
+    transfer("before too");
+    let mut daemon = scene.daemon(&[]);
+    scene.wait_until_consumed(SOON);
+    daemon.signal(Signal::Term);
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    scene.kafka.delete_topic(&topic);
+    scene.kafka.create_topic(&topic, 1, &[]);
+    transfer("after");
+    let daemon = scene.daemon(&[]);
+    eventually_eq(MINUTES, "the transfers", "3".to_owned(), || {
+        scene.database.value("SELECT count(*) FROM clone_transfer_events")
+    });
+    assert!(daemon.logs().iter().any(|line| line.contains("no longer has the stored offset")));
+}
+
+#[test]
+fn an_event_waits_in_the_outbox_until_its_topic_is_there() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let topic = scene.topic("clone.expired");
+    scene.kafka.delete_topic(&topic);
+    let _daemon = scene.daemon(&[("EXPIRY_INTERVAL", "1s")]);
+    scene.publish(
+        "clone.ready",
+        r#"{"caller_id":"+15550100","greeting_call_id":"g","cloned_voice_id":"v","ready_at":0,"ttl_seconds":1}"#,
+    );
+    scene.wait_until_consumed(SOON);
+    eventually_eq(SOON, "the outbox", "1".to_owned(), || {
+        scene.database.value("SELECT count(*) FROM ingest.outbox")
+    });
+    scene.kafka.create_topic(&topic, 1, &[]);
+    eventually_eq(MINUTES, "the outbox", "0".to_owned(), || {
+        scene.database.value("SELECT count(*) FROM ingest.outbox")
+    });
+    let events = scene.kafka.read_all(&topic);
+    assert!(!events.is_empty(), "at least once");
+    assert!(events.iter().all(|event| event.header("ce_id") == events[0].header("ce_id")), "the same event");
+}
