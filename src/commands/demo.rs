@@ -48,11 +48,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SHORT_TTL: i32 = 3;
 /// How often the demo's daemon expires.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Without the demo's own group, offsets of no other could count either: broker and database are new.
+/// The daemon's consumer group, whose positions are counted.
 const GROUP: &str = "voiceclone-events";
-/// Mean time between two calls, in milliseconds, where all of them fit into half a day: by then no voice has
-/// expired but those with a short life.
+/// Mean time between two calls, in milliseconds; less where they would not fit into [`SPAN_MS`].
 const SPACING_MS: i64 = 1000;
+/// All calls happened within half a day, in milliseconds: only voices with a short life have expired by then.
 const SPAN_MS: i64 = 43_200_000;
 /// About how long the last call goes on, in milliseconds.
 const LAST_CALL_MS: i64 = 300_000;
@@ -61,7 +61,7 @@ const SAMPLE: i64 = 3;
 /// The width where there is no terminal to ask.
 const WIDTH: u16 = 120;
 
-/// What is shown of which table, beside [`TABLES`] the dead letters.
+/// Which columns of which table are shown.
 const SHOWN: [(&str, &[&str]); 8] = [
     ("caller_voice_mapping", &["caller_id", "voice_name", "account_id", "updated_at"]),
     ("voice_clone_cache", &["caller_id", "cloned_voice_id", "reuse_count", "ttl_expires_at", "deleted_at"]),
@@ -173,7 +173,12 @@ async fn follow(
                 bail!("the daemon has ended before its time");
             }
         }
-        let now = store.overview(&settings.kafka_group_id).await.map_err(|fault| anyhow!("{fault}"))?;
+        let now = match store.overview(&settings.kafka_group_id).await {
+            Ok(now) => now,
+            // Ctrl-C on a terminal goes to PostgreSQL, too, and may end it before this program hears of it.
+            Err(_) if tokio::time::timeout(REPORT, cancel.cancelled()).await.is_ok() => return Ok(()),
+            Err(fault) => bail!("the database cannot be looked at: {fault}"),
+        };
         let consumed = u64::try_from(now.consumed).unwrap_or_default();
         view.at(sent, &now);
         let waiting = now.overdue + now.outbox + now.unpublished;

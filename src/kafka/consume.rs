@@ -181,10 +181,14 @@ impl Live {
                 }
                 result = finished(&mut self.load) => {
                     self.load = None;
-                    if let Some(Some(positions)) = result
-                        && let Some(end) = self.start_partitions(positions)
-                    {
-                        return end;
+                    match result {
+                        Some(Some(positions)) => {
+                            if let Some(end) = self.start_partitions(positions) {
+                                return end;
+                            }
+                        }
+                        Some(None) => {}
+                        None => self.start_load(),
                     }
                 }
                 result = finished_comparison(&mut self.compare) => self.compared(result),
@@ -519,7 +523,7 @@ impl Live {
     /// Lets the batch in hand land if the world lets it, commits, and leaves the group.
     async fn finish(mut self) {
         if let Some(write) = self.write.take() {
-            let result = tokio::time::timeout(Duration::from_secs(5), write).await;
+            let result = tokio::time::timeout(Duration::from_millis(4500), write).await;
             if let Ok(Ok((_, positions))) = result {
                 for (key, position) in positions {
                     if let Some(mine) = self.positions.get_mut(&key) {
@@ -536,7 +540,7 @@ impl Live {
             }
             drop(self);
         });
-        if tokio::time::timeout(Duration::from_secs(3), closed).await.is_err() {
+        if tokio::time::timeout(Duration::from_millis(2500), closed).await.is_err() {
             warn!("the broker did not let the consumer leave its group in time");
         }
     }
