@@ -1,5 +1,6 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
+mod commands;
 mod end_to_end;
 mod faults;
 mod infrastructure;

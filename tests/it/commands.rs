@@ -1,0 +1,89 @@
+//! The commands beside `run`, as a person or a program calls them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::daemon::{Finished, run_command, run_command_with_input};
+use crate::support::left_out::real_kafka;
+use crate::support::scene::Scene;
+use crate::support::tables;
+use crate::support::wait::SOON;
+
+/// Enough for a busy machine.
+const MINUTES: Duration = Duration::from_secs(120);
+
+fn json(finished: &Finished) -> Value {
+    serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
+}
+
+#[test]
+fn a_replay_repairs_a_table_beside_the_daemon_and_a_dry_run_foretells_it_without_writing() {
+    let scene = Scene::new(real_kafka!(), 2);
+    let variables = scene.variables(&[]);
+    let sent = run_command(&["simulate", "--calls", "200", "--seed", "5", "--disorder"], &variables, MINUTES);
+    assert_eq!(sent.code, 0, "{sent:?}");
+    let _daemon = scene.daemon(&[]);
+    scene.assert_as_the_model_says(MINUTES);
+    let whole = tables::read(&scene.database);
+    let offsets =
+        "SELECT group_id, topic, partition, next_offset FROM ingest.consumer_offsets ORDER BY 1, 2, 3";
+    let offsets_before = scene.database.rows(offsets);
+    scene
+        .database
+        .run("DELETE FROM clone_ready_events WHERE id IN (SELECT id FROM clone_ready_events LIMIT 5)");
+
+    let broken = tables::read(&scene.database);
+    let replay = ["replay", "--topic", "clone.ready", "--json"];
+    let told = run_command(&[&replay[..], &["--dry-run"]].concat(), &variables, MINUTES);
+    assert_eq!(told.code, 0, "{told:?}");
+    tables::assert_same(&tables::read(&scene.database), &broken);
+
+    let done = run_command(&replay, &variables, MINUTES);
+    assert_eq!(done.code, 0, "{done:?}");
+    tables::assert_same(&tables::read(&scene.database), &whole);
+    assert_eq!(json(&done)["tables"]["clone_ready_events"]["made"], 5);
+    assert_eq!(json(&told)["tables"], json(&done)["tables"], "foretold and done are the same");
+    assert_eq!(scene.database.rows(offsets), offsets_before, "the group's offsets are not moved");
+}
+
+#[test]
+fn publish_sends_what_the_daemon_can_use_and_names_the_line_and_reason_of_what_it_cannot() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let input = concat!(
+        r#"{"greeting_call_id":"g","agent_call_id":"a","cloned_voice_id":"v"}"#,
+        "\n\nno json\n",
+        r#"{"greeting_call_id":"g","agent_call_id":"b"}"#,
+        "\n"
+    );
+    let finished = run_command_with_input(
+        &["publish", "--topic", "clone.transfer", "--json"],
+        &scene.variables(&[]),
+        input.as_bytes(),
+        SOON,
+    );
+    assert_eq!(finished.code, 1, "{finished:?}");
+    let report = json(&finished);
+    assert_eq!(report["sent"], 1);
+    let refused: Vec<_> =
+        report["refused"].as_array().unwrap().iter().map(|line| (&line["line"], &line["reason"])).collect();
+    assert_eq!(
+        format!("{refused:?}"),
+        r#"[(Number(3), String("invalid_json")), (Number(4), String("missing_field"))]"#
+    );
+    assert_eq!(scene.kafka.read_all(&scene.topic("clone.transfer")).len(), 1);
+}
+
+#[test]
+fn check_fails_while_the_schema_is_behind_and_passes_once_it_is_migrated() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let variables = scene.variables(&[("HTTP_ADDR", "")]);
+    let behind = run_command(&["check"], &variables, MINUTES);
+    assert_eq!(behind.code, 1, "{behind:?}");
+    assert!(behind.stdout.contains("migrate up"), "{behind:?}");
+    assert_eq!(run_command(&["migrate", "up"], &variables, MINUTES).code, 0);
+    let current = run_command(&["check"], &variables, MINUTES);
+    assert_eq!(current.code, 0, "{current:?}");
+}
