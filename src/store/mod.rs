@@ -8,6 +8,7 @@ pub mod migrate;
 pub mod offsets;
 pub mod outbox;
 pub mod overview;
+pub mod rights;
 mod unnest;
 pub mod write;
 

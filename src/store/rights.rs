@@ -1,0 +1,87 @@
+//! What the daemon's role must be allowed to do, for `check`.
+
+use diesel::sql_types::{Bool, Text};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+/// What the daemon does to tables beside reading them: schema, table, privileges.
+const RIGHTS: &[(&str, &str, &[&str])] = &[
+    ("public", "__diesel_schema_migrations", &["SELECT"]),
+    ("public", "caller_voice_mapping", WRITE),
+    ("public", "voice_clone_cache", WRITE),
+    ("public", "call_log", WRITE),
+    ("public", "voice_clone_log", WRITE),
+    ("public", "clone_ready_events", WRITE),
+    ("public", "clone_failed_events", WRITE),
+    ("public", "clone_transfer_events", WRITE),
+    ("ingest", "consumer_offsets", WRITE),
+    ("ingest", "dead_letters", WRITE),
+    ("ingest", "voices", WRITE),
+    ("ingest", "calls", WRITE),
+    ("ingest", "mappings", WRITE),
+    ("ingest", "outbox", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+];
+const WRITE: &[&str] = &["SELECT", "INSERT", "UPDATE"];
+
+/// The server that was reached.
+#[derive(QueryableByName)]
+pub struct Server {
+    #[diesel(sql_type = Text)]
+    /// PostgreSQL's version.
+    pub version: String,
+    #[diesel(sql_type = Text)]
+    /// The role of this connection.
+    pub role: String,
+    #[diesel(sql_type = Bool)]
+    /// Whether it takes no writes.
+    pub read_only: bool,
+}
+
+/// Asks the server what it is.
+pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Server> {
+    sql_query(
+        "SELECT current_setting('server_version') AS version, current_user::text AS role,
+                current_setting('transaction_read_only')::boolean AS read_only",
+    )
+    .get_result(connection)
+    .await
+}
+
+#[derive(QueryableByName)]
+struct Lack {
+    #[diesel(sql_type = Text)]
+    statement: String,
+}
+
+/// The statements that would give this role what it lacks on the schemas and tables that are there.
+pub async fn lacking(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Vec<String>> {
+    let (mut schemas, mut tables, mut privileges) = (Vec::new(), Vec::new(), Vec::new());
+    for (schema, table, needed) in RIGHTS {
+        for privilege in *needed {
+            schemas.push(*schema);
+            tables.push(*table);
+            privileges.push(*privilege);
+        }
+    }
+    // the catalogue, as a name in a schema that may not be used cannot be looked up
+    let rows: Vec<Lack> = sql_query(
+        "SELECT format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, current_user) AS statement
+         FROM pg_catalog.pg_namespace n
+         WHERE n.nspname IN ('public', 'ingest') AND NOT has_schema_privilege(n.oid, 'USAGE')
+         UNION ALL
+         (SELECT format('GRANT %s ON %I.%I TO %I', string_agg(u.privilege, ', ' ORDER BY u.privilege), u.schema_name, u.table_name,
+                        current_user)
+          FROM unnest($1, $2, $3) AS u (schema_name, table_name, privilege)
+          JOIN pg_catalog.pg_namespace n ON n.nspname = u.schema_name
+          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = u.table_name
+          WHERE NOT has_table_privilege(c.oid, u.privilege)
+          GROUP BY u.schema_name, u.table_name
+          ORDER BY u.schema_name, u.table_name)",
+    )
+    .bind::<diesel::sql_types::Array<Text>, _>(schemas)
+    .bind::<diesel::sql_types::Array<Text>, _>(tables)
+    .bind::<diesel::sql_types::Array<Text>, _>(privileges)
+    .load(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.statement).collect())
+}
