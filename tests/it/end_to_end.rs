@@ -160,3 +160,26 @@ fn a_full_row_of_unusable_records_stops_the_daemon_and_a_restart_stops_again() {
     }
     assert_eq!(tables::dead_letters(&scene.database).len(), 5, "the batch that reached the limit landed");
 }
+
+#[test]
+fn rows_that_expired_longer_ago_than_the_setting_are_deleted_without_an_event() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let _daemon = scene.daemon(&[("EXPIRY_INTERVAL", "1s"), ("EXPIRED_EVENT_MAX_AGE", "1h")]);
+    let recent = chrono::Utc::now().timestamp() - 60;
+    for (voice, ready_at) in [("long ago", 0), ("just now", recent)] {
+        let value = format!(
+            r#"{{"caller_id":"c","greeting_call_id":"g","cloned_voice_id":"{voice}","ready_at":{ready_at},"ttl_seconds":1}}"#
+        );
+        scene.publish("clone.ready", &value);
+    }
+    scene.wait_until_consumed(SOON);
+    eventually_eq(SOON, "the expired rows", "2".to_owned(), || {
+        scene.database.value("SELECT count(*) FROM voice_clone_cache WHERE deleted_at IS NOT NULL")
+    });
+    eventually_eq(SOON, "the outbox", "0".to_owned(), || {
+        scene.database.value("SELECT count(*) FROM ingest.outbox")
+    });
+    let events = scene.kafka.read_all(&scene.topic("clone.expired"));
+    assert_eq!(events.len(), 1);
+    assert!(String::from_utf8_lossy(events[0].value.as_deref().unwrap()).contains("just now"));
+}
