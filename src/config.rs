@@ -12,6 +12,7 @@ use bytesize::ByteSize;
 use url::Url;
 
 use crate::cli::SettingFlags;
+use crate::event::Limits;
 
 /// Every setting, checked.
 #[derive(Clone)]
@@ -62,6 +63,19 @@ impl Settings {
             None => Ok(settings),
             Some(first) => Err((first, errors.collect())),
         }
+    }
+
+    /// What decoding depends on.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            record_max_bytes: self.record_max_bytes,
+            cache_ttl_seconds: i64::try_from(self.cache_ttl.as_secs()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// A topic's name as Kafka has it: with the prefix.
+    pub fn topic_name(&self, name: impl fmt::Display) -> String {
+        format!("{}{name}", self.topic_prefix)
     }
 
     /// Every setting's name and value as they hold, with secrets hidden.

@@ -12,9 +12,8 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::config::Settings;
-use crate::event::Limits;
 use crate::http::{self, Probe, Readiness};
-use crate::ingest::{Ingest, pauses, persist};
+use crate::ingest::{Ingest, pause_for, pauses, persist};
 use crate::kafka;
 use crate::kafka::consume::{End, Live};
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
@@ -41,14 +40,6 @@ const END_WITHIN: Duration = Duration::from_secs(8);
 
 /// The other tasks must have ended by then after the consumer.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(1);
-
-/// What decoding depends on, from the settings.
-pub fn limits(settings: &Settings) -> Limits {
-    Limits {
-        record_max_bytes: settings.record_max_bytes,
-        cache_ttl_seconds: i64::try_from(settings.cache_ttl.as_secs()).unwrap_or(i64::MAX),
-    }
-}
 
 /// Runs the daemon until `cancel`. An error is one that only a person can mend.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
@@ -113,7 +104,7 @@ async fn work(
     tasks.spawn(publish(store.clone(), sender, poke, cancel.clone()));
     let ingest = Ingest {
         store,
-        limits: limits(settings),
+        limits: settings.limits(),
         topic_prefix: settings.topic_prefix.clone(),
         group: Some(settings.kafka_group_id.clone()),
         dead_letter_limit: settings.dead_letter_limit,
@@ -158,9 +149,8 @@ async fn bring_schema_up(
             pause_ms = pause.as_millis(),
             "migrating failed and is tried again"
         );
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = cancel.cancelled() => return Ok(false),
+        if !pause_for(pause, cancel).await {
+            return Ok(false);
         }
     }
     Ok(false)
@@ -346,9 +336,8 @@ async fn watch_readiness(
             info!(ready = readiness.ready(), ?readiness, "readiness has changed");
             ready.send_replace(readiness);
         }
-        tokio::select! {
-            () = tokio::time::sleep(WATCH_EVERY) => {}
-            () = cancel.cancelled() => return,
+        if !pause_for(WATCH_EVERY, &cancel).await {
+            return;
         }
     }
 }

@@ -56,6 +56,14 @@ pub fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
+/// Waits for so long; `false` when cancelled before.
+pub async fn pause_for(pause: Duration, cancel: &CancellationToken) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => true,
+        () = cancel.cancelled() => false,
+    }
+}
+
 /// Does something again, with growing pauses, until the world lets it; `None` when cancelled before.
 pub async fn persist<T, F: Future<Output = Result<T, Fault>>>(
     what: &str,
@@ -67,9 +75,8 @@ pub async fn persist<T, F: Future<Output = Result<T, Fault>>>(
             Ok(value) => return Some(value),
             Err(fault) => warn!(%fault, pause_ms = pause.as_millis(), "{what} failed and is tried again"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = cancel.cancelled() => return None,
+        if !pause_for(pause, cancel).await {
+            return None;
         }
     }
     None
@@ -150,9 +157,8 @@ impl Ingest {
                 "a batch is kept and tried again"
             );
             metrics::counter!("voiceclone_write_retries_total").increment(1);
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = cancel.cancelled() => return Err(Stop::Cancelled),
+            if !pause_for(pause, cancel).await {
+                return Err(Stop::Cancelled);
             }
         }
     }

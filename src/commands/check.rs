@@ -9,9 +9,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::config::Settings;
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::kafka::{self, TopicState};
-use crate::record::Topic;
 use crate::store::connect::connect;
 use crate::store::migrate;
 use crate::store::rights::{lacking, server};
@@ -235,12 +233,7 @@ async fn database(settings: &Settings, report: &mut Report) {
 
 /// Blocks.
 fn broker(settings: &Settings, report: &mut Report) {
-    let names: Vec<String> = Topic::ALL
-        .iter()
-        .map(|topic| topic.name())
-        .chain([EXPIRED_TOPIC, DEAD_LETTER_TOPIC])
-        .map(|name| format!("{}{name}", settings.topic_prefix))
-        .collect();
+    let names = kafka::topic_names(settings);
     let not_tried = |report: &mut Report, first: &[&str], why: &str| {
         for what in first {
             report.not_tried(*what, why);

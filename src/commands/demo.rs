@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::daemon;
+use crate::kafka;
 use crate::kafka::embedded::Broker;
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
-use crate::record::{Outgoing, Topic};
+use crate::kafka::send::Sender;
+use crate::record::Outgoing;
 use crate::store::overview::{Overview, TABLES};
 use crate::store::{Store, connect, migrate};
 use crate::traffic::{Plan, traffic};
@@ -99,13 +100,7 @@ async fn show(
     url: &str,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let topics: Vec<String> = Topic::ALL
-        .iter()
-        .map(|topic| topic.name())
-        .chain([EXPIRED_TOPIC, DEAD_LETTER_TOPIC])
-        .map(|topic| format!("{}{topic}", settings.topic_prefix))
-        .collect();
-    let broker = Broker::start(&topics, PARTITIONS)?;
+    let broker = Broker::start(&kafka::topic_names(settings), PARTITIONS)?;
     let settings = Settings {
         database_url: url.to_owned(),
         kafka_bootstrap_servers: broker.servers(),

@@ -56,10 +56,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     let ours = settings.clone();
     tokio::task::spawn_blocking(move || require_topics(&ours, &[topic])).await??;
     let sender = Sender::new(settings)?;
-    let limits = Limits {
-        record_max_bytes: settings.record_max_bytes,
-        cache_ttl_seconds: i64::try_from(settings.cache_ttl.as_secs()).unwrap_or(i64::MAX),
-    };
+    let limits = settings.limits();
 
     // Not a task of the runtime, which would wait for a terminal's next line before it ends.
     let (lines, mut chunks) = mpsc::channel(2);
@@ -111,7 +108,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     if json {
         println!("{}", json!({"sent": sent, "refused_count": refused_count, "refused": refused}));
     } else {
-        println!("{sent} {} sent to {}{topic}", records(sent), settings.topic_prefix);
+        println!("{sent} {} sent to {}", records(sent), settings.topic_name(topic));
     }
     if refused_count > 0 && !json {
         let lines = if refused_count == 1 { "line was" } else { "lines were" };
@@ -134,7 +131,7 @@ fn topic_of(settings: &Settings, name: &str) -> anyhow::Result<Topic> {
 
 /// An error that names the topic, unless all of them exist. Blocks.
 pub(crate) fn require_topics(settings: &Settings, topics: &[Topic]) -> anyhow::Result<()> {
-    let names: Vec<String> = topics.iter().map(|topic| format!("{}{topic}", settings.topic_prefix)).collect();
+    let names: Vec<String> = topics.iter().map(|topic| settings.topic_name(topic)).collect();
     let states = kafka::topic_states(settings, &names, PATIENCE)?;
     let missing: Vec<&str> = names
         .iter()

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use crate::event::{Limits, Time};
+use crate::event::Time;
 use crate::ingest::{Ingest, Positions, Stop};
 use crate::kafka::range::{Bound, Eaten, Range, Reader};
 use crate::record::{Record, Topic};
@@ -160,10 +160,7 @@ impl Replay {
             reader,
             ingest: Ingest {
                 store,
-                limits: Limits {
-                    record_max_bytes: settings.record_max_bytes,
-                    cache_ttl_seconds: i64::try_from(settings.cache_ttl.as_secs()).unwrap_or(i64::MAX),
-                },
+                limits: settings.limits(),
                 topic_prefix: settings.topic_prefix.clone(),
                 group: None,
                 dead_letter_limit: settings.dead_letter_limit,

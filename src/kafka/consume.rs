@@ -17,18 +17,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{consumer_config, record};
+use super::{BATCH_MAX_BYTES, consumer_config, record};
 use crate::config::Settings;
 use crate::ingest::{Ingest, Positions, Stop, persist};
 use crate::record::{Record, Topic};
 use crate::store::Fault;
-use crate::store::offsets::Position;
+use crate::store::offsets::{Partition, Position};
 use crate::store::write::Written;
 
 type Key = (Topic, i32);
-
-/// Bytes of records that a batch holds at most, beside its last record.
-const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// How often positions are committed to Kafka, and compared with the database's.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
@@ -77,7 +74,7 @@ pub enum End {
 }
 
 type Write = JoinHandle<(Result<Written, Stop>, Positions)>;
-type Stored = Result<BTreeMap<(String, i32), Position>, Fault>;
+type Stored = Result<BTreeMap<Partition, Position>, Fault>;
 type Load = JoinHandle<Option<BTreeMap<Key, Position>>>;
 
 /// The consumer with all its state.
@@ -102,7 +99,7 @@ pub struct Live {
     due: Option<Instant>,
     write: Option<Write>,
     load: Option<Load>,
-    compare: Option<(u64, JoinHandle<Stored>)>,
+    compare: Option<JoinHandle<(u64, Stored)>>,
     /// Counts what changed the positions, so that an old comparison is known as such.
     changes: u64,
     paused: bool,
@@ -191,7 +188,7 @@ impl Live {
                         None => self.start_load(),
                     }
                 }
-                result = finished_comparison(&mut self.compare) => self.compared(result),
+                result = finished(&mut self.compare) => self.compared(result),
                 _ = commit.tick() => {
                     self.commit(CommitMode::Async);
                     self.start_comparison();
@@ -237,13 +234,7 @@ impl Live {
         self.due = None;
         let ingest = self.ingest.clone();
         let cancel = self.cancel.clone();
-        let mut positions: Positions = Positions::new();
-        for record in &records {
-            let key = (record.topic, record.partition);
-            if let Some(position) = self.positions.get(&key) {
-                positions.insert(key, *position);
-            }
-        }
+        let mut positions = self.positions.clone();
         self.write = Some(tokio::spawn(async move {
             let started = std::time::Instant::now();
             let result = ingest.write(&records, &mut positions, &cancel).await;
@@ -498,7 +489,8 @@ impl Live {
         if self.compare.is_none() && self.write.is_none() && self.load.is_none() && self.buffer.is_empty() {
             let store = self.ingest.store.clone();
             let group = self.group.clone();
-            self.compare = Some((self.changes, tokio::spawn(async move { store.positions(&group).await })));
+            let changes = self.changes;
+            self.compare = Some(tokio::spawn(async move { (changes, store.positions(&group).await) }));
         }
     }
 
@@ -553,13 +545,6 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
     }
 }
 
-async fn finished_comparison<T>(task: &mut Option<(u64, JoinHandle<T>)>) -> Option<(u64, T)> {
-    match task {
-        Some((changes, task)) => task.await.ok().map(|result| (*changes, result)),
-        None => std::future::pending().await,
-    }
-}
-
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
@@ -579,40 +564,58 @@ impl Loader {
     /// Where each partition starts: where the database says, or at the earliest record where it says
     /// nothing, or something that the topic does not have. `None` when cancelled before.
     async fn load(self, keys: Vec<Key>) -> Option<BTreeMap<Key, Position>> {
+        let read = || self.ingest.store.positions(&self.group);
+        let stored = persist("reading the stored offsets", &self.cancel, read).await?;
         let mut loaded = BTreeMap::new();
         for key in keys {
-            let position = persist("reading where a partition starts", &self.cancel, || self.start(key));
-            loaded.insert(key, position.await?);
+            let partition = (self.ingest.topic_name(key.0), key.1);
+            let mut known = stored.get(&partition).copied();
+            let start = loop {
+                let look = || self.start(&partition, known);
+                match persist("finding where a partition starts", &self.cancel, look).await? {
+                    Some(position) => break position,
+                    None => {
+                        known = persist("reading the stored offsets", &self.cancel, read)
+                            .await?
+                            .get(&partition)
+                            .copied()
+                    }
+                }
+            };
+            loaded.insert(key, start);
         }
         Some(loaded)
     }
 
-    async fn start(&self, key: Key) -> Result<Position, Fault> {
-        let partition = (self.ingest.topic_name(key.0), key.1);
+    /// The stored position where the topic has it. Else stores the earliest record's, and `None` asks for
+    /// another look at what is stored then.
+    async fn start(
+        &self,
+        partition: &Partition,
+        stored: Option<Position>,
+    ) -> Result<Option<Position>, Fault> {
         let (low, high) = self.watermarks(partition.clone()).await?;
-        let store = &self.ingest.store;
-        let stored = store.positions(&self.group).await?.get(&partition).copied();
-        match stored {
-            Some(position) if (low..=high).contains(&position.next_offset) => return Ok(position),
-            Some(position) => {
-                error!(
-                    topic = partition.0,
-                    partition = partition.1,
-                    stored = position.next_offset,
-                    low,
-                    high,
-                    "the topic no longer has the stored offset: it was made anew, or its retention ran past it; \
-                     starting from the earliest record"
-                );
-                metrics::counter!("voiceclone_offsets_lost_total").increment(1);
-                store.set_position(&self.group, &partition, Some(position.next_offset), low).await?;
+        if let Some(position) = stored {
+            if (low..=high).contains(&position.next_offset) {
+                return Ok(stored);
             }
-            None => store.set_position(&self.group, &partition, None, low).await?,
+            error!(
+                topic = partition.0,
+                partition = partition.1,
+                stored = position.next_offset,
+                low,
+                high,
+                "the topic no longer has the stored offset: it was made anew, or its retention ran past it; \
+                 starting from the earliest record"
+            );
+            metrics::counter!("voiceclone_offsets_lost_total").increment(1);
         }
-        store.positions(&self.group).await?.get(&partition).copied().ok_or(Fault::Fenced)
+        let expected = stored.map(|position| position.next_offset);
+        self.ingest.store.set_position(&self.group, partition, expected, low).await?;
+        Ok(None)
     }
 
-    async fn watermarks(&self, (topic, partition): (String, i32)) -> Result<(i64, i64), Fault> {
+    async fn watermarks(&self, (topic, partition): Partition) -> Result<(i64, i64), Fault> {
         let consumer = self.consumer.clone();
         let watermarks = tokio::task::spawn_blocking(move || {
             consumer.fetch_watermarks(&topic, partition, Duration::from_secs(5))

@@ -14,8 +14,18 @@ use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
+use self::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::config::{SettingError, Settings};
 use crate::record::{Header, Record, Topic};
+
+/// Bytes of records that are held for one batch at most, beside its last record.
+const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Every topic that is read or written, named as Kafka has it.
+pub fn topic_names(settings: &Settings) -> Vec<String> {
+    let read = Topic::ALL.iter().map(|topic| topic.name());
+    read.chain([EXPIRED_TOPIC, DEAD_LETTER_TOPIC]).map(|name| settings.topic_name(name)).collect()
+}
 
 /// What every client is made with: the settings' servers and properties.
 fn client_config(settings: &Settings) -> ClientConfig {

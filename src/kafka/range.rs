@@ -12,13 +12,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Serialize;
 use tracing::{debug, error, warn};
 
-use super::{consumer_config, record};
+use super::{BATCH_MAX_BYTES, consumer_config, record};
 use crate::config::Settings;
 use crate::event::Time;
 use crate::record::{Record, Topic};
-
-/// Bytes of records that a chunk holds at most, beside its last record.
-const CHUNK_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// A chunk that is not full is handed out when nothing more came for this long.
 const CHUNK_WAIT: Duration = Duration::from_millis(500);
@@ -153,7 +150,7 @@ impl Reader {
         let consumer: StreamConsumer = config.create().context("the Kafka consumer could not be made")?;
         Ok(Reader {
             consumer: Arc::new(consumer),
-            topic_name: format!("{}{topic}", settings.topic_prefix),
+            topic_name: settings.topic_name(topic),
             topic_prefix: settings.topic_prefix.clone(),
             chunk_max_records: settings.batch_max_records,
             parts: BTreeMap::new(),
@@ -220,7 +217,7 @@ impl Reader {
                 self.look_again().await?;
             }
             let all = self.parts.values().all(|part| part.done);
-            if all || self.buffer.len() >= self.chunk_max_records || self.buffered_bytes >= CHUNK_MAX_BYTES {
+            if all || self.buffer.len() >= self.chunk_max_records || self.buffered_bytes >= BATCH_MAX_BYTES {
                 return Ok(self.take());
             }
             let message = match tokio::time::timeout(CHUNK_WAIT, consumer.recv()).await {

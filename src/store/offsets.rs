@@ -70,21 +70,17 @@ impl Store {
     /// The stored positions of a group.
     pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Position>, Fault> {
         let mut connection = self.connection().await?;
-        let rows: Vec<(String, i32, i64, i64)> = diesel::sql_query(
+        let rows: Vec<Stored> = diesel::sql_query(
             "SELECT topic, partition, next_offset, dead_in_a_row FROM ingest.consumer_offsets WHERE group_id = $1",
         )
         .bind::<Text, _>(group)
-        .load::<Stored>(&mut connection)
-        .await?
-        .into_iter()
-        .map(|row| (row.topic, row.partition, row.next_offset, row.dead_in_a_row))
-        .collect();
-        Ok(rows
-            .into_iter()
-            .map(|(topic, partition, next_offset, dead_in_a_row)| {
-                ((topic, partition), Position { next_offset, dead_in_a_row })
-            })
-            .collect())
+        .load(&mut connection)
+        .await?;
+        let position = |row: Stored| {
+            let position = Position { next_offset: row.next_offset, dead_in_a_row: row.dead_in_a_row };
+            ((row.topic, row.partition), position)
+        };
+        Ok(rows.into_iter().map(position).collect())
     }
 
     /// Stores a first position where there is none, or another one in place of `expected`.

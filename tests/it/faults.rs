@@ -50,10 +50,7 @@ fn postgresql_stopped_at_once_and_started_again_loses_and_doubles_nothing() {
     let mut daemon = scene.daemon(&[("BATCH_MAX_RECORDS", "100")]);
     daemon.wait_ready(SOON);
     send_traffic(&scene, 2000, 11);
-    eventually(MINUTES, "some rows", || {
-        let seen = scene.database.value("SELECT count(*) FROM call_log");
-        if seen != "0" { Ok(()) } else { Err(seen) }
-    });
+    scene.wait_until_some_calls(MINUTES);
     server.stop_immediately();
     eventually_eq(SOON, "/readyz", 503, || daemon.http_get("/readyz").0);
     server.start_again();
@@ -68,10 +65,7 @@ fn the_broker_restarted_and_a_daemon_killed_lose_and_double_nothing() {
     let mut daemon = scene.daemon(&[("BATCH_MAX_RECORDS", "200")]);
     daemon.wait_ready(SOON);
     send_traffic(&scene, 2000, 12);
-    eventually(MINUTES, "some rows", || {
-        let seen = scene.database.value("SELECT count(*) FROM call_log");
-        if seen != "0" { Ok(()) } else { Err(seen) }
-    });
+    scene.wait_until_some_calls(MINUTES);
     daemon.signal(Signal::Kill);
     assert_ne!(daemon.wait_exit(SOON), 0);
     let _second = scene.daemon(&[]);
@@ -86,14 +80,7 @@ fn sigterm_in_the_middle_of_a_batch_ends_within_ten_seconds_with_nothing_half_wr
     let scene = Scene::new(real_kafka!(), 2);
     send_traffic(&scene, 3000, 14);
     let mut daemon = scene.daemon(&[]);
-    eventually(MINUTES, "some rows", || {
-        let there = scene.database.value("SELECT COALESCE(to_regclass('public.call_log')::text, '')");
-        if there.is_empty() {
-            return Err(there);
-        }
-        let seen = scene.database.value("SELECT count(*) FROM call_log");
-        if seen != "0" { Ok(()) } else { Err(seen) }
-    });
+    scene.wait_until_some_calls(MINUTES);
     let asked = Instant::now();
     daemon.signal(Signal::Term);
     assert_eq!(daemon.wait_exit(Duration::from_secs(10)), 0);

@@ -157,15 +157,6 @@ async fn write(ingest: &Ingest, records: &[Record]) {
     ingest.write(records, &mut Positions::new(), &CancellationToken::new()).await.unwrap();
 }
 
-/// The tables, with each row's id as a column.
-fn read(database: &Database) -> model::Tables {
-    let mut seen = tables::read(database);
-    for (id, row) in seen.values_mut().flatten() {
-        row.insert("id", Some(id.clone()));
-    }
-    seen
-}
-
 fn assert_model(seed: u64, way: &str, records: &[Record], database: &Database) {
     let inputs: Vec<Input> = records
         .iter()
@@ -178,7 +169,7 @@ fn assert_model(seed: u64, way: &str, records: &[Record], database: &Database) {
         })
         .collect();
     let folded = model::fold(&inputs, 86_400, 8 * 1024 * 1024);
-    if let Some(difference) = model::first_difference(&folded.tables, &read(database)) {
+    if let Some(difference) = model::first_difference(&folded.tables, &tables::read_with_ids(database)) {
         panic!("seed {seed}, {way}: {difference}");
     }
 }

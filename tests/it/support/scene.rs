@@ -135,15 +135,24 @@ impl Scene {
         });
     }
 
+    /// Waits until the daemon has begun to write calls.
+    pub fn wait_until_some_calls(&self, deadline: Duration) {
+        eventually(deadline, "some rows of call_log", || {
+            let there = self.database.value("SELECT COALESCE(to_regclass('public.call_log')::text, '')");
+            if there.is_empty() {
+                return Err("not migrated".to_owned());
+            }
+            let seen = self.database.value("SELECT count(*) FROM call_log");
+            if seen == "0" { Err(seen) } else { Ok(()) }
+        });
+    }
+
     /// Waits until all is consumed, and compares the tables and dead letters with the model's.
     pub fn assert_as_the_model_says(&self, deadline: Duration) {
         self.wait_until_consumed(deadline);
         let log = self.log();
         let folded = model::fold(&self.inputs(&log), 86_400, 8 * 1024 * 1024);
-        let mut seen = tables::read(&self.database);
-        for (id, row) in seen.values_mut().flatten() {
-            row.insert("id", Some(id.clone()));
-        }
+        let seen = tables::read_with_ids(&self.database);
         if let Some(difference) = model::first_difference(&folded.tables, &seen) {
             panic!("{difference}");
         }

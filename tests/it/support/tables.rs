@@ -109,6 +109,15 @@ pub fn read(database: &Database) -> Tables {
     })
 }
 
+/// As [`read`], with each row's id as a column too, as the model has it.
+pub fn read_with_ids(database: &Database) -> Tables {
+    let mut tables = read(database);
+    for (id, row) in tables.values_mut().flatten() {
+        row.insert("id", Some(id.clone()));
+    }
+    tables
+}
+
 /// Asserts that two states of the tables are the same.
 ///
 /// # Panics
