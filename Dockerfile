@@ -17,7 +17,7 @@ RUN mkdir -p src tests/it \
     && rm -r src
 
 # The migrations and schema.rs become part of the program.
-COPY diesel.toml schema.rs ./
+COPY build.rs diesel.toml schema.rs ./
 COPY migrations migrations
 COPY src src
 # Cargo goes by the files' times, and those of a checkout may be older than the layer above.

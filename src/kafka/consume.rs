@@ -16,19 +16,27 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
+use uuid::Uuid;
 
+use super::topic_ids::topic_ids;
 use super::{BATCH_MAX_BYTES, consumer_config, record};
 use crate::config::Settings;
 use crate::ingest::{Ingest, Positions, Stop, persist};
 use crate::record::{Record, Topic};
 use crate::store::Fault;
-use crate::store::offsets::{Partition, Position};
+use crate::store::offsets::{Partition, Position, Stored};
 use crate::store::write::Written;
 
 type Key = (Topic, i32);
 
 /// How often positions are committed to Kafka, and compared with the database's.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the brokers are asked whether the topics are still those that they were.
+const TOPIC_IDS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the broker may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A full batch waits this long for the one before it; then the partitions are paused, so that polling
 /// goes on and the group keeps this member.
@@ -74,8 +82,9 @@ pub enum End {
 }
 
 type Write = JoinHandle<(Result<Written, Stop>, Positions)>;
-type Stored = Result<BTreeMap<Partition, Position>, Fault>;
-type Load = JoinHandle<Option<BTreeMap<Key, Position>>>;
+type Comparison = (u64, Result<BTreeMap<Partition, Stored>, Fault>);
+type TopicIds = BTreeMap<String, Uuid>;
+type Load = JoinHandle<Option<(BTreeMap<Key, Position>, TopicIds)>>;
 
 /// The consumer with all its state.
 pub struct Live {
@@ -99,7 +108,12 @@ pub struct Live {
     due: Option<Instant>,
     write: Option<Write>,
     load: Option<Load>,
-    compare: Option<JoinHandle<(u64, Stored)>>,
+    compare: Option<JoinHandle<Comparison>>,
+    /// The topics that the positions are of, as far as the brokers tell.
+    topic_ids: TopicIds,
+    /// What the brokers told last.
+    told_topic_ids: TopicIds,
+    ask_topic_ids: Option<JoinHandle<TopicIds>>,
     /// Counts what changed the positions, so that an old comparison is known as such.
     changes: u64,
     paused: bool,
@@ -141,6 +155,9 @@ impl Live {
             write: None,
             load: None,
             compare: None,
+            topic_ids: TopicIds::new(),
+            told_topic_ids: TopicIds::new(),
+            ask_topic_ids: None,
             changes: 0,
             paused: false,
             committed: BTreeMap::new(),
@@ -159,9 +176,15 @@ impl Live {
         let cancel = self.cancel.clone();
         let mut commit = tokio::time::interval(COMMIT_EVERY);
         commit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(TOPIC_IDS_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.write.is_none() && self.load.is_none() && self.is_due() {
-                self.start_write();
+            if self.write.is_none() && self.load.is_none() {
+                if self.topics_changed() {
+                    self.reload();
+                } else if self.is_due() {
+                    self.start_write();
+                }
             }
             let full = self.is_full();
             let writing = self.write.is_some();
@@ -179,7 +202,9 @@ impl Live {
                 result = finished(&mut self.load) => {
                     self.load = None;
                     match result {
-                        Some(Some(positions)) => {
+                        Some(Some((positions, topic_ids))) => {
+                            self.told_topic_ids = topic_ids.clone();
+                            self.topic_ids = topic_ids;
                             if let Some(end) = self.start_partitions(positions) {
                                 return end;
                             }
@@ -189,6 +214,11 @@ impl Live {
                     }
                 }
                 result = finished(&mut self.compare) => self.compared(result),
+                result = finished(&mut self.ask_topic_ids) => {
+                    self.ask_topic_ids = None;
+                    self.told_topic_ids = result.unwrap_or_default();
+                }
+                _ = look.tick() => self.start_to_ask_topic_ids(),
                 _ = commit.tick() => {
                     self.commit(CommitMode::Async);
                     self.start_comparison();
@@ -408,8 +438,7 @@ impl Live {
     /// place.
     fn seek(&mut self, positions: &BTreeMap<Key, Position>) -> bool {
         let list = self.list(positions);
-        let sought =
-            tokio::task::block_in_place(|| self.consumer.seek_partitions(list, Duration::from_secs(5)));
+        let sought = tokio::task::block_in_place(|| self.consumer.seek_partitions(list, ANSWER));
         match sought {
             Ok(list) if list.elements().iter().all(|element| element.error().is_ok()) => {
                 for (key, position) in positions {
@@ -494,7 +523,7 @@ impl Live {
         }
     }
 
-    fn compared(&mut self, result: Option<(u64, Stored)>) {
+    fn compared(&mut self, result: Option<Comparison>) {
         self.compare = None;
         let Some((changes, Ok(stored))) = result else {
             return;
@@ -503,13 +532,33 @@ impl Live {
             return;
         }
         let differs = |(key, mine): (&Key, &Position)| {
-            stored.get(&(self.ingest.topic_name(key.0), key.1)).map(|position| position.next_offset)
-                != Some(mine.next_offset)
+            let stored = stored.get(&(self.ingest.topic_name(key.0), key.1));
+            stored.map(|stored| stored.position.next_offset) != Some(mine.next_offset)
         };
         if self.positions.iter().any(differs) {
             warn!("the database's offsets are not those of this process; it goes on from the database's");
             self.reload();
         }
+    }
+
+    /// A topic that is deleted and made anew beside us is read on where the old one ended, as if nothing
+    /// were; only its id has changed.
+    fn start_to_ask_topic_ids(&mut self) {
+        if self.ask_topic_ids.is_some() {
+            return;
+        }
+        let topics: BTreeSet<String> =
+            self.positions.keys().map(|key| self.ingest.topic_name(key.0)).collect();
+        if topics.is_empty() {
+            return;
+        }
+        let consumer = self.consumer.clone();
+        let topics = topics.into_iter().collect();
+        self.ask_topic_ids = Some(tokio::spawn(ask_topic_ids(consumer, topics)));
+    }
+
+    fn topics_changed(&self) -> bool {
+        self.told_topic_ids.iter().any(|(topic, id)| self.topic_ids.get(topic) != Some(id))
     }
 
     /// Lets the batch in hand land if the world lets it, commits, and leaves the group.
@@ -552,6 +601,22 @@ async fn until(due: Option<Instant>) {
     }
 }
 
+/// The ids of the topics, as far as they are told; a topic whose id is not known is taken for the old one.
+async fn ask_topic_ids(consumer: Arc<StreamConsumer<Context>>, topics: Vec<String>) -> TopicIds {
+    let asked = tokio::task::spawn_blocking(move || topic_ids(consumer.client(), &topics, ANSWER));
+    match asked.await {
+        Ok(Ok(ids)) => ids,
+        Ok(Err(error)) => {
+            debug!(error = format!("{error:#}"), "the topics' ids are not known");
+            TopicIds::new()
+        }
+        Err(error) => {
+            debug!(%error, "the topics' ids are not known");
+            TopicIds::new()
+        }
+    }
+}
+
 /// Finds out where partitions start.
 struct Loader {
     consumer: Arc<StreamConsumer<Context>>,
@@ -563,63 +628,72 @@ struct Loader {
 impl Loader {
     /// Where each partition starts: where the database says, or at the earliest record where it says
     /// nothing, or something that the topic does not have. `None` when cancelled before.
-    async fn load(self, keys: Vec<Key>) -> Option<BTreeMap<Key, Position>> {
+    async fn load(self, keys: Vec<Key>) -> Option<(BTreeMap<Key, Position>, TopicIds)> {
+        let topics: BTreeSet<String> = keys.iter().map(|key| self.ingest.topic_name(key.0)).collect();
+        let topic_ids = ask_topic_ids(self.consumer.clone(), topics.into_iter().collect()).await;
         let read = || self.ingest.store.positions(&self.group);
-        let stored = persist("reading the stored offsets", &self.cancel, read).await?;
+        let mut stored = persist("reading the stored offsets", &self.cancel, read).await?;
         let mut loaded = BTreeMap::new();
         for key in keys {
             let partition = (self.ingest.topic_name(key.0), key.1);
-            let mut known = stored.get(&partition).copied();
+            let topic_id = topic_ids.get(&partition.0).copied();
             let start = loop {
-                let look = || self.start(&partition, known);
+                let known = stored.get(&partition).copied();
+                let look = || self.start(&partition, known, topic_id);
                 match persist("finding where a partition starts", &self.cancel, look).await? {
                     Some(position) => break position,
-                    None => {
-                        known = persist("reading the stored offsets", &self.cancel, read)
-                            .await?
-                            .get(&partition)
-                            .copied()
-                    }
+                    None => stored = persist("reading the stored offsets", &self.cancel, read).await?,
                 }
             };
             loaded.insert(key, start);
         }
-        Some(loaded)
+        Some((loaded, topic_ids))
     }
 
-    /// The stored position where the topic has it. Else stores the earliest record's, and `None` asks for
-    /// another look at what is stored then.
+    /// The stored position where the topic has it. Else stores another one, and `None` asks for another
+    /// look at what is stored then.
     async fn start(
         &self,
         partition: &Partition,
-        stored: Option<Position>,
+        stored: Option<Stored>,
+        topic_id: Option<Uuid>,
     ) -> Result<Option<Position>, Fault> {
         let (low, high) = self.watermarks(partition.clone()).await?;
-        if let Some(position) = stored {
-            if (low..=high).contains(&position.next_offset) {
-                return Ok(stored);
+        let mut to = Stored { position: Position { next_offset: low, dead_in_a_row: 0 }, topic_id };
+        if let Some(stored) = stored {
+            let made_anew = stored.topic_id.is_some() && topic_id.is_some() && stored.topic_id != topic_id;
+            let there = (low..=high).contains(&stored.position.next_offset);
+            if there && !made_anew {
+                if stored.topic_id.is_some() || topic_id.is_none() {
+                    return Ok(Some(stored.position));
+                }
+                to.position = stored.position;
+            } else {
+                error!(
+                    topic = partition.0,
+                    partition = partition.1,
+                    stored = stored.position.next_offset,
+                    low,
+                    high,
+                    "the topic no longer has the stored offset: {}; starting from the earliest record",
+                    if made_anew {
+                        "it was made anew"
+                    } else {
+                        "it was made anew, or its retention ran past it"
+                    }
+                );
+                metrics::counter!("voiceclone_offsets_lost_total").increment(1);
             }
-            error!(
-                topic = partition.0,
-                partition = partition.1,
-                stored = position.next_offset,
-                low,
-                high,
-                "the topic no longer has the stored offset: it was made anew, or its retention ran past it; \
-                 starting from the earliest record"
-            );
-            metrics::counter!("voiceclone_offsets_lost_total").increment(1);
         }
-        let expected = stored.map(|position| position.next_offset);
-        self.ingest.store.set_position(&self.group, partition, expected, low).await?;
+        let expected = stored.map(|stored| stored.position.next_offset);
+        self.ingest.store.set_position(&self.group, partition, expected, to).await?;
         Ok(None)
     }
 
     async fn watermarks(&self, (topic, partition): Partition) -> Result<(i64, i64), Fault> {
         let consumer = self.consumer.clone();
-        let watermarks = tokio::task::spawn_blocking(move || {
-            consumer.fetch_watermarks(&topic, partition, Duration::from_secs(5))
-        });
+        let watermarks =
+            tokio::task::spawn_blocking(move || consumer.fetch_watermarks(&topic, partition, ANSWER));
         match watermarks.await {
             Ok(Ok(watermarks)) => Ok(watermarks),
             Ok(Err(error)) => Err(Fault::Unavailable(format!("Kafka: {error}"))),

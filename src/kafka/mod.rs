@@ -4,6 +4,7 @@ pub mod consume;
 pub mod embedded;
 pub mod range;
 pub mod send;
+mod topic_ids;
 
 use std::time::Duration;
 

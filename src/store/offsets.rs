@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use diesel::sql_types::{BigInt, Integer, Text};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
 
 use super::unnest::{Column, Statement, Unnest};
 use super::{Fault, Store};
@@ -18,6 +19,15 @@ pub struct Position {
     pub next_offset: i64,
     /// Unusable records since the last usable one.
     pub dead_in_a_row: i64,
+}
+
+/// What is stored of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it stands.
+    pub position: Position,
+    /// The topic that the position is of; `None` where that is not known.
+    pub topic_id: Option<Uuid>,
 }
 
 /// A partition's step: from the position that is expected in the database to a new one.
@@ -68,58 +78,59 @@ pub(super) async fn advance(connection: &mut AsyncPgConnection, advances: &[Adva
 
 impl Store {
     /// The stored positions of a group.
-    pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Position>, Fault> {
+    pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Stored>, Fault> {
         let mut connection = self.connection().await?;
-        let rows: Vec<Stored> = diesel::sql_query(
-            "SELECT topic, partition, next_offset, dead_in_a_row FROM ingest.consumer_offsets WHERE group_id = $1",
+        let rows: Vec<Row> = diesel::sql_query(
+            "SELECT topic, partition, next_offset, dead_in_a_row, topic_id
+             FROM ingest.consumer_offsets WHERE group_id = $1",
         )
         .bind::<Text, _>(group)
         .load(&mut connection)
         .await?;
-        let position = |row: Stored| {
+        let stored = |row: Row| {
             let position = Position { next_offset: row.next_offset, dead_in_a_row: row.dead_in_a_row };
-            ((row.topic, row.partition), position)
+            ((row.topic, row.partition), Stored { position, topic_id: row.topic_id })
         };
-        Ok(rows.into_iter().map(position).collect())
+        Ok(rows.into_iter().map(stored).collect())
     }
 
-    /// Stores a first position where there is none, or another one in place of `expected`.
+    /// Stores a partition's first position, or another one in place of the one at `expected`; nothing
+    /// where that is not what is stored.
     pub async fn set_position(
         &self,
         group: &str,
         partition: &Partition,
         expected: Option<i64>,
-        next_offset: i64,
+        to: Stored,
     ) -> Result<(), Fault> {
         let mut connection = self.connection().await?;
-        let statement = match expected {
+        diesel::sql_query(match expected {
             None => {
-                "INSERT INTO ingest.consumer_offsets (group_id, topic, partition, next_offset)
-                 VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+                "INSERT INTO ingest.consumer_offsets
+                     (group_id, topic, partition, next_offset, dead_in_a_row, topic_id)
+                 SELECT $1, $2, $3, $4, $5, $6 WHERE $7 IS NULL ON CONFLICT DO NOTHING"
             }
             Some(_) => {
                 "UPDATE ingest.consumer_offsets
-                 SET next_offset = $4, dead_in_a_row = 0, updated_at = now() AT TIME ZONE 'utc'
-                 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND next_offset = $5"
+                 SET next_offset = $4, dead_in_a_row = $5, topic_id = $6, updated_at = now() AT TIME ZONE 'utc'
+                 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND next_offset = $7"
             }
-        };
-        let query = diesel::sql_query(statement)
-            .into_boxed::<diesel::pg::Pg>()
-            .bind::<Text, _>(group)
-            .bind::<Text, _>(&partition.0)
-            .bind::<Integer, _>(partition.1)
-            .bind::<BigInt, _>(next_offset);
-        let query = match expected {
-            None => query,
-            Some(expected) => query.bind::<BigInt, _>(expected),
-        };
-        query.execute(&mut connection).await?;
+        })
+        .bind::<Text, _>(group)
+        .bind::<Text, _>(&partition.0)
+        .bind::<Integer, _>(partition.1)
+        .bind::<BigInt, _>(to.position.next_offset)
+        .bind::<BigInt, _>(to.position.dead_in_a_row)
+        .bind::<Nullable<SqlUuid>, _>(to.topic_id)
+        .bind::<Nullable<BigInt>, _>(expected)
+        .execute(&mut connection)
+        .await?;
         Ok(())
     }
 }
 
 #[derive(diesel::QueryableByName)]
-struct Stored {
+struct Row {
     #[diesel(sql_type = Text)]
     topic: String,
     #[diesel(sql_type = Integer)]
@@ -128,4 +139,6 @@ struct Stored {
     next_offset: i64,
     #[diesel(sql_type = BigInt)]
     dead_in_a_row: i64,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    topic_id: Option<Uuid>,
 }

@@ -129,6 +129,51 @@ fn a_stored_offset_that_the_topic_no_longer_has_is_reported_and_starts_from_the_
     assert!(daemon.logs().iter().any(|line| line.contains("no longer has the stored offset")));
 }
 
+/// Sends transfers to agents of these names.
+fn send_transfers(scene: &Scene, agents: &[&str]) {
+    for agent in agents {
+        let value = format!(r#"{{"greeting_call_id":"g","agent_call_id":"{agent}","cloned_voice_id":"v"}}"#);
+        scene.publish("clone.transfer", &value);
+    }
+}
+
+fn make_anew(scene: &Scene, topic: &str) {
+    let topic = scene.topic(topic);
+    scene.kafka.delete_topic(&topic);
+    scene.kafka.create_topic(&topic, 1, &[]);
+}
+
+#[test]
+fn a_topic_made_anew_that_already_has_the_stored_offset_is_told_from_the_old_one() {
+    let scene = Scene::new(real_kafka!(), 1);
+    send_transfers(&scene, &["before", "before too"]);
+    let mut daemon = scene.daemon(&[]);
+    scene.wait_until_consumed(SOON);
+    daemon.signal(Signal::Term);
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    make_anew(&scene, "clone.transfer");
+    send_transfers(&scene, &["after", "after too", "the third"]);
+    let daemon = scene.daemon(&[]);
+    eventually_eq(MINUTES, "the transfers", "5".to_owned(), || {
+        scene.database.value("SELECT count(*) FROM clone_transfer_events")
+    });
+    assert!(daemon.logs().iter().any(|line| line.contains("made anew")));
+}
+
+#[test]
+fn a_topic_made_anew_beside_the_running_daemon_is_read_from_its_first_record() {
+    let scene = Scene::new(real_kafka!(), 1);
+    send_transfers(&scene, &["before", "before too"]);
+    let mut daemon = scene.daemon(&[]);
+    scene.wait_until_consumed(SOON);
+    make_anew(&scene, "clone.transfer");
+    send_transfers(&scene, &["after", "after too", "the third"]);
+    eventually_eq(MINUTES, "the transfers", "5".to_owned(), || {
+        scene.database.value("SELECT count(*) FROM clone_transfer_events")
+    });
+    assert!(daemon.is_running());
+}
+
 #[test]
 fn an_event_waits_in_the_outbox_until_its_topic_is_there() {
     let scene = Scene::new(real_kafka!(), 1);

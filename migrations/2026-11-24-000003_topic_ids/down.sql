@@ -1,0 +1,1 @@
+ALTER TABLE ingest.consumer_offsets DROP COLUMN topic_id;

@@ -1,0 +1,96 @@
+//! The ids that brokers give topics. A topic that is deleted and made anew keeps its name and starts again at
+//! offset 0; only its id tells that a stored offset is another topic's (contract, section 7). librdkafka knows
+//! the ids, rdkafka has no safe way to ask for them yet: this is the only unsafe code.
+#![allow(unsafe_code, reason = "rdkafka does not wrap DescribeTopics")]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::ptr;
+use std::slice;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rdkafka::bindings as rd;
+use rdkafka::client::{Client, ClientContext};
+use uuid::Uuid;
+
+/// What librdkafka gives out and wants back: freed when it goes out of scope.
+struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: the pointer came from the function that this destructor belongs to, and is freed once.
+            unsafe { self.1(self.0) }
+        }
+    }
+}
+
+/// The ids of those of the topics (names as Kafka has them) that are there and have one: brokers before
+/// version 2.8 give none. Makes no topic. Blocks, for `patience` at most.
+pub(super) fn topic_ids<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    patience: Duration,
+) -> anyhow::Result<BTreeMap<String, Uuid>> {
+    let names: Vec<CString> =
+        names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>().context("a NUL")?;
+    let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    let handle = client.native_ptr();
+    // SAFETY: the client lives until the end of this function. The names are NUL-terminated and copied by
+    // librdkafka. Every pointer below belongs to the event, which lives as long as they are read.
+    unsafe {
+        let topics = Owned(
+            rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()),
+            rd::rd_kafka_TopicCollection_destroy,
+        );
+        let options = Owned(
+            rd::rd_kafka_AdminOptions_new(handle, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS),
+            rd::rd_kafka_AdminOptions_destroy,
+        );
+        rd::rd_kafka_AdminOptions_set_request_timeout(options.0, patience, ptr::null_mut(), 0);
+        let queue = Owned(rd::rd_kafka_queue_new(handle), rd::rd_kafka_queue_destroy);
+        rd::rd_kafka_DescribeTopics(handle, topics.0, options.0, queue.0);
+        let event = Owned(rd::rd_kafka_queue_poll(queue.0, patience), rd::rd_kafka_event_destroy);
+        if event.0.is_null() {
+            bail!("no broker told the topics' ids in time");
+        }
+        let code = rd::rd_kafka_event_error(event.0);
+        if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            bail!("the topics' ids cannot be asked for: {}", text(rd::rd_kafka_err2str(code)));
+        }
+        let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
+        if result.is_null() {
+            bail!("the broker answered something else than the topics' ids");
+        }
+        let mut count = 0;
+        let described = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        let described = if count == 0 { &[] } else { slice::from_raw_parts(described, count) };
+        let mut ids = BTreeMap::new();
+        for &topic in described {
+            let id = rd::rd_kafka_TopicDescription_topic_id(topic);
+            let error = rd::rd_kafka_TopicDescription_error(topic);
+            let failed = !error.is_null()
+                && rd::rd_kafka_error_code(error) != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+            if failed || id.is_null() {
+                continue;
+            }
+            let id = Uuid::from_u64_pair(
+                rd::rd_kafka_Uuid_most_significant_bits(id).cast_unsigned(),
+                rd::rd_kafka_Uuid_least_significant_bits(id).cast_unsigned(),
+            );
+            if !id.is_nil() {
+                ids.insert(text(rd::rd_kafka_TopicDescription_name(topic)), id);
+            }
+        }
+        Ok(ids)
+    }
+}
+
+/// # Safety
+/// The pointer is a NUL-terminated text.
+unsafe fn text(pointer: *const std::ffi::c_char) -> String {
+    // SAFETY: as the caller promises.
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+}
