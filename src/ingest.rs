@@ -103,7 +103,7 @@ impl Ingest {
                 continue;
             }
             match self.write_piece(piece, positions, cancel).await? {
-                Some(done) => written.add(&done),
+                Some(done) => written.add(done),
                 None => {
                     let (first, second) = piece.split_at(piece.len() / 2);
                     info!(records = piece.len(), "a batch with a refused row is halved");

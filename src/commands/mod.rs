@@ -6,3 +6,4 @@ pub mod migrate;
 pub mod publish;
 pub mod replay;
 pub mod simulate;
+mod tally;

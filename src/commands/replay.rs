@@ -1,6 +1,7 @@
 //! `replay`: a range of a topic once more, through the same code as the daemon and beside it. The group's
 //! offsets stay where they are; events are idempotent, so that nothing happens twice.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -11,13 +12,14 @@ use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::tally::{Rows, Tally};
 use crate::config::Settings;
 use crate::event::Time;
 use crate::ingest::{Ingest, Positions, Stop};
 use crate::kafka::range::{Bound, Eaten, Range, Reader};
 use crate::record::{Record, Topic};
 use crate::store::offsets::Position;
-use crate::store::write::{Mode, Written};
+use crate::store::write::Mode;
 use crate::store::{Store, connect};
 
 /// How often a line tells of the progress where standard error is no terminal.
@@ -126,8 +128,9 @@ struct Replay {
     /// Where each partition that is read stands: what lies before has landed.
     landed: Positions,
     records: u64,
-    batches: u64,
-    written: Written,
+    unusable: u64,
+    new_dead_letters: u64,
+    rows: Tally,
     progress: Progress,
 }
 
@@ -167,8 +170,9 @@ impl Replay {
                 mode: if options.dry_run { Mode::Rehearse } else { Mode::Commit },
             },
             records: 0,
-            batches: 0,
-            written: Written::default(),
+            unusable: 0,
+            new_dead_letters: 0,
+            rows: Tally::default(),
         })
     }
 
@@ -257,9 +261,12 @@ impl Replay {
         };
         match result {
             Ok(written) => {
-                self.written.add(&written);
+                for (table, rows) in &written.rows {
+                    self.rows.add(table, rows)?;
+                }
+                self.unusable += written.unusable;
+                self.new_dead_letters += written.dead_letters;
                 self.records += chunk.len() as u64;
-                self.batches += 1;
                 Ok(true)
             }
             Err(Stop::Cancelled) => {
@@ -302,17 +309,22 @@ impl Replay {
             .collect()
     }
 
+    /// This program called as it was, for what is left of one partition.
     fn command(&self, (partition, from, to): (i32, i64, i64)) -> String {
-        let dry_run = if self.dry_run { " --dry-run" } else { "" };
-        format!(
-            "voiceclone-events replay --topic {} --partition {partition} --from {from} --to {to}{dry_run}",
-            self.topic
-        )
+        let mut words = without_range(std::env::args());
+        words.extend(["--partition", &partition.to_string(), "--from", &from.to_string()].map(String::from));
+        words.extend(["--to", &to.to_string()].map(String::from));
+        words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
     }
 
-    fn report(&self, outcome: &str, json: bool) -> anyhow::Result<()> {
+    fn report(&mut self, outcome: &str, json: bool) -> anyhow::Result<()> {
         let unfinished = if outcome == "done" { Vec::new() } else { self.unfinished() };
-        print(&if json { self.object(outcome, &unfinished).to_string() } else { self.table() })?;
+        let tables = self.rows.count()?;
+        print(&if json {
+            self.object(outcome, &tables, &unfinished).to_string()
+        } else {
+            self.table(&tables)
+        })?;
         for lost in self.reader.lost() {
             say(&format!(
                 "WARNING: retention removed offsets {} to {} of partition {} before they could be read.",
@@ -334,7 +346,12 @@ impl Replay {
         Ok(())
     }
 
-    fn object(&self, outcome: &str, unfinished: &[(i32, i64, i64)]) -> serde_json::Value {
+    fn object(
+        &self,
+        outcome: &str,
+        tables: &BTreeMap<&'static str, Rows>,
+        unfinished: &[(i32, i64, i64)],
+    ) -> serde_json::Value {
         let unfinished: Vec<_> = unfinished
             .iter()
             .map(|part| json!({ "partition": part.0, "from": part.1, "to": part.2, "command": self.command(*part) }))
@@ -346,14 +363,14 @@ impl Replay {
             "ranges": self.ranges,
             "lost": self.reader.lost(),
             "records": self.records,
-            "tables": self.written.tables,
-            "unusable": self.written.unusable,
-            "new_dead_letters": self.written.dead_letters,
+            "tables": tables,
+            "unusable": self.unusable,
+            "new_dead_letters": self.new_dead_letters,
             "unfinished": unfinished,
         })
     }
 
-    fn table(&self) -> String {
+    fn table(&self, tables: &BTreeMap<&'static str, Rows>) -> String {
         let count = |number: u64| HumanCount(number).to_string();
         let heads = if self.dry_run {
             ["table", "rows it would make", "would change", "would leave alone"]
@@ -362,7 +379,7 @@ impl Replay {
         };
         let mut table = Table::new();
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(heads);
-        for (name, rows) in &self.written.tables {
+        for (name, rows) in tables {
             table.add_row([
                 (*name).to_owned(),
                 count(rows.made),
@@ -373,27 +390,47 @@ impl Replay {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        let mut text = if self.written.tables.is_empty() { String::new() } else { format!("{table}\n") };
+        let mut text = if tables.is_empty() { String::new() } else { format!("{table}\n") };
         let (verb, would) = if self.dry_run { ("tried", "would be") } else { ("replayed", "are") };
         let _ = write!(text, "{} records {verb}", count(self.records));
-        let _ = match self.written.unusable {
+        let _ = match self.unusable {
             0 => write!(text, ", none of them unusable."),
             unusable => write!(
                 text,
                 ", {} of them unusable; {} of these {would} new dead letters.",
                 count(unusable),
-                count(self.written.dead_letters)
+                count(self.new_dead_letters)
             ),
         };
-        if self.batches > 1 {
-            let _ = write!(
-                text,
-                "\nThis took {} batches; a row that several of them meet counts in each{}.",
-                count(self.batches),
-                if self.dry_run { ", and as each was rolled back, as made again" } else { "" }
-            );
-        }
         text
+    }
+}
+
+/// The words of a command without those that say what range to read.
+fn without_range(words: impl Iterator<Item = String>) -> Vec<String> {
+    const RANGE: [&str; 3] = ["--partition", "--from", "--to"];
+    let mut kept = Vec::new();
+    let mut value_follows = false;
+    for word in words {
+        if std::mem::take(&mut value_follows) {
+            continue;
+        }
+        value_follows = RANGE.contains(&word.as_str());
+        let (name, _) = word.split_once('=').unwrap_or((&word, ""));
+        if !RANGE.contains(&name) {
+            kept.push(word);
+        }
+    }
+    kept
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=+,@%".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -472,6 +509,17 @@ mod tests {
             assert!(error.starts_with(&format!("--to is {bad:?}: give an offset like")), "{error}");
             assert!(error.contains("or a time like"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_command_is_given_again_with_its_settings_and_without_its_range() {
+        let words = "a/b --topic-prefix x. replay --partition 3 --topic t --from=7 --to 9 --dry-run --json";
+        assert_eq!(
+            without_range(words.split(' ').map(String::from)).join(" "),
+            "a/b --topic-prefix x. replay --topic t --dry-run --json"
+        );
+        assert_eq!(quoted("a/b"), "a/b");
+        assert_eq!(quoted("it's $x"), r"'it'\''s $x'");
     }
 
     #[test]

@@ -5,9 +5,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{BigInt, Nullable, Text, Timestamp, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Nullable, Text, Timestamp, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::dead_letters::{self, DeadLetter};
@@ -19,20 +18,20 @@ use crate::fold::{Call, Entries, Latest, Mapping, Merge};
 use crate::identity::uid;
 use crate::plan::Plan;
 
-/// Rows of one table that a write made, changed, and met unchanged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// What a write did with a row; of several writes the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Rows {
-    pub made: u64,
-    pub changed: u64,
-    pub left_alone: u64,
+pub enum Did {
+    LeftAlone,
+    Changed,
+    Made,
 }
 
-/// What a write did, by table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// What a write did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Table to its rows.
-    pub tables: BTreeMap<&'static str, Rows>,
+    /// By table: the rows that it met, by id; one that is there twice counts as the greater says.
+    pub rows: BTreeMap<&'static str, Vec<(Uuid, Did)>>,
     /// Dead letters that are new.
     pub dead_letters: u64,
     /// Records that cannot be used, whether or not their dead letters are new; `Ingest` counts them.
@@ -41,23 +40,27 @@ pub struct Written {
 
 impl Written {
     /// Adds what a further write did.
-    pub fn add(&mut self, other: &Written) {
+    pub fn add(&mut self, other: Written) {
         self.dead_letters += other.dead_letters;
         self.unusable += other.unusable;
-        for (table, rows) in &other.tables {
-            let mine = self.tables.entry(table).or_default();
-            mine.made += rows.made;
-            mine.changed += rows.changed;
-            mine.left_alone += rows.left_alone;
+        for (table, rows) in other.rows {
+            self.rows.entry(table).or_default().extend(rows);
         }
     }
 
-    fn count(&mut self, table: &'static str, met: usize, (made, touched): (i64, i64)) {
-        let number = |count: i64| u64::try_from(count).unwrap_or(0);
-        let rows = self.tables.entry(table).or_default();
-        rows.made += number(made);
-        rows.changed += number(touched - made);
-        rows.left_alone += (met as u64).saturating_sub(number(touched));
+    fn note(&mut self, table: &'static str, rows: impl Iterator<Item = Uuid>, did: Did) {
+        self.rows.entry(table).or_default().extend(rows.map(|id| (id, did)));
+    }
+
+    fn count(
+        &mut self,
+        table: &'static str,
+        met: impl Iterator<Item = Uuid>,
+        (made, changed): (Vec<Uuid>, Vec<Uuid>),
+    ) {
+        self.note(table, met, Did::LeftAlone);
+        self.note(table, made.into_iter(), Did::Made);
+        self.note(table, changed.into_iter(), Did::Changed);
     }
 }
 
@@ -116,10 +119,10 @@ async fn write_all(
     Ok(written)
 }
 
-/// Rows made, and rows made or changed.
-type Counts = (BigInt, BigInt);
+/// Ids of rows made, and of rows changed.
+type Touched = (Array<SqlUuid>, Array<SqlUuid>);
 
-/// Declares a statement that returns [`Counts`].
+/// Declares a statement that returns [`Touched`].
 macro_rules! counted {
     ($name:ident, $head:expr, $tail:expr) => {
         struct $name;
@@ -127,9 +130,11 @@ macro_rules! counted {
             const HEAD: &'static str = concat!("WITH written AS (", $head);
             const TAIL: &'static str = concat!(
                 $tail,
-                " RETURNING (xmax = 0) AS made) SELECT count(*) FILTER (WHERE made), count(*) FROM written"
+                " RETURNING (xmax = 0) AS made, id)
+                 SELECT COALESCE(array_agg(id) FILTER (WHERE made), '{}'),
+                        COALESCE(array_agg(id) FILTER (WHERE NOT made), '{}') FROM written"
             );
-            type Row = Counts;
+            type Row = Touched;
         }
     };
 }
@@ -168,7 +173,7 @@ async fn write_ready(
         Column::Integers(rows.values().map(|row| row.content.clone_duration_ms).collect()),
         Column::times(rows.values().map(|row| row.created_at)),
     ]);
-    written.count("clone_ready_events", rows.len(), statement.get_result(connection).await?);
+    written.count("clone_ready_events", rows.keys().copied(), statement.get_result(connection).await?);
     Ok(())
 }
 
@@ -202,7 +207,7 @@ async fn write_failed(
         Column::texts(rows.values().map(|row| &row.content)),
         Column::times(rows.values().map(|row| row.created_at)),
     ]);
-    written.count("clone_failed_events", rows.len(), statement.get_result(connection).await?);
+    written.count("clone_failed_events", rows.keys().copied(), statement.get_result(connection).await?);
     Ok(())
 }
 
@@ -252,7 +257,7 @@ async fn write_clone_log(
         Column::Texts(rows.values().map(|row| row.content.error_message.as_deref()).collect()),
         Column::times(rows.values().map(|row| row.created_at)),
     ]);
-    written.count("voice_clone_log", rows.len(), statement.get_result(connection).await?);
+    written.count("voice_clone_log", rows.keys().copied(), statement.get_result(connection).await?);
     Ok(())
 }
 
@@ -280,7 +285,7 @@ impl Statement for UpsertTransfers {
             transferred_at = GREATEST(t.transferred_at, excluded.transferred_at),
             created_at = LEAST(t.created_at, excluded.created_at)
         WHERE excluded.transferred_at > t.transferred_at OR excluded.created_at < t.created_at
-        RETURNING cloned_voice_id, transferred_at, (xmax = 0) AS made),
+        RETURNING id, cloned_voice_id, transferred_at, (xmax = 0) AS made),
     counted AS (
         UPDATE ingest.voices v
         SET transfers = v.transfers + s.made,
@@ -289,8 +294,9 @@ impl Statement for UpsertTransfers {
                      max(transferred_at) AS last_transferred_at
               FROM written GROUP BY cloned_voice_id) AS s
         WHERE v.cloned_voice_id = s.cloned_voice_id)
-    SELECT count(*) FILTER (WHERE made), count(*) FROM written";
-    type Row = Counts;
+    SELECT COALESCE(array_agg(id) FILTER (WHERE made), '{}'),
+           COALESCE(array_agg(id) FILTER (WHERE NOT made), '{}') FROM written";
+    type Row = Touched;
 }
 
 counted!(
@@ -329,9 +335,9 @@ impl Statement for TouchCache {
         WHERE t.cloned_voice_id = v.cloned_voice_id AND v.cloned_voice_id IN (SELECT unnest(";
     const TAIL: &'static str = "))
           AND (v.transfers > t.reuse_count OR v.last_transferred_at > t.last_used_at)
-        RETURNING 1)
-        SELECT count(*) FROM touched";
-    type Row = BigInt;
+        RETURNING t.id)
+        SELECT COALESCE(array_agg(id), '{}') FROM touched";
+    type Row = Array<SqlUuid>;
 }
 
 async fn write_transfers_and_cache(
@@ -356,7 +362,7 @@ async fn write_transfers_and_cache(
             Column::times(rows.values().map(|row| row.content)),
             Column::times(rows.values().map(|row| row.created_at)),
         ]);
-        written.count("clone_transfer_events", rows.len(), statement.get_result(connection).await?);
+        written.count("clone_transfer_events", rows.keys().copied(), statement.get_result(connection).await?);
     }
     let cached = &plan.voice_clone_cache;
     if !cached.is_empty() {
@@ -369,11 +375,11 @@ async fn write_transfers_and_cache(
             Column::times(cached.values().map(|row| row.last_ready_at)),
             Column::times(cached.values().map(|row| row.created_at)),
         ]);
-        written.count("voice_clone_cache", cached.len(), statement.get_result(connection).await?);
+        written.count("voice_clone_cache", cached.keys().copied(), statement.get_result(connection).await?);
     }
     if !rows.is_empty() {
-        let touched: i64 = Unnest::<TouchCache>::new(vec![column()]).get_result(connection).await?;
-        written.count("voice_clone_cache", usize::try_from(touched).unwrap_or(0), (0, touched));
+        let touched: Vec<Uuid> = Unnest::<TouchCache>::new(vec![column()]).get_result(connection).await?;
+        written.note("voice_clone_cache", touched.into_iter(), Did::Changed);
     }
     Ok(())
 }
@@ -480,23 +486,27 @@ fn stored_metadata(
     Some((at, members.collect()))
 }
 
-counted!(
-    UpsertCalls,
-    "INSERT INTO public.call_log AS t
+/// Writes the calls that changed.
+struct UpsertCalls;
+
+impl Statement for UpsertCalls {
+    const HEAD: &'static str = "INSERT INTO public.call_log AS t
         (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
          duration_seconds, transcript, status, metadata, created_at, updated_at)
      SELECT id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
             duration_seconds, transcript, status, metadata::json, created_at, updated_at
-     FROM unnest(",
-    ") AS u (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
+     FROM unnest(";
+    const TAIL: &'static str =
+        ") AS u (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
              duration_seconds, transcript, status, metadata, created_at, updated_at)
      ON CONFLICT (call_id) DO UPDATE SET
         threecx_call_id = excluded.threecx_call_id, caller_id = excluded.caller_id,
         cloned_voice_id = excluded.cloned_voice_id, call_started_at = excluded.call_started_at,
         call_ended_at = excluded.call_ended_at, duration_seconds = excluded.duration_seconds,
         transcript = excluded.transcript, status = excluded.status, metadata = excluded.metadata,
-        created_at = excluded.created_at, updated_at = excluded.updated_at"
-);
+        created_at = excluded.created_at, updated_at = excluded.updated_at";
+    type Row = ();
+}
 
 /// The event times of calls that are locked.
 struct UpdateCallTimes;
@@ -539,19 +549,25 @@ async fn write_calls(
 
     let mut rows: Vec<(Uuid, &str, Call<'_>)> = Vec::new();
     for (call_id, events) in events {
-        match stored.remove(call_id.as_ref()) {
-            None => rows.push((uid("call_log", &[call_id]), call_id, events.clone())),
+        let (id, did) = match stored.remove(call_id.as_ref()) {
+            None => {
+                let id = uid("call_log", &[call_id]);
+                rows.push((id, call_id, events.clone()));
+                (id, Did::Made)
+            }
             Some((id, before)) => {
                 let mut after: Call<'_> = before.clone();
                 after.merge(events.clone());
-                if after != before {
+                let changed = after != before;
+                if changed {
                     rows.push((id, call_id, after));
                 }
+                (id, if changed { Did::Changed } else { Did::LeftAlone })
             }
-        }
+        };
+        written.note("call_log", std::iter::once(id), did);
     }
     if rows.is_empty() {
-        written.count("call_log", events.len(), (0, 0));
         return Ok(());
     }
     let calls = || rows.iter().map(|(_, _, call)| call);
@@ -571,7 +587,7 @@ async fn write_calls(
         Column::optional_times(calls().map(|call| call.created_at)),
         Column::optional_times(calls().map(|call| call.updated_at)),
     ]);
-    written.count("call_log", events.len(), statement.get_result(connection).await?);
+    statement.execute(connection).await?;
 
     let keys_at: Vec<Option<String>> = calls()
         .map(|call| {
@@ -656,18 +672,21 @@ fn stored_mapping(row: StoredMapping) -> (String, (Option<Uuid>, Mapping<'static
     (caller_id, (id, mapping))
 }
 
-counted!(
-    UpsertMappings,
-    "INSERT INTO public.caller_voice_mapping AS t
+/// Writes the mappings that changed and have a state.
+struct UpsertMappings;
+
+impl Statement for UpsertMappings {
+    const HEAD: &'static str = "INSERT INTO public.caller_voice_mapping AS t
         (id, caller_id, voice_sample_url, voice_name, description, account_id, created_at, updated_at,
          deleted_at)
-     SELECT * FROM unnest(",
-    ") ON CONFLICT (caller_id) DO UPDATE SET
+     SELECT * FROM unnest(";
+    const TAIL: &'static str = ") ON CONFLICT (caller_id) DO UPDATE SET
         voice_sample_url = excluded.voice_sample_url, voice_name = excluded.voice_name,
         description = excluded.description, account_id = excluded.account_id,
         created_at = excluded.created_at, updated_at = excluded.updated_at,
-        deleted_at = excluded.deleted_at"
-);
+        deleted_at = excluded.deleted_at";
+    type Row = ();
+}
 
 /// The times of mappings that are locked.
 struct UpdateMappingTimes;
@@ -699,16 +718,23 @@ async fn write_mappings(
 
     let mut changed: Vec<(Uuid, &str, Mapping<'_>)> = Vec::new();
     for (caller_id, events) in events {
-        let (id, before) = stored.remove(caller_id.as_ref()).unwrap_or_default();
+        let (stored_id, before) = stored.remove(caller_id.as_ref()).unwrap_or_default();
         let mut after: Mapping<'_> = before.clone();
         after.merge(events.clone());
+        let id = stored_id.unwrap_or_else(|| uid("caller_voice_mapping", &[caller_id]));
+        if after.state.is_some() {
+            let did = match stored_id {
+                None => Did::Made,
+                Some(_) if after != before => Did::Changed,
+                Some(_) => Did::LeftAlone,
+            };
+            written.note("caller_voice_mapping", std::iter::once(id), did);
+        }
         if after != before {
-            let id = id.unwrap_or_else(|| uid("caller_voice_mapping", &[caller_id]));
             changed.push((id, caller_id, after));
         }
     }
     if changed.is_empty() {
-        written.count("caller_voice_mapping", events.len(), (0, 0));
         return Ok(());
     }
     let rows = || {
@@ -727,7 +753,7 @@ async fn write_mappings(
         Column::optional_times(rows().map(|(.., mapping)| mapping.updated_at)),
         Column::optional_times(rows().map(|(.., mapping)| mapping.deleted_at())),
     ]);
-    written.count("caller_voice_mapping", events.len(), statement.get_result(connection).await?);
+    statement.execute(connection).await?;
     let mappings = || changed.iter().map(|(_, _, mapping)| mapping);
     let statement = Unnest::<UpdateMappingTimes>::new(vec![
         Column::texts(changed.iter().map(|(_, caller_id, _)| *caller_id)),

@@ -9,7 +9,6 @@ use serde_json::Value;
 use crate::support::daemon::{Finished, run_command, run_command_with_input};
 use crate::support::left_out::real_kafka;
 use crate::support::scene::Scene;
-use crate::support::tables;
 use crate::support::wait::SOON;
 
 /// Enough for a busy machine.
@@ -17,36 +16,6 @@ const MINUTES: Duration = Duration::from_secs(120);
 
 fn json(finished: &Finished) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
-}
-
-#[test]
-fn a_replay_repairs_a_table_beside_the_daemon_and_a_dry_run_foretells_it_without_writing() {
-    let scene = Scene::new(real_kafka!(), 2);
-    let variables = scene.variables(&[]);
-    let sent = run_command(&["simulate", "--calls", "200", "--seed", "5", "--disorder"], &variables, MINUTES);
-    assert_eq!(sent.code, 0, "{sent:?}");
-    let _daemon = scene.daemon(&[]);
-    scene.assert_as_the_model_says(MINUTES);
-    let whole = tables::read(&scene.database);
-    let offsets =
-        "SELECT group_id, topic, partition, next_offset FROM ingest.consumer_offsets ORDER BY 1, 2, 3";
-    let offsets_before = scene.database.rows(offsets);
-    scene
-        .database
-        .run("DELETE FROM clone_ready_events WHERE id IN (SELECT id FROM clone_ready_events LIMIT 5)");
-
-    let broken = tables::read(&scene.database);
-    let replay = ["replay", "--topic", "clone.ready", "--json"];
-    let told = run_command(&[&replay[..], &["--dry-run"]].concat(), &variables, MINUTES);
-    assert_eq!(told.code, 0, "{told:?}");
-    tables::assert_same(&tables::read(&scene.database), &broken);
-
-    let done = run_command(&replay, &variables, MINUTES);
-    assert_eq!(done.code, 0, "{done:?}");
-    tables::assert_same(&tables::read(&scene.database), &whole);
-    assert_eq!(json(&done)["tables"]["clone_ready_events"]["made"], 5);
-    assert_eq!(json(&told)["tables"], json(&done)["tables"], "foretold and done are the same");
-    assert_eq!(scene.database.rows(offsets), offsets_before, "the group's offsets are not moved");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
+mod bounded;
 mod commands;
 mod end_to_end;
+mod expiry;
 mod faults;
 mod infrastructure;
 mod merge;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
+mod replay;
 mod schema;
 mod support;
 mod tables;

@@ -81,6 +81,22 @@ impl Daemon {
         self.process.status().is_none()
     }
 
+    /// The most memory that it has had resident up to now, in MiB.
+    pub fn peak_memory(&self) -> u64 {
+        self.status_mib("VmHWM:")
+    }
+
+    /// The memory that it has resident, in MiB.
+    pub fn memory(&self) -> u64 {
+        self.status_mib("VmRSS:")
+    }
+
+    fn status_mib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0 kB");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
     /// The lines that it has printed up to now, to standard output and standard error.
     pub fn logs(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()

@@ -1,0 +1,140 @@
+//! What a replay did, each row counted once however many batches met it: in memory while the rows are few, else
+//! in files, so that the memory is bounded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::store::write::Did;
+
+/// Rows that are held in memory; about 20 MiB.
+const FEW: usize = 400_000;
+
+/// Rows are spread over so many files by their id, and one file at a time is read back.
+const FILES: usize = 64;
+
+/// Table, what was done, id.
+const ENTRY: usize = 18;
+
+/// Rows of one table that were made, changed, and met unchanged; none counts twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Rows {
+    pub made: u64,
+    pub changed: u64,
+    pub left_alone: u64,
+}
+
+/// Gathers what was done with which row.
+#[derive(Default)]
+pub struct Tally {
+    tables: Vec<&'static str>,
+    rows: HashMap<(u8, Uuid), Did>,
+    /// In the folder for temporary files, and without a name there.
+    files: Vec<File>,
+}
+
+impl Tally {
+    /// Takes in what was done with rows of a table.
+    pub fn add(&mut self, table: &'static str, rows: &[(Uuid, Did)]) -> anyhow::Result<()> {
+        let number = self.tables.iter().position(|known| *known == table).unwrap_or_else(|| {
+            self.tables.push(table);
+            self.tables.len() - 1
+        });
+        let number = u8::try_from(number).context("there are seven tables")?;
+        for (id, did) in rows {
+            let known = self.rows.entry((number, *id)).or_insert(*did);
+            *known = (*known).max(*did);
+        }
+        if self.rows.len() >= FEW { self.spill() } else { Ok(()) }
+    }
+
+    /// The rows by table.
+    pub fn count(&mut self) -> anyhow::Result<BTreeMap<&'static str, Rows>> {
+        let mut counted: Vec<Rows> = vec![Rows::default(); self.tables.len()];
+        if self.files.is_empty() {
+            count(&self.rows, &mut counted);
+        } else {
+            self.spill()?;
+            for file in &mut self.files {
+                count(&read(file).context("a temporary file could not be read")?, &mut counted);
+            }
+        }
+        Ok(self.tables.iter().copied().zip(counted).collect())
+    }
+
+    fn spill(&mut self) -> anyhow::Result<()> {
+        let problem = "no temporary file could be written: give a folder with room in TMPDIR";
+        while self.files.len() < FILES {
+            self.files.push(tempfile::tempfile().context(problem)?);
+        }
+        let mut entries: Vec<Vec<u8>> = vec![Vec::new(); FILES];
+        for ((table, id), did) in self.rows.drain() {
+            let [first, ..] = *id.as_bytes();
+            if let Some(entries) = entries.get_mut(usize::from(first) % FILES) {
+                entries.extend([table, did as u8]);
+                entries.extend(id.as_bytes());
+            }
+        }
+        for (file, entries) in self.files.iter_mut().zip(entries) {
+            file.write_all(&entries).context(problem)?;
+        }
+        Ok(())
+    }
+}
+
+fn read(file: &mut File) -> std::io::Result<HashMap<(u8, Uuid), Did>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    let mut rows = HashMap::new();
+    for [table, did, id @ ..] in bytes.as_chunks::<ENTRY>().0 {
+        let did = match did {
+            0 => Did::LeftAlone,
+            1 => Did::Changed,
+            _ => Did::Made,
+        };
+        let known = rows.entry((*table, Uuid::from_bytes(*id))).or_insert(did);
+        *known = did.max(*known);
+    }
+    Ok(rows)
+}
+
+fn count(rows: &HashMap<(u8, Uuid), Did>, counted: &mut [Rows]) {
+    for ((table, _), did) in rows {
+        if let Some(counted) = counted.get_mut(usize::from(*table)) {
+            match did {
+                Did::Made => counted.made += 1,
+                Did::Changed => counted.changed += 1,
+                Did::LeftAlone => counted.left_alone += 1,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_counts_once_and_as_the_greatest_that_was_done_with_it_in_memory_and_in_files() {
+        for rows in [10, 3 * FEW as u128 / 2] {
+            let mut tally = Tally::default();
+            let ids: Vec<Uuid> = (0..rows).map(|n| Uuid::new_v5(&Uuid::nil(), &n.to_le_bytes())).collect();
+            let all = |did| ids.iter().map(|id| (*id, did)).collect::<Vec<_>>();
+            tally.add("one", &all(Did::LeftAlone)).unwrap();
+            tally.add("two", &all(Did::Made)).unwrap();
+            tally.add("two", &all(Did::Changed)).unwrap();
+            tally.add("one", &all(Did::Changed)[..3]).unwrap();
+            let counted = tally.count().unwrap();
+            let rows = rows as u64;
+            assert_eq!(counted["one"], Rows { made: 0, changed: 3, left_alone: rows - 3 });
+            assert_eq!(counted["two"], Rows { made: rows, changed: 0, left_alone: 0 });
+            assert_eq!(tally.count().unwrap(), counted, "counting changes nothing");
+        }
+    }
+}
