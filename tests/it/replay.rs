@@ -306,6 +306,11 @@ fn a_database_emptied_by_migrations_is_filled_again_byte_for_byte_by_two_instanc
         assert_eq!(migrated.code, 0, "{migrated:?}");
     }
     assert_eq!(scene.database.value("SELECT count(*) FROM call_log"), "0");
+    assert_eq!(
+        scene.database.value("SELECT count(*) FROM ingest.consumer_offsets"),
+        "0",
+        "nor do offsets stay"
+    );
     let _both = [(); 2].map(|()| scene.daemon(&[("EXPIRY_INTERVAL", "1h"), ("BATCH_MAX_RECORDS", "70")]));
     scene.wait_until_consumed(MINUTES);
     tables::assert_same(&tables::read(&scene.database), &before);
