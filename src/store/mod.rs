@@ -12,6 +12,8 @@ pub mod rights;
 mod unnest;
 pub mod write;
 
+use std::sync::Arc;
+
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 
@@ -22,6 +24,7 @@ pub use fault::Fault;
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    habits: Arc<write::Habits>,
 }
 
 /// A connection of the pool.
@@ -30,7 +33,7 @@ type Pooled<'p> = bb8::PooledConnection<'p, AsyncDieselConnectionManager<AsyncPg
 impl Store {
     /// Over this pool; connects when it is first used.
     pub fn new(pool: Pool) -> Store {
-        Store { pool }
+        Store { pool, habits: Arc::default() }
     }
 
     async fn connection(&self) -> Result<Pooled<'_>, Fault> {

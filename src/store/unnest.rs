@@ -28,6 +28,7 @@ pub(super) trait Statement {
 pub(super) enum Column<'a> {
     Uuids(Vec<Uuid>),
     Texts(Vec<Option<&'a str>>),
+    Strings(Vec<Option<String>>),
     Integers(Vec<Option<i32>>),
     BigInts(Vec<i64>),
     Times(Vec<Option<PgTimestamp>>),
@@ -107,6 +108,7 @@ fn bind<'b>(column: &'b Column<'_>, out: &mut AstPass<'_, 'b, Pg>) -> QueryResul
     match column {
         Column::Uuids(values) => out.push_bind_param::<Array<SqlUuid>, _>(values),
         Column::Texts(values) => out.push_bind_param::<Array<Nullable<Text>>, _>(values),
+        Column::Strings(values) => out.push_bind_param::<Array<Nullable<Text>>, _>(values),
         Column::Integers(values) => out.push_bind_param::<Array<Nullable<Integer>>, _>(values),
         Column::BigInts(values) => out.push_bind_param::<Array<BigInt>, _>(values),
         Column::Times(values) => out.push_bind_param::<Array<Nullable<Timestamp>>, _>(values),

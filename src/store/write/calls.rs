@@ -1,0 +1,283 @@
+//! Calls. The fold of a call's events does not fit one statement: it is locked, read, merged by the same code
+//! as within a batch, and written where it changed (contract, section 4).
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use diesel::sql_types::{Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::super::Fault;
+use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
+use super::{At, Did, Habit, Written, at, latest};
+use crate::event::{Status, Time};
+use crate::fold::{Call, Entries, Merge};
+use crate::identity::uid;
+use crate::plan::Plan;
+
+/// Makes the bookkeeping row of each call, or locks the one that is there. Gives those that it made.
+struct LockCalls;
+
+impl Statement for LockCalls {
+    const HEAD: &'static str = "INSERT INTO ingest.calls AS t
+            (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at, cloned_voice_id_at,
+             call_started_at_at, call_ended_at_at, duration_seconds_at, transcript_at, metadata_at,
+             metadata_keys_at)
+        SELECT * FROM unnest(";
+    const TAIL: &'static str =
+        ") ON CONFLICT (call_id) DO UPDATE SET call_id = t.call_id WHERE false RETURNING call_id";
+    type Row = Text;
+}
+
+/// The stored fold of calls: values from `call_log`, their event times from `ingest.calls`.
+struct ReadCalls;
+
+impl Statement for ReadCalls {
+    const HEAD: &'static str = "SELECT u.call_id,
+            l.id, l.threecx_call_id, l.caller_id, l.cloned_voice_id, l.call_started_at, l.call_ended_at,
+            l.duration_seconds, l.transcript, l.status, l.metadata::text, l.created_at, l.updated_at,
+            c.initiated_at, c.terminal_at, c.threecx_call_id_at, c.caller_id_at, c.cloned_voice_id_at,
+            c.call_started_at_at, c.call_ended_at_at, c.duration_seconds_at, c.transcript_at, c.metadata_at,
+            c.metadata_keys_at
+        FROM unnest(";
+    const TAIL: &'static str = ") AS u (call_id)
+        JOIN public.call_log l ON l.call_id = u.call_id
+        LEFT JOIN ingest.calls c ON c.call_id = u.call_id";
+    type Row = (
+        (Text, SqlUuid, Nullable<Text>, Nullable<Text>, Nullable<Text>),
+        (Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Integer>, Nullable<Text>),
+        (Nullable<Text>, Nullable<Text>, Nullable<Timestamp>, Nullable<Timestamp>),
+        (Nullable<Timestamp>, Nullable<Timestamp>),
+        (Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>),
+        (Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Text>),
+    );
+}
+
+/// A row of [`ReadCalls`].
+#[allow(clippy::type_complexity, reason = "one row, in groups that Diesel's tuples allow")]
+type StoredCall = (
+    (String, Uuid, Option<String>, Option<String>, Option<String>),
+    (At, At, Option<i32>, Option<String>),
+    (Option<String>, Option<String>, At, At),
+    (At, At),
+    (At, At, At, At),
+    (At, At, At, At, Option<String>),
+);
+
+/// The fold that is stored, by call.
+fn stored_call(row: StoredCall, fresh: &HashSet<String>) -> (String, (Uuid, Call<'static>)) {
+    let (
+        (call_id, id, threecx_call_id, caller_id, cloned_voice_id),
+        (started_at, ended_at, duration_seconds, transcript),
+        (status, metadata, created_at, updated_at),
+        (initiated_at, terminal_at),
+        (threecx_at, caller_at, voice_at, started_at_at),
+        (ended_at_at, duration_at, transcript_at, metadata_at, metadata_keys_at),
+    ) = row;
+    // Every event has a status, so a row that no event had met before has neither time.
+    let adopted = (initiated_at.is_none() && terminal_at.is_none()) || fresh.contains(&call_id);
+    let known = |at: At| at.filter(|_| !adopted);
+    let status = status.as_deref().and_then(Status::from_name).filter(|s| *s != Status::Initiated);
+    let call = Call {
+        threecx_call_id: latest(threecx_call_id.map(Cow::Owned), known(threecx_at), adopted),
+        caller_id: latest(caller_id.map(Cow::Owned), known(caller_at), adopted),
+        cloned_voice_id: latest(cloned_voice_id.map(Cow::Owned), known(voice_at), adopted),
+        call_started_at: latest(started_at.map(from_timestamp), known(started_at_at), adopted),
+        call_ended_at: latest(ended_at.map(from_timestamp), known(ended_at_at), adopted),
+        duration_seconds: latest(duration_seconds, known(duration_at), adopted),
+        transcript: latest(transcript.map(Cow::Owned), known(transcript_at), adopted),
+        metadata: stored_metadata(metadata, metadata_at, metadata_keys_at, adopted),
+        terminal: latest(status, known(terminal_at), adopted),
+        initiated_at: known(initiated_at).map(from_timestamp),
+        created_at: created_at.map(from_timestamp),
+        // Of a row that no event has met, `updated_at` is older than every record's timestamp.
+        updated_at: updated_at.map(from_timestamp).filter(|_| !adopted),
+    };
+    (call_id, (id, call))
+}
+
+fn stored_metadata(
+    text: Option<String>,
+    at: At,
+    keys_at: Option<String>,
+    adopted: bool,
+) -> Option<(Time, Entries<'static>)> {
+    let at = if adopted { Time::OLDER_THAN_ALL } else { from_timestamp(at?) };
+    let keys_at: HashMap<String, i64> =
+        keys_at.and_then(|keys_at| serde_json::from_str(&keys_at).ok()).unwrap_or_default();
+    let members = crate::event::stored_metadata(&text?)?.into_iter().map(|(key, value)| {
+        let at = keys_at.get(&key).map_or(Time::OLDER_THAN_ALL, |micros| Time::from_micros(*micros));
+        (Cow::Owned(key), (at, value))
+    });
+    Some((at, members.collect()))
+}
+
+/// Writes the calls that changed.
+struct UpsertCalls;
+
+impl Statement for UpsertCalls {
+    const HEAD: &'static str = "INSERT INTO public.call_log AS t
+        (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
+         duration_seconds, transcript, status, metadata, created_at, updated_at)
+     SELECT id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
+            duration_seconds, transcript, status, metadata::json, created_at, updated_at
+     FROM unnest(";
+    const TAIL: &'static str =
+        ") AS u (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
+             duration_seconds, transcript, status, metadata, created_at, updated_at)
+     ON CONFLICT (call_id) DO UPDATE SET
+        threecx_call_id = excluded.threecx_call_id, caller_id = excluded.caller_id,
+        cloned_voice_id = excluded.cloned_voice_id, call_started_at = excluded.call_started_at,
+        call_ended_at = excluded.call_ended_at, duration_seconds = excluded.duration_seconds,
+        transcript = excluded.transcript, status = excluded.status, metadata = excluded.metadata,
+        created_at = excluded.created_at, updated_at = excluded.updated_at";
+    type Row = ();
+}
+
+/// The event times of calls that are locked.
+struct UpdateCallTimes;
+
+impl Statement for UpdateCallTimes {
+    const HEAD: &'static str = "UPDATE ingest.calls c SET
+            initiated_at = u.initiated_at, terminal_at = u.terminal_at,
+            threecx_call_id_at = u.threecx_call_id_at, caller_id_at = u.caller_id_at,
+            cloned_voice_id_at = u.cloned_voice_id_at, call_started_at_at = u.call_started_at_at,
+            call_ended_at_at = u.call_ended_at_at, duration_seconds_at = u.duration_seconds_at,
+            transcript_at = u.transcript_at, metadata_at = u.metadata_at,
+            metadata_keys_at = u.metadata_keys_at
+        FROM unnest(";
+    const TAIL: &'static str = ") AS u (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at,
+            cloned_voice_id_at, call_started_at_at, call_ended_at_at, duration_seconds_at, transcript_at,
+            metadata_at, metadata_keys_at)
+        WHERE c.call_id = u.call_id";
+    type Row = ();
+}
+
+/// Calls with what is to be merged into them, or is the outcome.
+type Calls<'p, 'a> = Vec<(&'p str, &'p Call<'a>)>;
+
+/// The event times of calls, as columns of `ingest.calls`.
+fn times<'p>(calls: &Calls<'p, '_>) -> Vec<Column<'p>> {
+    let of = |time: fn(&Call<'_>) -> Option<Time>| {
+        Column::optional_times(calls.iter().map(move |(_, call)| time(call)))
+    };
+    let keys_at = |call: &Call<'_>| {
+        let (_, entries) = call.metadata.as_ref()?;
+        let keys_at: BTreeMap<&str, i64> =
+            entries.iter().map(|(key, (at, _))| (key.as_ref(), at.micros())).collect();
+        serde_json::to_string(&keys_at).ok()
+    };
+    vec![
+        Column::texts(calls.iter().map(|(call_id, _)| *call_id)),
+        of(|call| call.initiated_at),
+        of(|call| at(&call.terminal)),
+        of(|call| at(&call.threecx_call_id)),
+        of(|call| at(&call.caller_id)),
+        of(|call| at(&call.cloned_voice_id)),
+        of(|call| at(&call.call_started_at)),
+        of(|call| at(&call.call_ended_at)),
+        of(|call| at(&call.duration_seconds)),
+        of(|call| at(&call.transcript)),
+        of(|call| at(&call.metadata)),
+        Column::Strings(calls.iter().map(|(_, call)| keys_at(call)).collect()),
+    ]
+}
+
+/// The stored folds of those of the calls that are there. `fresh` are calls whose bookkeeping row this
+/// transaction has just made: what stands in it is not what made the row of `call_log`.
+async fn read(
+    connection: &mut AsyncPgConnection,
+    calls: &Calls<'_, '_>,
+    fresh: &HashSet<String>,
+) -> Result<HashMap<String, (Uuid, Call<'static>)>, Fault> {
+    let call_ids = Column::texts(calls.iter().map(|(call_id, _)| *call_id));
+    let stored: Vec<StoredCall> = Unnest::<ReadCalls>::new(vec![call_ids]).load(connection).await?;
+    Ok(stored.into_iter().map(|row| stored_call(row, fresh)).collect())
+}
+
+fn merged<'a>(before: &Call<'static>, events: &Call<'a>) -> Call<'a> {
+    let mut after: Call<'a> = before.clone();
+    after.merge(events.clone());
+    after
+}
+
+pub(super) async fn write(
+    connection: &mut AsyncPgConnection,
+    habit: &Habit,
+    plan: &Plan<'_>,
+    written: &mut Written,
+) -> Result<(), Fault> {
+    let met = &plan.call_log;
+    let mut calls: Calls = met.iter().map(|(call_id, events)| (call_id.as_ref(), events)).collect();
+    let mut note = |id, did| written.note("call_log", std::iter::once(id), did);
+    if habit.looks_first() && !calls.is_empty() {
+        let stored = read(connection, &calls, &HashSet::new()).await?;
+        calls.retain(|(call_id, events)| match stored.get(*call_id) {
+            Some((id, before)) if merged(before, events) == *before => {
+                note(*id, Did::LeftAlone);
+                false
+            }
+            _ => true,
+        });
+    }
+    if calls.is_empty() {
+        return Ok(());
+    }
+    let fresh: Vec<String> = Unnest::<LockCalls>::new(times(&calls)).load(connection).await?;
+    let fresh: HashSet<String> = fresh.into_iter().collect();
+    let mut stored = read(connection, &calls, &fresh).await?;
+
+    let mut rows: Vec<(Uuid, &str, Call<'_>)> = Vec::new();
+    let mut outdated = HashSet::new();
+    for (call_id, events) in &calls {
+        let (id, did) = match stored.remove(*call_id) {
+            None => {
+                let id = uid("call_log", &[call_id]);
+                rows.push((id, call_id, (*events).clone()));
+                (id, Did::Made)
+            }
+            Some((id, before)) => {
+                let after = merged(&before, events);
+                let changed = after != before;
+                if changed {
+                    rows.push((id, call_id, after));
+                    outdated.insert(*call_id);
+                }
+                (id, if changed { Did::Changed } else { Did::LeftAlone })
+            }
+        };
+        note(id, did);
+    }
+    habit.learn(met.len(), rows.len());
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let calls = || rows.iter().map(|(_, _, call)| call);
+    let statement = Unnest::<UpsertCalls>::new(vec![
+        Column::Uuids(rows.iter().map(|(id, _, _)| *id).collect()),
+        Column::texts(rows.iter().map(|(_, call_id, _)| *call_id)),
+        Column::Texts(calls().map(|call| call.threecx_call_id.as_ref().map(|(_, v)| v.as_ref())).collect()),
+        Column::Texts(calls().map(|call| call.caller_id.as_ref().map(|(_, v)| v.as_ref())).collect()),
+        Column::Texts(calls().map(|call| call.cloned_voice_id.as_ref().map(|(_, v)| v.as_ref())).collect()),
+        Column::optional_times(calls().map(Call::started_at)),
+        Column::optional_times(calls().map(Call::ended_at)),
+        Column::Integers(calls().map(Call::duration).collect()),
+        Column::Texts(calls().map(|call| call.transcript.as_ref().map(|(_, v)| v.as_ref())).collect()),
+        Column::texts(calls().map(|call| call.status().name())),
+        Column::Strings(calls().map(Call::metadata_json).collect()),
+        Column::optional_times(calls().map(|call| call.created_at)),
+        Column::optional_times(calls().map(|call| call.updated_at)),
+    ]);
+    statement.execute(connection).await?;
+
+    let outdated: Calls = rows
+        .iter()
+        .filter(|(_, call_id, _)| outdated.contains(call_id) || !fresh.contains(*call_id))
+        .map(|(_, call_id, call)| (*call_id, call))
+        .collect();
+    if !outdated.is_empty() {
+        Unnest::<UpdateCallTimes>::new(times(&outdated)).execute(connection).await?;
+    }
+    Ok(())
+}
