@@ -5,11 +5,12 @@ mod commands;
 mod end_to_end;
 mod expiry;
 mod faults;
+mod fuzz;
+mod histories;
 mod infrastructure;
-mod merge;
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod replay;
+mod rules;
 mod schema;
 mod support;
 mod tables;

@@ -10,7 +10,8 @@
 //! - the text of `specversion` may be anything, and the media type of `content-type` may have parameters;
 //! - `data` is an attribute, but what its object holds is judged by the rules of fields alone;
 //! - a number with a fraction or an exponent is the double it stands for, in integer fields too;
-//! - a delete ignores the values of the fields it does not look at, yet each may be given once only.
+//! - a delete ignores the values of the fields it does not look at, but what section 2 calls invalid JSON is no
+//!   delete: a field given twice, or that is a text with a lone surrogate or a number beyond a double.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -707,9 +708,14 @@ fn read_fields(rules: &Rules, fields: &mut Fields, fact: &mut Fact, cache_ttl: i
     if rules.topic == "caller.voice_mapping" && fields.boolean("deleted") == Some(true) {
         fact.delete = true;
         fact.put("caller_id", fields.required("caller_id", 255).map(Cell::Text));
-        // A delete looks at nothing else, yet a name given twice makes the object itself invalid.
+        // A delete looks at nothing else, yet the object must be one by section 2.
         for (name, _) in rules.required.iter().chain(rules.texts) {
             fields.at_most_once(name);
+            let is_scalar = |raw: &str| !raw.starts_with(['{', '[']);
+            if fields.members.iter().any(|(member, raw)| member == name && is_scalar(raw) && is_unsound(raw))
+            {
+                fields.fault("invalid_json");
+            }
         }
         return;
     }
@@ -977,20 +983,72 @@ fn mapping(facts: &[&Fact]) -> Option<Row> {
 /// The first difference of two sets of tables, for a person to read: table, row, column, both values. Columns
 /// that the expected row does not have are not compared.
 pub fn first_difference(expected: &Tables, actual: &Tables) -> Option<String> {
+    differing_row(expected, actual).map(|(_, _, difference)| difference)
+}
+
+/// As [`first_difference`], with the records that had a part in the row.
+pub fn explained_difference(
+    expected: &Tables,
+    actual: &Tables,
+    records: &[Input],
+    cache_ttl: i64,
+    record_max_bytes: usize,
+) -> Option<String> {
+    let (table, id, mut text) = differing_row(expected, actual)?;
+    let row = expected[table].get(&id).or(actual[table].get(&id))?;
+    text.push_str("; the records that had a part in it:");
+    for (index, record) in records.iter().enumerate() {
+        let alone = fold(std::slice::from_ref(record), cache_ttl, record_max_bytes).tables;
+        let mut transfers = alone["clone_transfer_events"].values();
+        let has_part = match table {
+            "voice_clone_cache" if transfers.any(|of| of["cloned_voice_id"] == row["cloned_voice_id"]) => {
+                true
+            }
+            // A delete alone makes no row.
+            "caller_voice_mapping" if record.topic == table.replacen('_', ".", 1) => {
+                decode(record, &RULES[4], cache_ttl, record_max_bytes)
+                    .is_ok_and(|fact| text_of(fact.cell("caller_id")) == row["caller_id"])
+            }
+            _ => alone[table].contains_key(&id),
+        };
+        if has_part {
+            let shown = |bytes: &Option<Vec<u8>>| match bytes {
+                Some(bytes) => String::from_utf8_lossy(bytes).chars().take(600).collect(),
+                None => "null".to_owned(),
+            };
+            let headers: Vec<String> =
+                record.headers.iter().map(|(name, value)| format!("{name}: {}", shown(value))).collect();
+            text.push_str(&format!(
+                "\n  record {index}, {} at {}, key {}, headers {headers:?}, value {}",
+                record.topic,
+                record.timestamp,
+                shown(&record.key),
+                shown(&record.value)
+            ));
+        }
+    }
+    Some(text)
+}
+
+/// Table, id, and what is different.
+fn differing_row(expected: &Tables, actual: &Tables) -> Option<(&'static str, String, String)> {
     let none = BTreeMap::new();
-    for table in expected.keys().chain(actual.keys()).collect::<BTreeSet<_>>() {
+    for table in expected.keys().chain(actual.keys()).copied().collect::<BTreeSet<_>>() {
         let (wanted, found) = (expected.get(table).unwrap_or(&none), actual.get(table).unwrap_or(&none));
         for id in wanted.keys().chain(found.keys()).collect::<BTreeSet<_>>() {
             let (Some(wanted), Some(found)) = (wanted.get(id), found.get(id)) else {
                 let verdict =
                     if wanted.contains_key(id) { "is missing, expected" } else { "is surplus, found" };
-                return Some(format!("{table}: row {id} {verdict} {:?}", wanted.get(id).or(found.get(id))));
+                let row = wanted.get(id).or(found.get(id));
+                return Some((table, id.clone(), format!("{table}: row {id} {verdict} {row:?}")));
             };
             for (column, value) in wanted {
                 let other = found.get(column);
                 if other != Some(value) {
                     let other = other.map_or("no such column".to_owned(), |other| format!("{other:?}"));
-                    return Some(format!("{table}: row {id}, {column}: expected {value:?}, found {other}"));
+                    let difference =
+                        format!("{table}: row {id}, {column}: expected {value:?}, found {other}");
+                    return Some((table, id.clone(), difference));
                 }
             }
         }
@@ -1318,7 +1376,7 @@ mod tests {
             record("caller.voice_mapping", NOW, &value(&more))
         };
         let mapping = |records: &[Input], name: &str| column(records, "caller_voice_mapping", name);
-        let garbage = r#","deleted":true,"updated_at":5,"voice_sample_url":7,"description":"\ud800""#;
+        let garbage = r#","deleted":true,"updated_at":5,"voice_sample_url":7,"description":"\u0000""#;
         let delete_at_5 = record("caller.voice_mapping", NOW - 5, &value(garbage));
         let tombstone = delete("+4930", 5_000);
         assert!(fold(std::slice::from_ref(&tombstone), 1, 1).tables["caller_voice_mapping"].is_empty());
@@ -1339,6 +1397,10 @@ mod tests {
         assert_eq!(reasons(&delete("+4930", -1)), "invalid_value");
         let doubled = value(r#","deleted":true,"voice_name":"a","voice_name":"b""#);
         assert_eq!(reasons(&record("caller.voice_mapping", NOW, &doubled)), "invalid_json");
+        for unsound in ["1e400", r#""\ud800""#] {
+            let delete = value(&format!(r#","deleted":true,"description":{unsound}"#));
+            assert_eq!(reasons(&record("caller.voice_mapping", NOW, &delete)), "invalid_json");
+        }
     }
 
     #[test]

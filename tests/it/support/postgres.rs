@@ -30,6 +30,16 @@ impl Database {
         Self::on(SHARED.get_or_init(|| PrivateServer::start(&[])))
     }
 
+    /// As [`Database::new`], but its texts are ordered as in a dictionary (`a` before `B`), not by bytes.
+    pub fn with_a_locale() -> Database {
+        let database = Database::new();
+        let server = database.url.replace(&format!("/{}", database.name), "/postgres");
+        run(&server, &format!("DROP DATABASE {}", database.name));
+        let locale = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+        run(&server, &format!("CREATE DATABASE {} {locale}", database.name));
+        database
+    }
+
     /// Creates a database on a server of the test's own.
     pub fn on(server: &PrivateServer) -> Database {
         let name = unique("test");
