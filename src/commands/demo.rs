@@ -79,19 +79,37 @@ const SHOWN: [(&str, &[&str]); 8] = [
 pub async fn run(settings: &Settings, options: Options, cancel: CancellationToken) -> anyhow::Result<()> {
     eprintln!("Starting a PostgreSQL and a broker of their own ...");
     let builder = postgres()?;
-    let postgres = spawn_blocking(move || builder.start()).await.map_err(|error| {
-        let why = match error.try_into_panic() {
-            Ok(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_default(),
-            Err(error) => error.to_string(),
-        };
-        anyhow!("PostgreSQL could not be started: {}", why.trim())
-    })?;
-    let result = show(settings, &options, &postgres.connection_uri(), &cancel).await;
+    let started = spawn_blocking(move || builder.start()).await;
+    let postgres = match started {
+        Ok(postgres) => postgres,
+        Err(_) if interrupted(&cancel).await => return Ok(()),
+        Err(error) => {
+            let why = match error.try_into_panic() {
+                Ok(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_default(),
+                Err(error) => error.to_string(),
+            };
+            bail!("PostgreSQL could not be started: {}", why.trim());
+        }
+    };
+    let mut result = show(settings, &options, &postgres.connection_uri(), &cancel).await;
+    if result.is_err() && interrupted(&cancel).await {
+        result = Ok(());
+    }
     spawn_blocking(move || drop(postgres)).await.context("PostgreSQL could not be stopped")?;
     if result.is_ok() {
         eprintln!("Broker and database are gone; nothing is left behind.");
     }
     result
+}
+
+/// Whether an error is due to Ctrl-C: on a terminal that goes to PostgreSQL, too, and may end it before this
+/// program hears of it.
+async fn interrupted(cancel: &CancellationToken) -> bool {
+    let interrupted = tokio::time::timeout(REPORT, cancel.cancelled()).await.is_ok();
+    if interrupted {
+        eprintln!("Interrupted.");
+    }
+    interrupted
 }
 
 async fn show(
@@ -110,7 +128,10 @@ async fn show(
         ..settings.clone()
     };
     let store = Store::new(connect::pool(&settings)?);
-    reached(&store).await?;
+    tokio::select! {
+        reached = reached(&store) => reached?,
+        () = cancel.cancelled() => bail!("interrupted"),
+    }
     let migrations = migrate::up(url, None).await?;
     eprintln!("The database is migrated ({}).", migrations.join(", "));
     eprintln!("Look at it while it runs: psql '{url}'");
@@ -170,8 +191,6 @@ async fn follow(
         }
         let now = match store.overview(&settings.kafka_group_id).await {
             Ok(now) => now,
-            // Ctrl-C on a terminal goes to PostgreSQL, too, and may end it before this program hears of it.
-            Err(_) if tokio::time::timeout(REPORT, cancel.cancelled()).await.is_ok() => return Ok(()),
             Err(fault) => bail!("the database cannot be looked at: {fault}"),
         };
         let consumed = u64::try_from(now.consumed).unwrap_or_default();

@@ -81,6 +81,11 @@ impl Daemon {
         self.process.status().is_none()
     }
 
+    /// The process id; also of its process group.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The most memory that it has had resident up to now, in MiB.
     pub fn peak_memory(&self) -> u64 {
         self.status_mib("VmHWM:")
@@ -92,7 +97,7 @@ impl Daemon {
     }
 
     fn status_mib(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0 kB");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
