@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use voiceclone_events::event::Limits;
 use voiceclone_events::ingest::{Ingest, Positions, Stop};
 use voiceclone_events::record::{Header, Record, Topic};
+use voiceclone_events::store::offsets::{Position, Stored};
 use voiceclone_events::store::write::Mode;
 use voiceclone_events::store::{Store, connect, migrate};
 
@@ -520,12 +521,13 @@ async fn in_any_order(writer: Ingest, records: &[Record], mut dice: Dice) {
 /// and now and then a rival who thinks the partitions are his writes the same batch at the same moment.
 async fn through_offsets(writer: Ingest, group: &'static str, records: &[Record], mut dice: Dice) {
     let writer = Ingest { group: Some(group.to_owned()), ..writer };
+    let start = Stored { position: Position { next_offset: 0, dead_in_a_row: 0 }, topic_id: None };
     let mut owners: Vec<BTreeMap<(Topic, i32), Vec<Record>>> = vec![BTreeMap::new(); 1 + dice.below(4)];
     for topic in Topic::ALL {
         for partition in 0..3 {
             let is_here = |record: &&Record| record.topic == topic && record.partition == partition;
             let name = (topic.name().to_owned(), partition);
-            writer.store.set_position(group, &name, None, 0).await.unwrap();
+            writer.store.set_position(group, &name, None, start).await.unwrap();
             let owner = dice.below(owners.len());
             owners[owner].insert((topic, partition), records.iter().filter(is_here).cloned().collect());
         }
@@ -549,7 +551,7 @@ async fn consume(
     loop {
         let stored = writer.store.positions(group).await.unwrap();
         let mut positions: Positions =
-            partitions.keys().map(|key| (*key, stored[&(key.0.name().to_owned(), key.1)])).collect();
+            partitions.keys().map(|key| (*key, stored[&(key.0.name().to_owned(), key.1)].position)).collect();
         let mut finished = true;
         for _ in 0..1 + dice.below(4) {
             let mut batch = Vec::new();

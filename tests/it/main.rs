@@ -9,6 +9,7 @@ mod faults;
 mod fuzz;
 mod histories;
 mod infrastructure;
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod replay;
 mod rules;
