@@ -87,7 +87,7 @@ fn stored_call(row: StoredCall, fresh: &HashSet<String>) -> (String, (Uuid, Call
         call_ended_at: latest(ended_at.map(from_timestamp), known(ended_at_at), adopted),
         duration_seconds: latest(duration_seconds, known(duration_at), adopted),
         transcript: latest(transcript.map(Cow::Owned), known(transcript_at), adopted),
-        metadata: stored_metadata(metadata, metadata_at, metadata_keys_at, adopted),
+        metadata: stored_metadata(metadata, metadata_at, metadata_keys_at.filter(|_| !adopted), adopted),
         terminal: latest(status, known(terminal_at), adopted),
         initiated_at: known(initiated_at).map(from_timestamp),
         created_at: created_at.map(from_timestamp),
