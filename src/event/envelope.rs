@@ -110,6 +110,9 @@ impl<'a> Content<'a> {
             let time = outer.get("time")?.map(|time| fields::time("time", time)).transpose()?;
             (kind, time, data)
         } else {
+            header(&record.headers, "ce_specversion")?
+                .map(|version| fields::text("ce_specversion", Json::Text(version.into()), None))
+                .transpose()?;
             let kind = header(&record.headers, "ce_type")?.map(Into::into);
             let time = header(&record.headers, "ce_time")?
                 .map(|text| fields::time("ce_time", Json::Text(text.into())))

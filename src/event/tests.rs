@@ -648,6 +648,20 @@ fn headers_of_binary_mode_count_for_nothing_in_structured_mode() {
 }
 
 #[test]
+fn the_specversion_of_an_envelope_is_any_text_that_a_field_may_hold() {
+    for topic in Topic::ALL {
+        let structured = |raw: &str| read(&envelope(topic, &format!("\"specversion\":{raw},"), &[]));
+        let binary = |value: &[u8]| read(&with_headers(bare(topic), &[("ce_specversion", value)]));
+        assert_eq!((structured("\"0.3\""), binary(b"0.3")), (with(topic, &[]), with(topic, &[])));
+        assert_eq!(structured("1.0"), Err(Reason::InvalidType));
+        assert_eq!(structured("\"\\u0000\""), Err(Reason::NulCharacter));
+        assert_eq!(binary(b"\0"), Err(Reason::NulCharacter));
+        assert_eq!(binary(b"\xff"), Err(Reason::InvalidValue));
+        assert_eq!(binary(b" "), with(topic, &[]));
+    }
+}
+
+#[test]
 fn a_time_of_the_envelope_must_be_valid_even_where_it_is_not_needed() {
     for topic in Topic::ALL {
         let timed = [(event_time(topic), NOON.0)];
