@@ -159,19 +159,42 @@ pub(super) fn is_blank(text: &str) -> bool {
 /// `metadata`: its top-level keys, each with its value as compact JSON with sorted keys.
 pub(super) fn metadata(raw: &str) -> Result<BTreeMap<String, String>, Unusable> {
     let invalid = |problem: &str| Unusable::new(Reason::InvalidJson, format!("metadata {problem}"));
-    let Plain(value) = serde_json::from_str(raw).map_err(|_| {
-        invalid("nests too deep, or holds half of a surrogate pair or a number beyond a double")
-    })?;
-    if levels(&value) > METADATA_LEVELS {
+    // The text is looked at, as of a name given twice only the last value can be found in what is read.
+    let (levels, holds_nul) = survey(raw);
+    if levels > METADATA_LEVELS {
         return Err(invalid(&format!("nests deeper than {METADATA_LEVELS} levels")));
     }
-    if holds_nul(&value) {
+    if holds_nul {
         return Err(Unusable::new(Reason::NulCharacter, "metadata holds the character U+0000"));
     }
+    let Plain(value) = serde_json::from_str(raw)
+        .map_err(|_| invalid("holds half of a surrogate pair or a number beyond a double"))?;
     let Value::Object(object) = value else {
         return Err(Unusable::new(Reason::InvalidType, "metadata is no object"));
     };
     Ok(object.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+}
+
+/// How deep a text that is JSON nests, and whether a text in it holds U+0000, which JSON must escape.
+fn survey(json: &str) -> (usize, bool) {
+    let (mut level, mut levels, mut in_text, mut holds_nul) = (0_usize, 0, false, false);
+    let mut bytes = json.as_bytes().iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_text = !in_text,
+            b'\\' => {
+                holds_nul |= bytes.as_slice().starts_with(b"u0000");
+                bytes.next();
+            }
+            b'{' | b'[' if !in_text => {
+                level += 1;
+                levels = levels.max(level);
+            }
+            b'}' | b']' if !in_text => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    (levels, holds_nul)
 }
 
 /// Any JSON. serde_json's own reading of a [`Value`] takes an object whose first name is that of its
@@ -231,23 +254,5 @@ impl<'de> Visitor<'de> for ReadPlain {
             members.insert(name, value);
         }
         Ok(Value::Object(members))
-    }
-}
-
-/// How deep a value nests; no recursion here goes deeper than serde_json's own limit of 128.
-fn levels(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(levels).max().unwrap_or(0),
-        Value::Object(members) => 1 + members.values().map(levels).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(members) => members.iter().any(|(key, value)| key.contains('\0') || holds_nul(value)),
-        _ => false,
     }
 }

@@ -779,6 +779,22 @@ fn a_value_has_at_most_so_many_bytes() {
 }
 
 #[test]
+fn what_metadata_may_not_hold_it_may_not_hold_in_a_value_that_does_not_count_either() {
+    let arrays = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    assert_metadata(&format!(r#"{{"a":{},"a":1}}"#, arrays(99)), Ok(r#"{"a":1}"#));
+    for (value, reason) in [
+        (arrays(100).as_str(), Reason::InvalidJson),
+        (r#"{"\u0000":1}"#, Reason::NulCharacter),
+        (r#""\ud800""#, Reason::InvalidJson),
+        ("1e400", Reason::InvalidJson),
+    ] {
+        assert_metadata(&format!(r#"{{"a":{value},"a":1}}"#), Err(reason));
+    }
+    // An escaped backslash and brackets in a text are what they are.
+    assert_metadata(r#"{"a":"\\u0000[\"["}"#, Ok(r#"{"a":"\\u0000[\"["}"#));
+}
+
+#[test]
 fn metadata_nests_at_most_100_levels_itself_the_first() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         for (levels, usable) in [(100, true), (101, false), (127, false), (128, false), (100_000, false)] {
