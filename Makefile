@@ -8,7 +8,7 @@ TOOLS := $(TARGET)/tools
 LEFT_OUT := $(TARGET)/tmp/left-out.txt
 KAFKA_JARS := tests/kafka/lib
 
-.PHONY: help setup demo test lint audit schema kafka-jars clean
+.PHONY: help setup demo test fuzz lint audit schema kafka-jars clean
 
 help: ## says what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -31,6 +31,12 @@ test: ## runs all tests, and says which were left out and why (ARGS="name" for s
 		printf '\nNo test was left out.\n'; \
 	fi; \
 	exit $$status
+
+fuzz: ## puts very many made-up records into the decoder, and measures hostile ones (N=10000000)
+	@scripts/setup.sh demo
+	@FUZZ_INPUTS=$(or $(N),10000000) cargo test --locked --release \
+		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
+		--test it -- --ignored --nocapture --test-threads=1 fuzz::
 
 lint: ## checks the format and what Clippy finds
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy

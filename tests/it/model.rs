@@ -251,13 +251,30 @@ fn is_unsound(raw: &str) -> bool {
     })
 }
 
-/// Compact JSON with the keys sorted by bytes at every level.
-fn compact(value: &Value) -> String {
-    match value {
-        Value::Array(items) => format!("[{}]", items.iter().map(compact).collect::<Vec<_>>().join(",")),
-        Value::Object(map) => compact_object(&map.iter().map(|(k, v)| (k.clone(), compact(v))).collect()),
-        scalar => scalar.to_string(),
-    }
+/// The items of an array in their order, as raw texts.
+fn items(raw: &str) -> Vec<&str> {
+    let tokens = tokens(raw).unwrap_or_default();
+    let inside = tokens.get(1..tokens.len().saturating_sub(1)).unwrap_or_default();
+    let separated = inside.split(|token| token.depth == 1 && token.text == ",");
+    let item = |item: &[Token<'_>]| raw.get(item.first()?.at..item.last()?.at + item.last()?.text.len());
+    separated.filter_map(item).collect()
+}
+
+/// Compact JSON with the keys sorted by bytes at every level; `None` where a lone surrogate is in it.
+/// (serde_json reads an object whose only name is one of its own private ones as something else.)
+fn compact(raw: &str) -> Option<String> {
+    Some(match raw.get(..1)? {
+        "[" => format!("[{}]", items(raw).into_iter().map(compact).collect::<Option<Vec<_>>>()?.join(",")),
+        "{" => compact_object(&members_of_metadata(raw)?),
+        "\"" => quoted(&unescape(raw)?),
+        // A number comes out as serde_json prints it, and `true`, `false` and `null` as they are.
+        _ => serde_json::from_str::<Value>(raw).ok()?.to_string(),
+    })
+}
+
+/// The members of an object, printed; of a name given twice the last counts.
+fn members_of_metadata(raw: &str) -> Option<BTreeMap<String, String>> {
+    members(raw).into_iter().map(|(name, value)| Some((unescape(name)?, compact(value)?))).collect()
 }
 
 /// The same for an object whose values are printed already.
@@ -364,7 +381,7 @@ fn times_rounded(double: f64, unit: u128) -> Option<i128> {
 }
 
 /// A time as PostgreSQL prints a `TIMESTAMP`.
-fn printed(micros: i64) -> String {
+pub fn printed(micros: i64) -> String {
     let time = DateTime::from_timestamp_micros(micros).unwrap_or_default();
     let text = format!("{}.{:06}", time.format("%Y-%m-%d %H:%M:%S"), micros.rem_euclid(1_000_000));
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -508,9 +525,8 @@ impl Fields {
             self.fault("invalid_json");
             return None;
         }
-        // Of a name given twice serde_json keeps the last. What it cannot read was found unsound above.
-        let object: serde_json::Map<String, Value> = serde_json::from_str(&raw).ok()?;
-        Some(object.iter().map(|(name, value)| (name.clone(), compact(value))).collect())
+        // What is unsound has no compact form, and is a fault already.
+        members_of_metadata(&raw)
     }
 }
 
