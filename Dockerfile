@@ -1,9 +1,9 @@
 # syntax=docker/dockerfile:1
 
 FROM rust:1.95-slim-bookworm AS build
-# librdkafka is built from source; OpenSSL is linked as a shared library.
+# librdkafka is built from source; OpenSSL and zlib are linked as shared libraries.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ make pkg-config libssl-dev \
+    && apt-get install -y --no-install-recommends g++ make pkg-config libssl-dev zlib1g-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 
@@ -26,7 +26,7 @@ RUN touch src/main.rs src/lib.rs \
 
 FROM debian:bookworm-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates libssl3 \
+    && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin voiceclone
 COPY --from=build /build/target/release/voiceclone-events /usr/local/bin/
