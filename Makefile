@@ -8,7 +8,9 @@ TOOLS := $(TARGET)/tools
 LEFT_OUT := $(TARGET)/tmp/left-out.txt
 KAFKA_JARS := tests/kafka/lib
 
-.PHONY: help setup demo test fuzz lint audit schema kafka-jars clean
+BENCH_PYTHON := $(TARGET)/bench-venv
+
+.PHONY: help setup demo test fuzz bench lint audit schema kafka-jars clean
 
 help: ## says what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -37,6 +39,16 @@ fuzz: ## puts very many made-up records into the decoder, and measures hostile o
 	@FUZZ_INPUTS=$(or $(N),10000000) cargo test --locked --release \
 		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
 		--test it -- --ignored --nocapture --test-threads=1 fuzz::
+
+bench: ## measures this machine, about a quarter of an hour (ARGS="--help" for more)
+	@scripts/setup.sh bench
+	@$(MAKE) --no-print-directory kafka-jars $(BENCH_PYTHON)/.complete
+	@cargo bench --locked --bench bench -- --python "$(abspath $(BENCH_PYTHON))/bin/python" $(ARGS)
+
+# The packages of the Python consumer that the benchmark compares with; without them it leaves that out, and says so.
+$(BENCH_PYTHON)/.complete: bench/baseline/requirements.txt
+	@if python3 -m venv $(BENCH_PYTHON) && $(BENCH_PYTHON)/bin/pip install --quiet --disable-pip-version-check -r $<; \
+	then touch $@; else rm -rf $(BENCH_PYTHON); fi
 
 lint: ## checks the format and what Clippy finds
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Finds out what is missing on this machine for building and trying the project (`setup.sh demo`), or for its tests
-# too (`setup.sh test`). On Debian and Ubuntu root gets it installed; anyone else is told what to install, and how.
+# Finds out what is missing on this machine for building and trying the project (`setup.sh demo`), for its tests too
+# (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
+# else is told what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
 # named, where Java or Maven is missing.)
 set -eu
@@ -38,7 +39,10 @@ look() {
     found_postgresql || miss needed postgresql "PostgreSQL's server, 15 or newer, with initdb"
     # pgtemp, which starts the throw-away PostgreSQL of `demo`, runs it as another user through sudo.
     [ "$(id -u)" != 0 ] || found sudo || miss needed sudo "sudo, for running PostgreSQL as another user than root"
-    if [ "$purpose" = test ]; then
+    if [ "$purpose" = bench ]; then
+        python3 -c 'import ensurepip' 2>/dev/null || miss wanted python3-venv "Python, for the consumer that the benchmark compares with"
+    fi
+    if [ "$purpose" != demo ]; then
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
     fi

@@ -107,6 +107,11 @@ impl Daemon {
         self.lines.lock().unwrap().clone()
     }
 
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Where it answers over HTTP: `host:port`.
     pub fn address(&self) -> &str {
         &self.address

@@ -471,6 +471,11 @@ log.segment.delete.delay.ms=1000
         self.end(Signal::Kill);
     }
 
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().expect("the broker is not running").id()
+    }
+
     /// Halts it, so that connections stay open and nothing answers; `Signal::Cont` lets it go on.
     pub fn signal(&mut self, signal: Signal) {
         self.process.as_mut().expect("the broker is not running").signal(signal);

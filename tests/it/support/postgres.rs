@@ -48,6 +48,14 @@ impl Database {
         Database { name, url }
     }
 
+    /// Creates a database on the server that has it, with all that this one holds. Nobody may be connected to it.
+    pub fn copy(&self, server: &PrivateServer) -> Database {
+        let name = unique("test");
+        let sql = format!("CREATE DATABASE {name} TEMPLATE {} STRATEGY file_copy", self.name);
+        run(&server.url("postgres"), &sql);
+        Database { url: server.url(&name), name }
+    }
+
     /// `DATABASE_URL` for the daemon.
     pub fn url(&self) -> &str {
         &self.url
@@ -199,6 +207,11 @@ impl PrivateServer {
     /// Where it listens: `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The process id of its first process, the parent of all others.
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().expect("PostgreSQL is not running").id()
     }
 
     /// The URL of one of its databases.

@@ -1,0 +1,219 @@
+//! How long a record takes from the producer's hand to the visible row, at a given rate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::producer::Producer;
+use serde::Serialize;
+use voiceclone_events::record::{Outgoing, Topic};
+
+use crate::records::Dice;
+use crate::support::postgres::Database;
+use crate::support::wait::{SOON, eventually};
+use crate::world::{Session, Topics, World, runtime, send};
+
+/// How often the stored offset is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Times in milliseconds.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Times {
+    /// How many records or commits.
+    pub samples: usize,
+    /// The median.
+    pub p50: f64,
+    /// 99 of 100 took at most this long; the longest where there are fewer than 100.
+    pub p99: f64,
+    /// 999 of 1000 took at most this long; the longest where there are fewer than 1000.
+    pub p999: f64,
+    /// The longest.
+    pub longest: f64,
+    /// How far apart two looks at the database were at most, for 99 of 100: a time may be shown as longer by so much.
+    pub resolution: f64,
+}
+
+impl Times {
+    fn of(mut times: Vec<f64>) -> Times {
+        times.sort_by(f64::total_cmp);
+        if times.is_empty() {
+            return Times::default();
+        }
+        let at = |share: f64| times[((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1];
+        Times {
+            samples: times.len(),
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            longest: at(1.0),
+            resolution: 0.0,
+        }
+    }
+}
+
+/// Records that go out at a steady rate, and a watch on when their rows are visible. The topic `clone.ready` has one
+/// partition and holds nothing else, so a record's offset is its number; the offset stored with the rows, in their
+/// transaction, tells which records are visible.
+pub struct Pulse {
+    stop: Arc<AtomicBool>,
+    producer: JoinHandle<Vec<Instant>>,
+    seen: Arc<AtomicU64>,
+    watcher: JoinHandle<Vec<(Instant, u64)>>,
+    watch_stop: Arc<AtomicBool>,
+    first: u64,
+}
+
+impl Pulse {
+    /// Starts, with the `first` offset that is free.
+    pub fn start(
+        world: &World,
+        topics: Topics,
+        database: &Database,
+        group: &str,
+        rate: u64,
+        first: u64,
+    ) -> Pulse {
+        let (stop, watch_stop, seen) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let producer = world.producer("0");
+        let stopped = stop.clone();
+        let mut dice = Dice::new(first + rate * 1_000_003);
+        let producer = std::thread::spawn(move || {
+            let mut sent = Vec::new();
+            let start = Instant::now();
+            while !stopped.load(Ordering::Relaxed) {
+                // Made before its moment, so that making it is not counted.
+                let record: Outgoing = dice.record(Topic::CloneReady, 0, 1);
+                let due =
+                    start + Duration::from_nanos(1_000_000_000 / rate) * u32::try_from(sent.len()).unwrap();
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                sent.push(Instant::now());
+                send(&producer, &topics, &record);
+            }
+            producer.flush(SOON).unwrap();
+            sent
+        });
+        let session = world.session(database);
+        let (group, topic_seen, ended) = (group.to_owned(), seen.clone(), watch_stop.clone());
+        let watcher = std::thread::spawn(move || {
+            let sql = "SELECT COALESCE(max(next_offset), 0) FROM ingest.consumer_offsets
+                       WHERE group_id = $1 AND topic LIKE '%clone.ready'";
+            let statement = runtime().block_on(session.client.prepare(sql)).unwrap();
+            let mut looks = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                let row = runtime().block_on(session.client.query_one(&statement, &[&group])).unwrap();
+                let next = u64::try_from(row.get::<_, i64>(0)).unwrap();
+                looks.push((Instant::now(), next));
+                topic_seen.store(next, Ordering::Relaxed);
+                std::thread::sleep(LOOK_EVERY);
+            }
+            looks
+        });
+        Pulse { stop, producer, seen, watcher, watch_stop, first }
+    }
+
+    /// Stops sending, waits until all is visible, and gives the times of the records sent before `until` (of all,
+    /// where there is none) and how many were sent.
+    pub fn finish(self, until: Option<Instant>) -> (Times, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.producer.join().unwrap();
+        let end = self.first + u64::try_from(sent.len()).unwrap();
+        eventually(SOON * 4, &format!("offset {end} to be stored"), || {
+            let seen = self.seen.load(Ordering::Relaxed);
+            if seen >= end { Ok(()) } else { Err(seen) }
+        });
+        self.watch_stop.store(true, Ordering::Relaxed);
+        let looks = self.watcher.join().unwrap();
+        let mut look = looks.iter();
+        let mut at = look.next().unwrap();
+        let mut times = Vec::new();
+        for (nth, sent) in sent.iter().enumerate() {
+            let offset = self.first + u64::try_from(nth).unwrap();
+            while at.1 <= offset {
+                at = look.next().unwrap();
+            }
+            if until.is_none_or(|until| *sent < until) {
+                times.push(at.0.duration_since(*sent).as_secs_f64() * 1000.0);
+            }
+        }
+        let gaps =
+            looks.windows(2).map(|two| two[1].0.duration_since(two[0].0).as_secs_f64() * 1000.0).collect();
+        (Times { resolution: Times::of(gaps).p99, ..Times::of(times) }, end)
+    }
+}
+
+/// Times of records at this rate for so long, after a second that does not count.
+pub fn latency(world: &World, rate: u64, seconds: u64, proxy: Option<&str>) -> Times {
+    let (database, topics) = (world.database(), world.topics(1));
+    let group = crate::support::unique("group");
+    let mut daemon = world.daemon(&topics, &world.url(&database, "consumer-1", proxy), &group, &[]);
+    wait_until_consuming(world, &database, &mut daemon, &group, topics.partitions_read());
+    let name = |topics: &Topics| Topics { prefix: topics.prefix.clone(), partitions: topics.partitions };
+    let warm = Pulse::start(world, name(&topics), &database, &group, rate.max(50), 0);
+    std::thread::sleep(Duration::from_secs(1));
+    let (_, first) = warm.finish(None);
+    world.session(&database).run("CHECKPOINT");
+    let pulse = Pulse::start(world, name(&topics), &database, &group, rate, first);
+    std::thread::sleep(Duration::from_secs(seconds));
+    let (times, _) = pulse.finish(None);
+    drop(daemon);
+    topics.delete(world);
+    times
+}
+
+/// Waits until the daemon knows where its partitions start.
+pub fn wait_until_consuming(
+    world: &World,
+    database: &Database,
+    daemon: &mut crate::support::daemon::Daemon,
+    group: &str,
+    partitions: i64,
+) {
+    let session = world.session(database);
+    let sql = format!("SELECT count(*) FROM ingest.consumer_offsets WHERE group_id = '{group}'");
+    eventually(SOON * 2, "the daemon to consume", || {
+        assert!(daemon.is_running(), "the daemon has ended");
+        let seen = session.number(&sql);
+        if seen == partitions { Ok(()) } else { Err(seen) }
+    });
+    daemon.wait_ready(SOON);
+}
+
+/// Times of bare commits: one row into `clone_ready_events`, a transaction each, on a connection that is warm.
+pub fn bare_commits(world: &World, proxy: Option<&str>, count: usize) -> Times {
+    let database = world.database();
+    let session = Session::open(&world.url(&database, "bare-commits", proxy));
+    session.run("CHECKPOINT");
+    runtime().block_on(async {
+        let sql = "INSERT INTO public.clone_ready_events
+                   (id, caller_id, greeting_call_id, cloned_voice_id, clone_duration_ms, ready_at, created_at)
+                   VALUES (gen_random_uuid(), md5(random()::text), md5(random()::text), 'voice', 1, now(), now())";
+        let statement = session.client.prepare(sql).await.unwrap();
+        let mut times = Vec::new();
+        for nth in 0..count + 100 {
+            let start = Instant::now();
+            session.client.execute(&statement, &[]).await.unwrap();
+            if nth >= 100 {
+                times.push(start.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+        Times::of(times)
+    })
+}
+
+/// The median time of an empty statement, in milliseconds: the round trip.
+pub fn round_trip(world: &World, proxy: Option<&str>) -> f64 {
+    let database = world.database();
+    let session = Session::open(&world.url(&database, "round-trip", proxy));
+    runtime().block_on(async {
+        let statement = session.client.prepare("SELECT 1").await.unwrap();
+        let mut times = Vec::new();
+        for _ in 0..200 {
+            let start = Instant::now();
+            session.client.execute(&statement, &[]).await.unwrap();
+            times.push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+        Times::of(times).p50
+    })
+}

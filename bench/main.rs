@@ -1,0 +1,402 @@
+//! The benchmark: what the daemon does on this machine, beside what PostgreSQL can do at all (`COPY` of the very same
+//! rows into the same tables), on a real broker and a durable database of its own. `make bench` runs it;
+//! `docs/performance.md` says what is measured and how.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod expiry;
+mod latency;
+mod load;
+#[allow(dead_code)]
+#[path = "../tests/it/model.rs"]
+mod model;
+mod proxy;
+mod records;
+mod report;
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+mod usage;
+mod world;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+use voiceclone_events::cli::SettingFlags;
+use voiceclone_events::config::{Need, Settings};
+use voiceclone_events::record::Topic;
+
+use load::{Job, Rows, Who};
+use records::Kind;
+use report::{Report, Series, number};
+use world::{POSTGRES_SETTINGS, World};
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Item {
+    /// First load of each topic and of a mix, beside COPY of the same rows
+    Load,
+    /// Reading everything again when all rows are there
+    Again,
+    /// The same load by a plain Python consumer
+    Baseline,
+    /// From the producer's hand to the visible row
+    Latency,
+    /// Load and latency with a longer way to the database
+    RoundTrip,
+    /// A million cache rows expire at once
+    Expiry,
+    /// The same load into tables that hold rows already
+    Growth,
+}
+
+/// Measures voiceclone-events on this machine. Needs Java and `make kafka-jars`, PostgreSQL's server programs, and Linux
+/// for CPU and memory.
+#[derive(Parser)]
+struct Options {
+    /// Only these, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Item>,
+    /// Of load and again only these topics (`mix` is all five at once), separated by commas
+    #[arg(long, value_delimiter = ',')]
+    topics: Vec<String>,
+    /// Records of clone.ready; the mix has two fifths, everything else a fifth of them
+    #[arg(long, default_value_t = 500_000)]
+    records: u64,
+    /// Runs of each measurement
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Runs of the expiry
+    #[arg(long, default_value_t = 1)]
+    expiry_repeats: usize,
+    /// Cache rows that expire at once
+    #[arg(long, default_value_t = 1_000_000)]
+    expired: u64,
+    /// Rows that the tables hold before the growth measurement
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1_000_000])]
+    growth: Vec<u64>,
+    /// Seconds that latency is measured for at each rate
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+    /// Writes all figures there as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// A setting of the daemon other than its default, such as BATCH_MAX_WAIT=5ms; may be given several times
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// Python with the packages of bench/baseline/requirements.txt
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench-venv/bin/python"))]
+    python: PathBuf,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Options {
+    fn has(&self, item: Item) -> bool {
+        self.only.is_empty() || self.only.contains(&item)
+    }
+
+    fn records(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Alone(Topic::CloneReady) => self.records,
+            Kind::Mix => self.records * 2 / 5,
+            Kind::Alone(_) => self.records / 5,
+        }
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let wanted =
+            |kind: &Kind| self.topics.is_empty() || self.topics.iter().any(|name| name == kind.name());
+        Kind::all().into_iter().filter(wanted).collect()
+    }
+}
+
+/// One seed for all, so that two runs read the same.
+const SEED: u64 = 20_260_115;
+
+fn main() {
+    let options = Options::parse();
+    if let Some(unknown) =
+        options.topics.iter().find(|name| !Kind::all().iter().any(|kind| kind.name() == **name))
+    {
+        panic!("--topics: there is no {unknown:?}");
+    }
+    let started = Instant::now();
+    let mut report = Report::default();
+    let world = World::start(&options.settings);
+    say_what_this_is(&mut report, &world, &options);
+    if options.has(Item::Load) || options.has(Item::Again) || options.has(Item::Baseline) {
+        options.kinds().into_iter().for_each(|kind| loads(&mut report, &world, &options, kind));
+    }
+    if options.has(Item::Latency) {
+        latencies(&mut report, &world, &options);
+    }
+    if options.has(Item::RoundTrip) {
+        round_trips(&mut report, &world, &options);
+    }
+    if options.has(Item::Expiry) {
+        let runs: Vec<_> = (0..options.expiry_repeats.max(1))
+            .map(|_| expiry::expiry(&world, options.expired, options.seconds))
+            .collect();
+        let title = format!(
+            "{} cache rows expire at once, while {} clone.ready records a second are consumed",
+            number(options.expired as f64, 0),
+            expiry::RATE
+        );
+        report.expiry(&title, &runs);
+    }
+    if options.has(Item::Growth) {
+        growth(&mut report, &world, &options);
+    }
+    println!();
+    report.about("load average at the end", load_average());
+    report.about("minutes", format!("{:.1}", started.elapsed().as_secs_f64() / 60.0));
+    if let Some(file) = &options.json {
+        std::fs::write(file, format!("{:#}\n", report.json())).unwrap();
+        println!("All figures: {}", file.display());
+    }
+}
+
+fn say_what_this_is(report: &mut Report, world: &World, options: &Options) {
+    let shell = |command: &str| {
+        let output = std::process::Command::new("/bin/sh").args(["-c", command]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let root = env!("CARGO_MANIFEST_DIR");
+    let database = world.database();
+    let version = database.value("SHOW server_version");
+    let defaults: Vec<String> = POSTGRES_SETTINGS
+        .iter()
+        .map(|(name, _)| format!("{name}={}", database.value(&format!("SHOW {name}"))))
+        .collect();
+    report.about("source", shell(&format!("git -C {root} describe --always --dirty 2>/dev/null")));
+    report.about("machine", shell("sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1"));
+    report.about("processors", shell("nproc"));
+    report.about("memory", shell("sed -n 's/MemTotal: *//p' /proc/meminfo"));
+    report.about("system", shell("uname -sr"));
+    report.about("load average at the start", load_average());
+    report.about("PostgreSQL", format!("{version}, {}", defaults.join(", ")));
+    let kafka = shell(&format!("ls {root}/tests/kafka/lib | sed -n 's/^kafka_2.13-\\(.*\\).jar$/\\1/p'"));
+    report.about("Kafka", format!("{kafka}, one broker on this machine, Java's first compiler only"));
+    let need = Need { database: false, broker: false };
+    let effective = Settings::from(&SettingFlags::default(), options.settings.iter().cloned(), need);
+    let effective = effective.unwrap_or_else(|error| panic!("--set: {error}")).effective();
+    let shown = |(name, _): &&(String, String)| {
+        name.starts_with("BATCH_")
+            || name.starts_with("DB_")
+            || options.settings.iter().any(|(set, _)| set == name)
+    };
+    let shown: Vec<String> =
+        effective.iter().filter(shown).map(|(name, value)| format!("{name}={value}")).collect();
+    report.about("daemon", shown.join(", "));
+    report.about("repeats", json!(options.repeats));
+    println!("Figures are medians (least..most) of the repeats.");
+}
+
+fn load_average() -> String {
+    std::fs::read_to_string("/proc/loadavg")
+        .unwrap_or_default()
+        .split(' ')
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// First load, reading again, the baseline and their ceiling, for one topic or the mix.
+fn loads(report: &mut Report, world: &World, options: &Options, kind: Kind) {
+    let ready = kind == Kind::Alone(Topic::CloneReady);
+    let python = (ready && options.has(Item::Baseline)).then_some(&options.python);
+    if !options.has(Item::Load) && !options.has(Item::Again) && python.is_none() {
+        return;
+    }
+    let python = match python {
+        Some(python) if !python.exists() => {
+            report.left_out(
+                "the Python baseline",
+                "there is no Python with its packages: `make bench` makes one",
+            );
+            None
+        }
+        python => python,
+    };
+    let topics = world.topics(4);
+    let records = world.produce(&topics, kind.records(options.records(kind), SEED));
+    let rows = {
+        let database = world.database();
+        Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up
+        Rows::of(world, &database, kind, records)
+    };
+    let (mut copy, mut copy_two, mut one, mut two, mut again) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut baseline, mut baseline_again) = (vec![], vec![]);
+    for _ in 0..options.repeats.max(1) {
+        copy.push(rows.copy(world, &world.database(), 1, None));
+        let database = world.database();
+        let job = Job::new(world, &topics, records, &database);
+        one.push(job.load(Who::Daemons(1, None)));
+        assert_same_rows(world, &job, kind, &rows);
+        if options.has(Item::Again) {
+            again.push(job.load(Who::Daemons(1, None)));
+            assert_same_rows(world, &job, kind, &rows);
+        }
+        if options.has(Item::Load) {
+            copy_two.push(rows.copy(world, &world.database(), 2, None));
+        }
+        if options.has(Item::Load) && (ready || kind == Kind::Mix) {
+            let database = world.database();
+            let job = Job::new(world, &topics, records, &database);
+            two.push(job.load(Who::Daemons(2, None)));
+            assert_same_rows(world, &job, kind, &rows);
+        }
+        if let Some(python) = python {
+            let database = world.database();
+            let job = Job::new(world, &topics, records, &database);
+            baseline.push(job.load(Who::Baseline(python)));
+            assert_same_rows(world, &job, kind, &rows);
+            baseline_again.push(job.load(Who::Baseline(python)));
+            assert_same_rows(world, &job, kind, &rows);
+        }
+    }
+    topics.delete(world);
+    let series =
+        |name: &str, runs, ceiling| Series { name: name.into(), records, rows: rows.count(), runs, ceiling };
+    let copy = series("COPY of the same rows, one connection", copy, None);
+    let copy_two = series("COPY of the same rows, two connections", copy_two, None);
+    let (ceiling, ceiling_two) = (Some(copy.rate()), Some(copy_two.rate()));
+    let all = [
+        copy,
+        series("first load, one daemon", one, ceiling),
+        series("reading again, one daemon", again, ceiling),
+        copy_two,
+        series("first load, two daemons", two, ceiling_two),
+        series("first load, Python baseline", baseline, ceiling),
+        series("reading again, Python baseline", baseline_again, ceiling),
+    ];
+    let measured: Vec<Series> = all.into_iter().filter(|series| !series.runs.is_empty()).collect();
+    let title = format!(
+        "{}: {} records, {} rows in {} (4 partitions; COPY's rows in the order in which the daemon's lie)",
+        kind.name(),
+        number(records as f64, 0),
+        number(rows.count() as f64, 0),
+        kind.tables().join(", ")
+    );
+    report.loads(&title, &measured);
+}
+
+fn assert_same_rows(world: &World, job: &Job<'_>, kind: Kind, rows: &Rows) {
+    let session = world.session(job.database);
+    let counts =
+        kind.tables().iter().map(|table| session.number(&format!("SELECT count(*) FROM public.{table}")));
+    assert_eq!(u64::try_from(counts.sum::<i64>()).unwrap(), rows.count(), "rows of {}", kind.name());
+}
+
+fn latencies(report: &mut Report, world: &World, options: &Options) {
+    let mut series = vec![(
+        "a bare commit of one row, for comparison".to_owned(),
+        (0..options.repeats.max(1)).map(|_| latency::bare_commits(world, None, 1000)).collect(),
+    )];
+    for rate in [1, 100, 5000] {
+        // At one a second more runs would say little more.
+        let repeats = if rate == 1 { 1 } else { options.repeats.max(1) };
+        let runs = (0..repeats).map(|_| latency::latency(world, rate, options.seconds, None)).collect();
+        series.push((format!("{} records a second", number(rate as f64, 0)), runs));
+    }
+    let note = "From just before the producer's send (no linger) to the row's visibility; BATCH_MAX_WAIT is part of it. \
+                Visible is what the stored offset is past, as it is committed with the rows.";
+    report.times("From the producer to the visible row (clone.ready, one partition)", note, &series);
+}
+
+fn round_trips(report: &mut Report, world: &World, options: &Options) {
+    let kind = Kind::Alone(Topic::CloneReady);
+    let topics = world.topics(4);
+    let records = world.produce(&topics, kind.records(options.records / 5, SEED));
+    let rows = {
+        let database = world.database();
+        Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up
+        Rows::of(world, &database, kind, records)
+    };
+    let (mut loads, mut times) = (vec![], vec![]);
+    for added in [0.0, 0.5, 2.5, 12.0] {
+        let address = world.server.address();
+        let proxy = (added > 0.0).then(|| proxy::start(&address, Duration::from_secs_f64(added / 1000.0)));
+        let proxy = proxy.as_deref();
+        let seen = latency::round_trip(world, proxy);
+        let (mut copies, mut runs) = (vec![], vec![]);
+        for _ in 0..options.repeats.max(1) {
+            copies.push(rows.copy(world, &world.database(), 1, proxy));
+            runs.push(Job::new(world, &topics, records, &world.database()).load(Who::Daemons(1, proxy)));
+        }
+        let name = |what: &str| format!("{what}, {added} ms added (an empty statement takes {seen:.2} ms)");
+        let series = |what: &str, runs, ceiling| Series {
+            name: name(what),
+            records,
+            rows: rows.count(),
+            runs,
+            ceiling,
+        };
+        let copy = series("COPY, one connection", copies, None);
+        let ceiling = Some(copy.rate());
+        loads.extend([copy, series("first load, one daemon", runs, ceiling)]);
+        times.push((name("a bare commit of one row"), vec![latency::bare_commits(world, proxy, 200)]));
+        times.push((
+            name("100 records a second"),
+            vec![latency::latency(world, 100, options.seconds.min(10), proxy)],
+        ));
+    }
+    topics.delete(world);
+    let title = format!("Round trip to PostgreSQL: clone.ready, {} records", number(records as f64, 0));
+    report.loads(&title, &loads);
+    report.times("Round trip to PostgreSQL: from the producer to the visible row", "As above.", &times);
+}
+
+/// The tables are filled by the daemon itself, and each run works on a copy of that database.
+fn growth(report: &mut Report, world: &World, options: &Options) {
+    let kind = Kind::Alone(Topic::CloneReady);
+    let topics = world.topics(4);
+    let records = world.produce(&topics, kind.records(options.records / 5, SEED));
+    let rows = {
+        let database = world.database();
+        Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up
+        Rows::of(world, &database, kind, records)
+    };
+    let mut loads = vec![];
+    for before in &options.growth {
+        let filled = world.database();
+        if *before > 0 {
+            let topics = world.topics(4);
+            let count = world.produce(&topics, kind.records(*before, SEED + 1));
+            Job::new(world, &topics, count, &filled).load(Who::Daemons(1, None));
+            topics.delete(world);
+            filled.run("VACUUM (ANALYZE)");
+        }
+        let (mut copies, mut runs) = (vec![], vec![]);
+        for _ in 0..options.repeats.max(1) {
+            copies.push(rows.copy(world, &filled.copy(&world.server), 1, None));
+            let database = filled.copy(&world.server);
+            runs.push(Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)));
+        }
+        let name = |what: &str| format!("{what}, {} rows a table before", number(*before as f64, 0));
+        let series = |what: &str, runs, ceiling| Series {
+            name: name(what),
+            records,
+            rows: rows.count(),
+            runs,
+            ceiling,
+        };
+        let copy = series("COPY, one connection", copies, None);
+        let ceiling = Some(copy.rate());
+        loads.extend([copy, series("first load, one daemon", runs, ceiling)]);
+    }
+    topics.delete(world);
+    let title = format!(
+        "Growth: clone.ready, {} records into tables that hold rows already",
+        number(records as f64, 0)
+    );
+    report.loads(&title, &loads);
+}
