@@ -1,14 +1,20 @@
-//! The live consumer: one loop that owns all its state. It gathers the next batch while one is written,
+//! The live consumer: one loop that owns all its state. It gathers the next batches while others are written,
 //! starts partitions where the database says, and stays in its group whatever the database does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +34,14 @@ use crate::store::offsets::{Partition, Position, Stored};
 use crate::store::write::Written;
 
 type Key = (Topic, i32);
+
+/// So many batches are written at the same time, each over a connection of its own: PostgreSQL works on one
+/// while another waits for its disk or the network. A partition always goes to the same lane, which keeps
+/// its records in order.
+const LANES: usize = 2;
+
+/// So many records are taken at once from those that are there, before anything else is looked at.
+const TAKE: usize = 256;
 
 /// How often positions are committed to Kafka, and compared with the database's.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
@@ -86,6 +100,34 @@ type Comparison = (u64, Result<BTreeMap<Partition, Stored>, Fault>);
 type TopicIds = BTreeMap<String, Uuid>;
 type Load = JoinHandle<Option<(BTreeMap<Key, Position>, TopicIds)>>;
 
+/// Batches of some of the partitions, written one after the other.
+#[derive(Default)]
+struct Lane {
+    buffer: Vec<Record>,
+    buffered_bytes: usize,
+    /// When the buffer must be written.
+    due: Option<Instant>,
+    write: Option<Write>,
+}
+
+impl Lane {
+    fn is_full(&self, batch_max_records: usize) -> bool {
+        self.buffer.len() >= batch_max_records || self.buffered_bytes >= BATCH_MAX_BYTES
+    }
+
+    fn clear(&mut self) {
+        self.buffer.clear();
+        self.buffered_bytes = 0;
+        self.due = None;
+    }
+
+    fn take(&mut self) -> Vec<Record> {
+        let records = std::mem::take(&mut self.buffer);
+        self.clear();
+        records
+    }
+}
+
 /// The consumer with all its state.
 pub struct Live {
     consumer: Arc<StreamConsumer<Context>>,
@@ -102,12 +144,10 @@ pub struct Live {
     next: BTreeMap<Key, i64>,
     /// Assigned partitions that do not yet know where to start.
     starting: BTreeSet<Key>,
-    buffer: Vec<Record>,
-    buffered_bytes: usize,
-    /// When the buffer must be written.
-    due: Option<Instant>,
-    write: Option<Write>,
+    lanes: [Lane; LANES],
     load: Option<Load>,
+    /// What is known of the positions is wrong; they are read again once no batch is being written.
+    outdated: bool,
     compare: Option<JoinHandle<Comparison>>,
     /// The topics that the positions are of, as far as the brokers tell.
     topic_ids: TopicIds,
@@ -149,11 +189,9 @@ impl Live {
             positions: Positions::new(),
             next: BTreeMap::new(),
             starting: BTreeSet::new(),
-            buffer: Vec::new(),
-            buffered_bytes: 0,
-            due: None,
-            write: None,
+            lanes: Default::default(),
             load: None,
+            outdated: false,
             compare: None,
             topic_ids: TopicIds::new(),
             told_topic_ids: TopicIds::new(),
@@ -179,22 +217,15 @@ impl Live {
         let mut look = tokio::time::interval(TOPIC_IDS_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.write.is_none() && self.load.is_none() {
-                if self.topics_changed() {
-                    self.reload();
-                } else if self.is_due() {
-                    self.start_write();
-                }
-            }
-            let full = self.is_full();
-            let writing = self.write.is_some();
-            let stalled = full && writing && !self.paused;
+            self.start_what_is_due();
+            let full = self.lanes.iter().any(|lane| lane.is_full(self.batch_max_records));
+            let stalled = full && !self.paused;
+            let due = self.next_due();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return End::Cancelled,
                 Some(rebalance) = self.rebalances.recv() => self.rebalanced(rebalance),
-                result = finished(&mut self.write) => {
-                    self.write = None;
+                result = landed(&mut self.lanes) => {
                     if let Some(end) = self.written(result) {
                         return end;
                     }
@@ -223,58 +254,81 @@ impl Live {
                     self.commit(CommitMode::Async);
                     self.start_comparison();
                 }
-                () = until(self.due), if !full && !writing && self.load.is_none() && !self.buffer.is_empty() => {}
+                () = until(due) => {}
                 () = tokio::time::sleep(PAUSE_AFTER), if stalled => self.pause(),
-                message = consumer.recv(), if !full || self.paused => match message {
-                    Ok(message) => {
-                        if let Some(record) = record(&message, &self.ingest.topic_prefix) {
-                            self.gather(record);
+                message = consumer.recv(), if !full || self.paused => {
+                    let mut message = Some(message);
+                    let mut taken = 0;
+                    while let Some(next) = message.take() {
+                        let full = match next {
+                            Ok(record) => self.gather(&record),
+                            Err(error) => {
+                                self.consumer_error(&error);
+                                true
+                            }
+                        };
+                        taken += 1;
+                        // What is received here is gathered in the next round, never dropped.
+                        if !full && taken < TAKE {
+                            message = consumer.recv().now_or_never();
                         }
                     }
-                    Err(error) => self.consumer_error(&error),
-                },
+                }
             }
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.buffer.len() >= self.batch_max_records || self.buffered_bytes >= BATCH_MAX_BYTES
-    }
-
-    fn is_due(&self) -> bool {
-        !self.buffer.is_empty() && (self.is_full() || self.due.is_some_and(|due| due <= Instant::now()))
-    }
-
-    fn gather(&mut self, record: Record) {
-        let Some(next) = self.next.get_mut(&(record.topic, record.partition)) else {
+    /// Starts to write what is due, or to read the positions again where they are known to be wrong.
+    fn start_what_is_due(&mut self) {
+        if self.load.is_some() {
             return;
+        }
+        if self.topics_changed() && !self.outdated {
+            self.reload();
+        }
+        if self.outdated {
+            if self.lanes.iter().all(|lane| lane.write.is_none()) {
+                self.outdated = false;
+                self.forget_what_was_gathered();
+                self.start_load();
+            }
+            return;
+        }
+        let now = Instant::now();
+        for lane in &mut self.lanes {
+            let due = lane.is_full(self.batch_max_records) || lane.due.is_some_and(|due| due <= now);
+            if lane.write.is_none() && due && !lane.buffer.is_empty() {
+                lane.write = Some(start_write(&self.ingest, lane.take(), &self.positions, &self.cancel));
+            }
+        }
+    }
+
+    /// When the next batch is due that waits for nothing but its time.
+    fn next_due(&self) -> Option<Instant> {
+        if self.load.is_some() || self.outdated {
+            return None;
+        }
+        self.lanes.iter().filter(|lane| lane.write.is_none()).filter_map(|lane| lane.due).min()
+    }
+
+    /// Takes a record into its lane. Returns whether the lane is full then.
+    fn gather(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        let Some(record) = record(message, &self.ingest.topic_prefix) else {
+            return false;
+        };
+        let key = (record.topic, record.partition);
+        let number = (key.0 as usize).wrapping_add(usize::try_from(key.1).unwrap_or(0)) % LANES;
+        let (Some(next), Some(lane)) = (self.next.get_mut(&key), self.lanes.get_mut(number)) else {
+            return false;
         };
         if record.offset < *next {
-            return;
+            return false;
         }
         *next = record.offset + 1;
-        self.due.get_or_insert_with(|| Instant::now() + self.batch_max_wait);
-        self.buffered_bytes += record.size();
-        self.buffer.push(record);
-    }
-
-    fn start_write(&mut self) {
-        let records = std::mem::take(&mut self.buffer);
-        self.buffered_bytes = 0;
-        self.due = None;
-        let ingest = self.ingest.clone();
-        let cancel = self.cancel.clone();
-        let mut positions = self.positions.clone();
-        self.write = Some(tokio::spawn(async move {
-            let started = std::time::Instant::now();
-            let result = ingest.write(&records, &mut positions, &cancel).await;
-            if result.is_ok() {
-                metrics::histogram!("voiceclone_batch_seconds").record(started.elapsed().as_secs_f64());
-                metrics::counter!("voiceclone_records_total").increment(records.len() as u64);
-                debug!(records = records.len(), "a batch has landed");
-            }
-            (result, positions)
-        }));
+        lane.due.get_or_insert_with(|| Instant::now() + self.batch_max_wait);
+        lane.buffered_bytes += record.size();
+        lane.buffer.push(record);
+        lane.is_full(self.batch_max_records)
     }
 
     fn written(&mut self, result: Option<(Result<Written, Stop>, Positions)>) -> Option<End> {
@@ -285,13 +339,7 @@ impl Live {
             return None;
         };
         self.changes += 1;
-        for (key, position) in positions {
-            if let Some(mine) = self.positions.get_mut(&key)
-                && position.next_offset > mine.next_offset
-            {
-                *mine = position;
-            }
-        }
+        self.move_on(positions);
         match result {
             Ok(written) => {
                 if written.dead_letters > 0 {
@@ -309,6 +357,17 @@ impl Live {
                 );
                 self.reload();
                 None
+            }
+        }
+    }
+
+    /// Takes in how far a write has come.
+    fn move_on(&mut self, positions: Positions) {
+        for (key, position) in positions {
+            if let Some(mine) = self.positions.get_mut(&key)
+                && position.next_offset > mine.next_offset
+            {
+                *mine = position;
             }
         }
     }
@@ -345,9 +404,11 @@ impl Live {
                     self.positions.remove(&key);
                     self.next.remove(&key);
                     self.committed.remove(&key);
-                    self.buffer.retain(|record| (record.topic, record.partition) != key);
+                    for lane in &mut self.lanes {
+                        lane.buffer.retain(|record| (record.topic, record.partition) != key);
+                        lane.buffered_bytes = lane.buffer.iter().map(Record::size).sum();
+                    }
                 }
-                self.buffered_bytes = self.buffer.iter().map(Record::size).sum();
             }
         }
         self.tell_assigned();
@@ -372,21 +433,24 @@ impl Live {
         self.load = Some(tokio::spawn(async move { loader.load(keys).await }));
     }
 
-    /// The positions that this process knows are not the database's: forget what was gathered, read
-    /// them again, and go on from there.
+    /// The positions that this process knows are not the database's: nothing more is gathered or written
+    /// before they are read again.
     fn reload(&mut self) {
-        self.buffer.clear();
-        self.buffered_bytes = 0;
-        self.due = None;
-        self.next.clear();
+        self.outdated = true;
         self.changes += 1;
-        self.start_load();
+        self.forget_what_was_gathered();
+    }
+
+    fn forget_what_was_gathered(&mut self) {
+        self.lanes.iter_mut().for_each(Lane::clear);
+        self.next.clear();
     }
 
     /// Partitions know where they start: new ones are assigned there, others sought to it if they were
     /// to start again.
     fn start_partitions(&mut self, loaded: BTreeMap<Key, Position>) -> Option<End> {
         self.changes += 1;
+        self.resume();
         let mut assign = BTreeMap::new();
         let mut seek = BTreeMap::new();
         for (key, position) in loaded {
@@ -515,7 +579,7 @@ impl Live {
     /// The database is the truth also where nothing is to be written: one that was restored from a
     /// backup is found here.
     fn start_comparison(&mut self) {
-        if self.compare.is_none() && self.write.is_none() && self.load.is_none() && self.buffer.is_empty() {
+        if self.compare.is_none() && self.load.is_none() && self.is_idle() {
             let store = self.ingest.store.clone();
             let group = self.group.clone();
             let changes = self.changes;
@@ -528,7 +592,7 @@ impl Live {
         let Some((changes, Ok(stored))) = result else {
             return;
         };
-        if changes != self.changes || self.write.is_some() || self.load.is_some() {
+        if changes != self.changes || self.load.is_some() || !self.is_idle() {
             return;
         }
         let differs = |(key, mine): (&Key, &Position)| {
@@ -557,21 +621,20 @@ impl Live {
         self.ask_topic_ids = Some(tokio::spawn(ask_topic_ids(consumer, topics)));
     }
 
+    fn is_idle(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.write.is_none() && lane.buffer.is_empty())
+    }
+
     fn topics_changed(&self) -> bool {
         self.told_topic_ids.iter().any(|(topic, id)| self.topic_ids.get(topic) != Some(id))
     }
 
-    /// Lets the batch in hand land if the world lets it, commits, and leaves the group.
+    /// Lets the batches in hand land if the world lets it, commits, and leaves the group.
     async fn finish(mut self) {
-        if let Some(write) = self.write.take() {
-            let result = tokio::time::timeout(Duration::from_millis(4500), write).await;
-            if let Ok(Ok((_, positions))) = result {
-                for (key, position) in positions {
-                    if let Some(mine) = self.positions.get_mut(&key) {
-                        *mine = position;
-                    }
-                }
-            }
+        let writes: Vec<Write> = self.lanes.iter_mut().filter_map(|lane| lane.write.take()).collect();
+        let landed = tokio::time::timeout(Duration::from_millis(4500), join_all(writes)).await;
+        for (_, positions) in landed.into_iter().flatten().flatten() {
+            self.move_on(positions);
         }
         let closed = tokio::task::spawn_blocking(move || {
             self.commit(CommitMode::Sync);
@@ -585,6 +648,42 @@ impl Live {
             warn!("the broker did not let the consumer leave its group in time");
         }
     }
+}
+
+/// Writes a batch beside everything else.
+fn start_write(
+    ingest: &Ingest,
+    records: Vec<Record>,
+    positions: &Positions,
+    cancel: &CancellationToken,
+) -> Write {
+    let (ingest, cancel, mut positions) = (ingest.clone(), cancel.clone(), positions.clone());
+    tokio::spawn(async move {
+        let started = std::time::Instant::now();
+        let result = ingest.write(&records, &mut positions, &cancel).await;
+        if result.is_ok() {
+            metrics::histogram!("voiceclone_batch_seconds").record(started.elapsed().as_secs_f64());
+            metrics::counter!("voiceclone_records_total").increment(records.len() as u64);
+            debug!(records = records.len(), "a batch has landed");
+        }
+        (result, positions)
+    })
+}
+
+/// The next write that ends; `None` where it died.
+async fn landed(lanes: &mut [Lane]) -> Option<(Result<Written, Stop>, Positions)> {
+    poll_fn(|context| {
+        for lane in lanes.iter_mut() {
+            if let Some(write) = &mut lane.write
+                && let Poll::Ready(result) = Pin::new(write).poll(context)
+            {
+                lane.write = None;
+                return Poll::Ready(result.ok());
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
