@@ -38,7 +38,9 @@ pub const EMPTY: &str = "
 /// What the daemon writes batches with; no group, so it moves no offsets.
 pub fn ingest(database: &Database) -> Ingest {
     let flags = voiceclone_events::cli::SettingFlags::default();
-    let variables = [("DATABASE_URL".to_owned(), database.url().to_owned())];
+    // Connections are made as they are needed: most tests need one.
+    let variables = [("DATABASE_URL", database.url()), ("DB_POOL_SIZE", "1")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let need = voiceclone_events::config::Need { database: true, broker: false };
     let settings = voiceclone_events::config::Settings::from(&flags, variables.into_iter(), need).unwrap();
     Ingest {

@@ -26,25 +26,23 @@ pub struct Database {
 impl Database {
     /// Creates a database.
     pub fn new() -> Database {
-        static SHARED: OnceLock<PrivateServer> = OnceLock::new();
-        Self::on(SHARED.get_or_init(|| PrivateServer::start(&[])))
+        Self::create(shared(), "")
     }
 
-    /// As [`Database::new`], but its texts are ordered as in a dictionary (`a` before `B`), not by bytes.
+    /// Creates a database whose texts are ordered as in a dictionary (`a` before `B`), not by bytes.
     pub fn with_a_locale() -> Database {
-        let database = Database::new();
-        let server = database.url.replace(&format!("/{}", database.name), "/postgres");
-        run(&server, &format!("DROP DATABASE {}", database.name));
-        let locale = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
-        run(&server, &format!("CREATE DATABASE {} {locale}", database.name));
-        database
+        Self::create(shared(), "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
     }
 
     /// Creates a database on a server of the test's own.
     pub fn on(server: &PrivateServer) -> Database {
+        Self::create(server, "")
+    }
+
+    fn create(server: &PrivateServer, options: &str) -> Database {
         let name = unique("test");
         let url = server.url(&name);
-        run(&server.url("postgres"), &format!("CREATE DATABASE {name}"));
+        run(&server.url("postgres"), &format!("CREATE DATABASE {name} {options}"));
         Database { name, url }
     }
 
@@ -87,6 +85,12 @@ impl Database {
         assert!(rows.len() == 1 && rows[0].len() == 1, "{sql}: {rows:?}");
         rows[0][0].clone().unwrap_or_default()
     }
+}
+
+/// The server of all tests that have none of their own.
+fn shared() -> &'static PrivateServer {
+    static SHARED: OnceLock<PrivateServer> = OnceLock::new();
+    SHARED.get_or_init(|| PrivateServer::start(&[]))
 }
 
 impl Drop for Database {
