@@ -1434,4 +1434,33 @@ mod tests {
         let difference = first_difference(&tables, &other).unwrap();
         assert!(difference.contains(r#"status: expected Some("initiated"), found None"#), "{difference}");
     }
+
+    #[test]
+    fn a_difference_is_explained_by_the_records_that_had_a_part_in_the_row() {
+        let id = r#""caller_id":"+4930""#;
+        let transfer = |voice: &str| {
+            let ids = r#""greeting_call_id":"g","agent_call_id":"a""#;
+            record("clone.transfer", NOW, &format!(r#"{{{ids},"cloned_voice_id":"{voice}"}}"#))
+        };
+        let records = [
+            transfer("v2"),
+            transfer("v1"),
+            delete("+4930", NOW),
+            delete("+4931", NOW),
+            record("clone.ready", NOW, &format!("{{{READY}}}")),
+            record("caller.voice_mapping", NOW, &format!(r#"{{{id},"voice_sample_url":"s"}}"#)),
+        ];
+        let tables = fold(&records, 1, 1_000).tables;
+        for (table, column, makers) in
+            [("voice_clone_cache", "reuse_count", [1, 4]), ("caller_voice_mapping", "deleted_at", [2, 5])]
+        {
+            let mut other = tables.clone();
+            other.get_mut(table).unwrap().values_mut().next().unwrap().insert(column, Some("7".into()));
+            let text = explained_difference(&tables, &other, &records, 1, 1_000).unwrap();
+            assert!(text.contains(&format!("{column}: expected")), "{text}");
+            let named: Vec<usize> =
+                (0..records.len()).filter(|index| text.contains(&format!("record {index}, "))).collect();
+            assert_eq!(named, makers, "{text}");
+        }
+    }
 }
