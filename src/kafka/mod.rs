@@ -19,7 +19,7 @@ use self::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::config::{SettingError, Settings};
 use crate::record::{Header, Record, Topic};
 
-/// Bytes of records that are held for one batch at most, beside its last record.
+/// Bytes of records that are held for one batch at most, beside its last record; and fetched ahead.
 const BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Every topic that is read or written, named as Kafka has it.
@@ -44,15 +44,16 @@ fn client_config(settings: &Settings) -> ClientConfig {
 /// What consumers have in common; none commits or resets by itself, as the database holds the offsets.
 fn consumer_config(settings: &Settings) -> ClientConfig {
     let mut config = client_config(settings);
-    // What has been fetched and not yet taken; librdkafka fetches while there is less than this, so that it
-    // may hold a fetch more. A record that is larger than either comes by itself.
-    let fetched: usize = 8 * 1024 * 1024;
+    // What is fetched ahead: librdkafka asks for more while it holds less than this, so that it may hold this
+    // twice; each small record takes some hundred bytes more. One that is larger comes by itself.
+    let ahead = BATCH_MAX_BYTES;
+    let largest = settings.record_max_bytes.max(16 * 1024 * 1024);
     let defaults = [
         ("fetch.wait.max.ms", "50".to_owned()),
-        ("queued.max.messages.kbytes", (fetched / 1024).to_string()),
+        ("queued.max.messages.kbytes", (ahead / 1024).to_string()),
         ("fetch.message.max.bytes", "1048576".to_owned()),
-        ("fetch.max.bytes", fetched.to_string()),
-        ("receive.message.max.bytes", (2 * settings.record_max_bytes.max(fetched) + 1024).to_string()),
+        ("fetch.max.bytes", ahead.to_string()),
+        ("receive.message.max.bytes", (2 * largest + 1024).to_string()),
     ];
     for (property, value) in defaults {
         if !settings.kafka_properties.contains_key(property) {
