@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use crate::record::Topic;
+
 const PROGRAM: &str = "voiceclone-events";
 
 const ENVIRONMENT: &str = "\
@@ -23,6 +25,8 @@ const NEEDS_BROKER: &str = "Needs KAFKA_BOOTSTRAP_SERVERS in the environment; an
                             librdkafka's property x.y.";
 const NEEDS_BOTH: &str = "Needs DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS in the environment; KAFKA_GROUP_ID \
                           names the consumer group, any other KAFKA_X_Y is librdkafka's property x.y.";
+const NEEDS_DATABASE_AND_GROUP: &str =
+    "Needs DATABASE_URL in the environment; KAFKA_GROUP_ID names the consumer group.";
 const NEEDS_NOTHING: &str = "Needs the programs of PostgreSQL (initdb, postgres) on this machine. DATABASE_URL \
                              and KAFKA_* are not read.";
 
@@ -131,6 +135,9 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Say that a row of unusable records is accepted
+    #[command(subcommand, after_help = NEEDS_DATABASE_AND_GROUP, disable_help_subcommand = true)]
+    DeadLetters(DeadLetters),
     /// Send one JSON object a line to a topic, checked first as the daemon would
     #[command(after_help = NEEDS_BROKER)]
     Publish {
@@ -198,6 +205,30 @@ pub enum Migrate {
     /// Show which migrations are applied and which are missing
     #[command(after_help = NEEDS_DATABASE)]
     Status,
+}
+
+/// What `dead-letters` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DeadLetters {
+    /// Count the unusable records in a row from 0 again, so that a daemon that DEAD_LETTER_LIMIT stopped goes on
+    ///
+    /// The dead letters themselves stay as they are. A running daemon counts from 0 as well.
+    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
+    Accept {
+        /// Only this topic, without TOPIC_PREFIX [default: all]
+        #[arg(long, value_parser = topic)]
+        topic: Option<Topic>,
+        /// Only this partition of the topic [default: all]
+        #[arg(long, value_name = "P", value_parser = partition, requires = "topic")]
+        partition: Option<i32>,
+    },
+}
+
+fn topic(text: &str) -> Result<Topic, String> {
+    Topic::from_name(text).ok_or_else(|| {
+        let names = Topic::ALL.map(Topic::name).join(", ");
+        format!("give one of {names}, without TOPIC_PREFIX")
+    })
 }
 
 fn whole(text: &str) -> Result<u64, &'static str> {
@@ -270,13 +301,14 @@ fn advice(error: &clap::Error) -> String {
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             // clap says which command lacks one only in its usage line
             let text = error.render().to_string();
-            let inside = text.contains(&format!("Usage: {PROGRAM} migrate"));
-            let (after, commands) = if inside {
-                (" after migrate", names(Cli::command().find_subcommand("migrate")))
-            } else {
-                ("", names(Some(&Cli::command())))
-            };
-            format!("a command is missing{after}: give one of {commands}")
+            let program = Cli::command();
+            let mut groups = program.get_subcommands().filter(|command| command.has_subcommands());
+            match groups.find(|group| text.contains(&format!("Usage: {PROGRAM} {}", group.get_name()))) {
+                Some(group) => {
+                    format!("a command is missing after {}: give one of {}", group.get_name(), names(group))
+                }
+                None => format!("a command is missing: give one of {}", names(&program)),
+            }
         }
         ErrorKind::InvalidSubcommand => {
             let close = of(ContextKind::SuggestedSubcommand);
@@ -319,9 +351,8 @@ fn advice(error: &clap::Error) -> String {
     }
 }
 
-fn names(command: Option<&clap::Command>) -> String {
-    let names = command.into_iter().flat_map(clap::Command::get_subcommands).map(clap::Command::get_name);
-    names.collect::<Vec<_>>().join(", ")
+fn names(command: &clap::Command) -> String {
+    command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -349,14 +380,24 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, replay, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, replay, dead-letters, publish, simulate, demo",
             ),
             (
                 &["--json"],
-                "a command is missing: give one of run, migrate, check, replay, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, replay, dead-letters, publish, simulate, demo",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),
+            (&["dead-letters"], "a command is missing after dead-letters: give one of accept"),
+            (
+                &["dead-letters", "accept", "--partition", "1"],
+                "--topic <TOPIC> is missing: give it, or see --help",
+            ),
+            (
+                &["dead-letters", "accept", "--topic", "calls"],
+                "--topic <TOPIC> cannot be \"calls\": give one of clone.ready, clone.failed, clone.transfer, \
+                 call.lifecycle, caller.voice_mapping, without TOPIC_PREFIX",
+            ),
             (&["simulat"], "there is no command \"simulat\": perhaps simulate is meant, or see --help"),
             (&["xyz"], "there is no command \"xyz\": see --help"),
             (&["run", "--migrat"], "--migrat is not known here: perhaps --migrate is meant"),

@@ -86,7 +86,7 @@ impl Settings {
             ("DB_POOL_SIZE", self.db_pool_size.to_string()),
             ("DB_MAX_OVERFLOW", self.db_max_overflow.to_string()),
             ("KAFKA_BOOTSTRAP_SERVERS", or(self.kafka_bootstrap_servers.clone(), "(not set)")),
-            ("KAFKA_GROUP_ID", or(self.kafka_group_id.clone(), "(not set)")),
+            ("KAFKA_GROUP_ID", self.kafka_group_id.clone()),
             ("TOPIC_PREFIX", or(self.topic_prefix.clone(), "(empty)")),
             ("CACHE_TTL", written(self.cache_ttl)),
             ("EXPIRY_INTERVAL", written(self.expiry_interval)),
@@ -206,7 +206,9 @@ impl Reader {
             db_pool_size: self.number("DB_POOL_SIZE", &flags.db_pool_size, 1..=10_000, 5, count),
             db_max_overflow: self.number("DB_MAX_OVERFLOW", &flags.db_max_overflow, 0..=10_000, 10, count),
             kafka_bootstrap_servers: broker.servers,
-            kafka_group_id: broker.group,
+            kafka_group_id: self
+                .given("KAFKA_GROUP_ID", &None)
+                .unwrap_or_else(|| "voiceclone-events".to_owned()),
             kafka_properties: broker.properties,
             topic_prefix: self.topic_prefix(&flags.topic_prefix),
             cache_ttl: self.time("CACHE_TTL", &flags.cache_ttl, 0).unwrap_or(Duration::from_secs(86_400)),
@@ -373,7 +375,6 @@ impl Reader {
                 "set it to the brokers, like host:9092,host2:9092",
             );
         }
-        let group = self.given("KAFKA_GROUP_ID", &None).unwrap_or_else(|| "voiceclone-events".to_owned());
         let mut properties = BTreeMap::new();
         for (name, value) in self.env.clone() {
             let Some(key) = name.strip_prefix("KAFKA_") else { continue };
@@ -392,14 +393,13 @@ impl Reader {
                 Some((_, None, why)) => self.error(&name, format!("cannot be set, as {why}"), REMOVE),
             }
         }
-        Broker { servers: servers.unwrap_or_default(), group, properties }
+        Broker { servers: servers.unwrap_or_default(), properties }
     }
 }
 
 #[derive(Default)]
 struct Broker {
     servers: String,
-    group: String,
     properties: BTreeMap<String, String>,
 }
 

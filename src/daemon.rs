@@ -119,9 +119,9 @@ async fn work(
         End::DeadLetterLimit(topic, partition) => bail!(
             "{} records of {topic} partition {partition} could not be used, one after the other \
              (DEAD_LETTER_LIMIT): look at ingest.dead_letters, mend the producer, then run \
-             `voiceclone-events dead-letters accept --topic {topic} --partition {partition}` \
-             (until this version has it: docs/operation.md, \"Dead letters\", has the SQL)",
-            settings.dead_letter_limit
+             `voiceclone-events dead-letters accept --topic {} --partition {partition}` and start again",
+            settings.dead_letter_limit,
+            topic.strip_prefix(&settings.topic_prefix).unwrap_or(&topic)
         ),
     }
 }

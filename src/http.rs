@@ -1,5 +1,7 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! `/healthz`, `/readyz` and `/metrics`. They have no password, so a client can take little: so many connections at
+//! a time, one request on each, a short head, no body that would be read, and an end to every wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,15 +10,25 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// A scrape comes every few seconds; without upkeep, what histograms gather between scrapes would grow.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long answers under way may take once the program ends.
 const GRACE: Duration = Duration::from_secs(1);
+/// Connections at a time; further ones wait until one of these ends.
+const CONNECTIONS: usize = 64;
+/// How long a connection may last, from its first byte to the last of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request's head.
+const HEAD_MAX_BYTES: usize = 16 * 1024;
 
 /// What `/readyz` tells: ready where all hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -55,8 +67,6 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
 /// Answers until `cancel`, and then for at most a second.
 pub async fn serve(listener: TcpListener, state: Probe, cancel: CancellationToken) {
     let handle = state.handle.clone();
-    let server =
-        axum::serve(listener, router(state)).with_graceful_shutdown(cancel.clone().cancelled_owned());
     let upkeep = async {
         let mut ticks = tokio::time::interval(UPKEEP);
         loop {
@@ -64,18 +74,41 @@ pub async fn serve(listener: TcpListener, state: Probe, cancel: CancellationToke
             handle.run_upkeep();
         }
     };
-    let deadline = async {
-        cancel.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
+    let connections = TaskTracker::new();
     tokio::select! {
-        result = async { server.await } => {
-            if let Err(error) = result {
-                tracing::error!(%error, "the HTTP server ended; /healthz, /readyz and /metrics no longer answer");
-            }
-        }
+        () = accept(listener, router(state), &connections) => {}
         () = upkeep => {}
-        () = deadline => {}
+        () = cancel.cancelled() => {}
+    }
+    connections.close();
+    let _ = tokio::time::timeout(GRACE, connections.wait()).await;
+}
+
+/// Takes connections for as long as it is polled.
+async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // never closed
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // such as no file descriptor left: it may pass
+                tracing::warn!(%error, "an HTTP connection could not be accepted");
+                tokio::time::sleep(GRACE).await;
+                continue;
+            }
+        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .keep_alive(false)
+            .max_buf_size(HEAD_MAX_BYTES)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        connections.spawn(async move {
+            // a client that breaks off, or is cut off, is its own affair
+            let _ = tokio::time::timeout(PATIENCE, connection).await;
+            drop(place);
+        });
     }
 }
 

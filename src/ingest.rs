@@ -124,6 +124,7 @@ impl Ingest {
         cancel: &CancellationToken,
     ) -> Result<Option<Written>, Stop> {
         let mut rejected: Option<Unusable> = None;
+        let mut refused_before = false;
         let mut pauses = pauses();
         loop {
             let batch = self.prepare(piece, positions, rejected.as_ref());
@@ -141,11 +142,21 @@ impl Ingest {
                 Err(Fault::Fenced) => return Err(Stop::Fenced),
                 Err(Fault::Refused { .. }) if piece.len() > 1 => return Ok(None),
                 Err(Fault::Refused { message, certain }) if rejected.is_none() => {
-                    if certain || self.database_takes_others(piece).await {
-                        rejected = Some(Unusable::new(Reason::RejectedByDatabase, message));
-                        continue;
+                    match if certain { Ok(()) } else { self.database_takes_others(piece).await } {
+                        // What passes by itself, and is not known to, is not met twice.
+                        Ok(()) if !certain && !refused_before => {
+                            refused_before = true;
+                            continue;
+                        }
+                        Ok(()) => {
+                            rejected = Some(Unusable::new(Reason::RejectedByDatabase, message));
+                            continue;
+                        }
+                        Err(why) => {
+                            refused_before = false;
+                            format!("a row is refused, and {why}; {message}")
+                        }
                     }
-                    format!("a write of no special content is refused too: {message}")
                 }
                 Err(fault) => fault.to_string(),
             };
@@ -163,20 +174,30 @@ impl Ingest {
         }
     }
 
-    /// Whether PostgreSQL takes a harmless event of the same topic, which is rolled back. An error of a
-    /// kind that Diesel does not name might be the world's; then it takes nothing at all.
-    async fn database_takes_others(&self, piece: &[Record]) -> bool {
+    /// An error of a kind that Diesel does not name might be the world's. It is the row's where PostgreSQL takes a
+    /// harmless event of the same topic, which is rolled back, and where its messages, by which the world's faults
+    /// are known, are in English. The error says why it is not.
+    async fn database_takes_others(&self, piece: &[Record]) -> Result<(), String> {
         let Some(record) = piece.first() else {
-            return false;
+            return Err("there is no record".to_owned());
         };
+        match self.store.messages_are_english().await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err("PostgreSQL's messages are not in English, so that the reason cannot be told: \
+                            GRANT SET ON PARAMETER lc_messages to this role"
+                    .to_owned());
+            }
+            Err(fault) => return Err(fault.to_string()),
+        }
         let mut harmless = harmless(record.topic);
         harmless.timestamp = record.timestamp;
         let batch = self.prepare(std::slice::from_ref(&harmless), &Positions::new(), None);
         match self.store.write(&batch.plan, &[], &[], Mode::Rehearse).await {
-            Ok(_) => true,
+            Ok(_) => Ok(()),
             Err(fault) => {
                 error!(%fault, topic = %record.topic, "PostgreSQL refuses a harmless row as well");
-                false
+                Err("a harmless one is refused as well".to_owned())
             }
         }
     }
@@ -226,7 +247,7 @@ impl Ingest {
                     Some(Advance {
                         group: group.clone(),
                         partition: (self.topic_name(key.0), key.1),
-                        expected: positions.get(key)?.next_offset,
+                        expected: *positions.get(key)?,
                         to: *to,
                     })
                 })

@@ -4,7 +4,11 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::SettingError;
 
@@ -14,14 +18,25 @@ pub fn init(format: Option<&str>, filter: Option<&str>, daemon: bool) -> Result<
     let terminal = std::io::stderr().is_terminal();
     let json = json(format, daemon, terminal)?;
     let filter = self::filter(filter, daemon)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal && !json);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal && !json);
+    let all = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_shown));
     // Fails only where something logs already, as in a test: that stays.
-    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    let _ =
+        if json { all.with(layer.json().flatten_event(true)).try_init() } else { all.with(layer).try_init() };
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Whatever the filter says: the libraries' own lines only from warnings up, as below that they show what passes
+/// through them. The database driver tells at `debug` the values of its statements, and at `info` the notices of the
+/// server, which may quote rows. librdkafka shows no record, and its secrets neither.
+fn may_be_shown(metadata: &Metadata<'_>) -> bool {
+    let part = metadata.target().split("::").next().unwrap_or_default();
+    match part {
+        "voiceclone_events" => true,
+        "rdkafka" | "librdkafka" => *metadata.level() <= Level::DEBUG,
+        _ => *metadata.level() <= Level::WARN,
+    }
 }
 
 fn json(format: Option<&str>, daemon: bool, terminal: bool) -> Result<bool, SettingError> {

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::cli::{self, Cli, Command};
-use voiceclone_events::commands::{check, demo, migrate, publish, replay, simulate};
+use voiceclone_events::cli::{self, Cli, Command, DeadLetters};
+use voiceclone_events::commands::{check, dead_letters, demo, migrate, publish, replay, simulate};
 use voiceclone_events::config::{Need, SettingError, Settings, environment};
 use voiceclone_events::{daemon, kafka, logging};
 
@@ -90,6 +90,9 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
             };
             let outcome = replay::run(&settings(true, true)?, options, cli.json, cancel).await?;
             good(outcome == replay::Outcome::Done)
+        }
+        Command::DeadLetters(DeadLetters::Accept { topic, partition }) => {
+            Ok(dead_letters::accept(&settings(true, false)?, *topic, *partition, cli.json).await?)
         }
         Command::Publish { topic, file } => {
             good(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)

@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub mod check;
+pub mod dead_letters;
 pub mod demo;
 pub mod migrate;
 pub mod publish;

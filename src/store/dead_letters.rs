@@ -125,7 +125,53 @@ impl Unpublished {
     }
 }
 
+/// A partition whose unusable records in a row are accepted.
+#[derive(diesel::QueryableByName, serde::Serialize, Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The topic as Kafka has it.
+    #[diesel(sql_type = Text)]
+    pub topic: String,
+    /// Its partition.
+    #[diesel(sql_type = Integer)]
+    pub partition: i32,
+    /// How many there were in a row.
+    #[diesel(sql_type = BigInt)]
+    pub count: i64,
+}
+
 impl Store {
+    /// Sets the counts of unusable records in a row back to 0 and returns those that were not, by topic and
+    /// partition. A daemon that counts on from what it knew finds that the count is not the one it expects, and
+    /// reads it again.
+    pub async fn accept_dead_letters(
+        &self,
+        group: &str,
+        topic: Option<&str>,
+        partition: Option<i32>,
+    ) -> Result<Vec<Accepted>, Fault> {
+        let mut connection = self.connection().await?;
+        let accepted = diesel::sql_query(
+            "WITH counted AS (
+                SELECT group_id, topic, partition, dead_in_a_row FROM ingest.consumer_offsets
+                WHERE group_id = $1 AND dead_in_a_row > 0
+                  AND topic = COALESCE($2, topic) AND partition = COALESCE($3, partition)
+                FOR UPDATE),
+             accepted AS (
+                UPDATE ingest.consumer_offsets o
+                SET dead_in_a_row = 0, updated_at = now() AT TIME ZONE 'utc'
+                FROM counted c
+                WHERE (o.group_id, o.topic, o.partition) = (c.group_id, c.topic, c.partition)
+                RETURNING o.topic, o.partition, c.dead_in_a_row AS count)
+             SELECT topic, partition, count FROM accepted ORDER BY topic, partition",
+        )
+        .bind::<Text, _>(group)
+        .bind::<Nullable<Text>, _>(topic)
+        .bind::<Nullable<Integer>, _>(partition)
+        .load(&mut connection)
+        .await?;
+        Ok(accepted)
+    }
+
     /// Publishes some dead letters that are not yet: locks them against other instances, lets `publish`
     /// say which of them the broker has, and marks those. Returns how many there were and how many the
     /// broker has. Killed in between, they are published again.

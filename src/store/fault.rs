@@ -23,8 +23,8 @@ pub enum Fault {
     Unavailable(String),
 }
 
-/// Beginnings and parts of PostgreSQL's messages for which Diesel knows no kind and no row is at fault.
-/// SQLSTATEs are lost on the way, so `connect` asks for English.
+/// How PostgreSQL's messages begin for which Diesel knows no kind and no row is at fault. SQLSTATEs are lost on
+/// the way, so `connect` asks for English. Beginnings, not parts: a trigger that refuses a row may say anything.
 const OF_THE_WORLD: &[&str] = &[
     "deadlock detected",
     "canceling statement due to",
@@ -32,29 +32,67 @@ const OF_THE_WORLD: &[&str] = &[
     "could not obtain lock",
     "terminating connection",
     "the database system is",
-    "No space left on device",
     "could not extend file",
     "could not write",
     "could not open",
     "could not read",
     "could not access",
+    "could not create",
+    "could not remove",
+    "could not rename",
+    "could not seek",
+    "could not stat",
     "could not fsync",
+    "could not fdatasync",
     "could not resize",
+    "could not map",
+    "could not load library",
+    "temporary file size exceeds",
     "out of memory",
     "out of shared memory",
-    "too many clients",
-    "too many connections",
-    "remaining connection slots",
-    "permission denied",
-    "does not exist",
+    "sorry, too many clients already",
+    "too many connections for",
+    "remaining connection slots are reserved",
+    "permission denied for",
+    "permission denied to",
+    "must be owner of",
     "current transaction is aborted",
     "cached plan must not change result type",
-    "cannot execute",
-    "read-only",
-    "wraparound",
-    "must be owner",
-    "not accepting",
+    "database is not accepting commands",
+    "cannot assign TransactionIds",
+    "cache lookup failed for",
+    "tuple concurrently updated",
+    "tuple concurrently deleted",
+    "invalid page in block",
+    "missing chunk number",
+    "unexpected chunk number",
+    "unexpected data beyond EOF",
 ];
+
+/// The same for messages that begin with an object's kind and end with what is wrong with it.
+const OF_THE_WORLD_BETWEEN: &[(&str, &str)] = &[
+    ("relation \"", "does not exist"),
+    ("column ", "does not exist"),
+    ("schema \"", "does not exist"),
+    ("database \"", "does not exist"),
+    ("role \"", "does not exist"),
+    ("type \"", "does not exist"),
+    ("function ", "does not exist"),
+    ("operator does not exist", ""),
+    ("cannot execute ", "in a read-only transaction"),
+    ("cannot execute ", "during recovery"),
+];
+
+/// What the message of an unnamed kind says is wrong with the world, in words of this program's own.
+fn of_the_world(message: &str) -> Option<String> {
+    if let Some(known) = OF_THE_WORLD.iter().find(|known| message.starts_with(**known)) {
+        return Some((*known).to_owned());
+    }
+    let (begin, end) = OF_THE_WORLD_BETWEEN
+        .iter()
+        .find(|(begin, end)| message.starts_with(begin) && message.ends_with(end))?;
+    Some(format!("{} ... {end}", begin.trim_end_matches([' ', '"'])))
+}
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Fault {
@@ -78,9 +116,11 @@ impl From<Error> for Fault {
                     .into_iter()
                     .filter_map(|(what, name)| name.map(|name| format!("{what} {name}")))
                     .collect();
-                Fault::Refused { message: format!("{kind:?} of {}", named.join(", ")), certain: true }
+                // a trigger may raise one without a name
+                let of = if named.is_empty() { String::new() } else { format!(" of {}", named.join(", ")) };
+                Fault::Refused { message: format!("{kind:?}{of}"), certain: true }
             }
-            Kind::Unknown if OF_THE_WORLD.iter().all(|part| !information.message().contains(part)) => {
+            Kind::Unknown if of_the_world(information.message()).is_none() => {
                 Fault::Refused { message: "see PostgreSQL's own log".into(), certain: false }
             }
             _ => Fault::Unavailable(describe(&error)),
@@ -88,11 +128,25 @@ impl From<Error> for Fault {
     }
 }
 
-/// An error for the log. PostgreSQL's main message of the faults that come here names objects and states,
-/// and the details, which may quote rows, are left out.
+/// An error for the log. A message of PostgreSQL's may quote a row, as a trigger's may say anything: of those with no
+/// kind only what is known beforehand is told, and the table that is named, if any.
 fn describe(error: &Error) -> String {
-    match error {
-        Error::DatabaseError(_, information) => format!("PostgreSQL: {}", information.message()),
-        other => format!("PostgreSQL: {other}"),
+    use DatabaseErrorKind as Kind;
+    let (kind, information) = match error {
+        Error::DatabaseError(kind, information) => (kind, information),
+        // such as a value that cannot be decoded: the driver's words, which name types
+        other => return format!("PostgreSQL: {other}"),
+    };
+    let message = information.message();
+    match kind {
+        // the driver's words, on the connection
+        Kind::UnableToSendCommand | Kind::ClosedConnection => format!("PostgreSQL: {message}"),
+        Kind::Unknown => {
+            let known = of_the_world(message).unwrap_or_else(|| "see its own log".to_owned());
+            let table = super::rights::tables().find(|table| message.contains(table));
+            let table = table.map(|table| format!(" ({table})")).unwrap_or_default();
+            format!("PostgreSQL: {known}{table}")
+        }
+        kind => format!("PostgreSQL: {kind:?}"),
     }
 }

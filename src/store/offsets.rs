@@ -37,8 +37,9 @@ pub struct Advance {
     pub group: String,
     /// Whose position.
     pub partition: Partition,
-    /// What must be stored, or nothing is written.
-    pub expected: i64,
+    /// What must be stored, or nothing is written. The count is part of it, so that a process with an
+    /// older one does not undo `dead-letters accept`.
+    pub expected: Position,
     /// What is stored then.
     pub to: Position,
 }
@@ -51,9 +52,10 @@ impl Statement for AdvanceOffsets {
             SET next_offset = u.next_offset, dead_in_a_row = u.dead_in_a_row,
                 updated_at = now() AT TIME ZONE 'utc'
             FROM unnest(";
-    const TAIL: &'static str = ") AS u (group_id, topic, partition, expected, next_offset, dead_in_a_row)
+    const TAIL: &'static str =
+        ") AS u (group_id, topic, partition, expected_offset, expected_dead, next_offset, dead_in_a_row)
             WHERE o.group_id = u.group_id AND o.topic = u.topic AND o.partition = u.partition
-              AND o.next_offset = u.expected
+              AND o.next_offset = u.expected_offset AND o.dead_in_a_row = u.expected_dead
             RETURNING 1)
         SELECT count(*) FROM advanced";
     type Row = BigInt;
@@ -68,7 +70,8 @@ pub(super) async fn advance(connection: &mut AsyncPgConnection, advances: &[Adva
         Column::texts(advances.iter().map(|advance| &advance.group)),
         Column::texts(advances.iter().map(|advance| &advance.partition.0)),
         Column::Integers(advances.iter().map(|advance| Some(advance.partition.1)).collect()),
-        Column::BigInts(advances.iter().map(|advance| advance.expected).collect()),
+        Column::BigInts(advances.iter().map(|advance| advance.expected.next_offset).collect()),
+        Column::BigInts(advances.iter().map(|advance| advance.expected.dead_in_a_row).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.to.next_offset).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.to.dead_in_a_row).collect()),
     ]);

@@ -4,7 +4,8 @@ use diesel::sql_types::{Bool, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-/// What the daemon does to tables beside reading them: schema, table, privileges.
+/// What the daemon does to tables: schema, table, privileges. `roles.sql` grants the same, and a test holds the two
+/// together. To lock rows (`FOR UPDATE`) takes `UPDATE`.
 const RIGHTS: &[(&str, &str, &[&str])] = &[
     ("public", "__diesel_schema_migrations", &["SELECT"]),
     ("public", "caller_voice_mapping", WRITE),
@@ -22,6 +23,11 @@ const RIGHTS: &[(&str, &str, &[&str])] = &[
     ("ingest", "outbox", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
 ];
 const WRITE: &[&str] = &["SELECT", "INSERT", "UPDATE"];
+
+/// The names of those tables.
+pub(super) fn tables() -> impl Iterator<Item = &'static str> {
+    RIGHTS.iter().map(|(_, table, _)| *table)
+}
 
 /// The server that was reached.
 #[derive(QueryableByName)]
@@ -45,6 +51,21 @@ pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<S
     )
     .get_result(connection)
     .await
+}
+
+#[derive(QueryableByName)]
+struct Answer {
+    #[diesel(sql_type = Bool)]
+    yes: bool,
+}
+
+/// Whether this connection's error messages are in English.
+pub(super) async fn messages_are_english(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
+    let answer: Answer =
+        sql_query("SELECT current_setting('lc_messages') ~* '^($|(c|posix|en_[a-z]+)($|[.@]))' AS yes")
+            .get_result(connection)
+            .await?;
+    Ok(answer.yes)
 }
 
 #[derive(QueryableByName)]

@@ -11,6 +11,7 @@ mod histories;
 mod infrastructure;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
+mod poison;
 mod replay;
 mod rules;
 mod schema;

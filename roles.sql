@@ -1,0 +1,60 @@
+-- The role of the daemon, and one for analysts: as little as each needs. Run it after `voiceclone-events migrate up`,
+-- and again after each later migration; as the owner of the tables, or as a superuser:
+--
+--     psql "$OWNER_DATABASE_URL" --set ON_ERROR_STOP=1 --file roles.sql
+--
+-- Then let somebody log in. No password stands here, nor should it in a shell's history: \password asks for one.
+--
+--     ALTER ROLE voiceclone_events LOGIN;
+--     \password voiceclone_events
+--
+-- Migrations are the owner's business: `voiceclone-events migrate up` with the owner's DATABASE_URL, and `run` without
+-- `--migrate` with the daemon's.
+
+BEGIN;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'voiceclone_events') THEN
+        CREATE ROLE voiceclone_events NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'voiceclone_reader') THEN
+        CREATE ROLE voiceclone_reader NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;
+    END IF;
+END
+$$;
+
+-- What an earlier version of this file, or another hand, has granted and is not needed.
+REVOKE ALL ON ALL TABLES IN SCHEMA public, ingest FROM voiceclone_events, voiceclone_reader;
+REVOKE ALL ON SCHEMA public, ingest FROM voiceclone_events, voiceclone_reader;
+
+-- The daemon: rows of the seven tables are made and changed, never deleted; only what was published leaves the outbox.
+GRANT USAGE ON SCHEMA public, ingest TO voiceclone_events;
+GRANT SELECT ON public.__diesel_schema_migrations TO voiceclone_events;
+GRANT SELECT, INSERT, UPDATE ON
+    public.caller_voice_mapping, public.voice_clone_cache, public.call_log, public.voice_clone_log,
+    public.clone_ready_events, public.clone_failed_events, public.clone_transfer_events,
+    ingest.consumer_offsets, ingest.dead_letters, ingest.voices, ingest.calls, ingest.mappings
+    TO voiceclone_events;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ingest.outbox TO voiceclone_events;
+
+-- Analysts: the seven tables. Not ingest: dead letters hold personal data as it came.
+-- GRANT voiceclone_reader TO somebody;
+GRANT USAGE ON SCHEMA public TO voiceclone_reader;
+GRANT SELECT ON
+    public.caller_voice_mapping, public.voice_clone_cache, public.call_log, public.voice_clone_log,
+    public.clone_ready_events, public.clone_failed_events, public.clone_transfer_events
+    TO voiceclone_reader;
+
+-- The daemon tells an outage from a refused row by PostgreSQL's words, and asks for English ones.
+DO $$
+BEGIN
+    GRANT SET ON PARAMETER lc_messages TO voiceclone_events;
+EXCEPTION WHEN insufficient_privilege THEN
+    IF current_setting('lc_messages') !~* '^($|(c|posix|en_[a-z]+)($|[.@]))' THEN
+        RAISE WARNING 'a superuser must still say: GRANT SET ON PARAMETER lc_messages TO voiceclone_events';
+    END IF;
+END
+$$;
+
+COMMIT;

@@ -1,0 +1,62 @@
+//! `dead-letters accept`: an operator says that a row of unusable records is known (contract, section 6).
+
+use anyhow::{Context as _, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+
+use crate::config::Settings;
+use crate::record::Topic;
+use crate::store::dead_letters::Accepted;
+use crate::store::{Store, connect};
+
+/// Sets the group's counts of unusable records in a row back to 0, for one topic or partition or for all, and says
+/// which they were. Nothing to accept is no error.
+pub async fn accept(
+    settings: &Settings,
+    topic: Option<Topic>,
+    partition: Option<i32>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let store = Store::new(connect::pool(settings)?);
+    let state = store.schema_state().await.context("the database's schema could not be looked at")?;
+    if !state.pending.is_empty() {
+        bail!(
+            "the database's schema is behind (missing: {}): run `voiceclone-events migrate up` first",
+            state.pending.join(", ")
+        );
+    }
+    let group = &settings.kafka_group_id;
+    let name = topic.map(|topic| settings.topic_name(topic));
+    let accepted = store
+        .accept_dead_letters(group, name.as_deref(), partition)
+        .await
+        .context("nothing was accepted; mend the database and run the same command again")?;
+    if json {
+        println!("{}", json!({ "group": group, "accepted": accepted }));
+        return Ok(());
+    }
+    if accepted.is_empty() {
+        let place = match (&name, partition) {
+            (Some(name), Some(partition)) => format!(" in {name} partition {partition}"),
+            (Some(name), None) => format!(" in {name}"),
+            _ => String::new(),
+        };
+        println!("Nothing to accept: group {group} has no unusable records in a row{place}.");
+        return Ok(());
+    }
+    println!("{}", table(&accepted));
+    println!("Accepted for group {group}: the next unusable record counts as the first one.");
+    Ok(())
+}
+
+fn table(accepted: &[Accepted]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["topic", "partition", "unusable in a row"]);
+    for Accepted { topic, partition, count } in accepted {
+        table.add_row([topic.clone(), partition.to_string(), count.to_string()]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
