@@ -45,8 +45,9 @@ pub struct World {
 impl World {
     /// Starts both. `settings` go to every daemon.
     pub fn start(settings: &[(String, String)]) -> World {
-        let kafka =
-            PrivateKafka::start(&[("log.segment.bytes", "1073741824")]).unwrap_or_else(|why| panic!("{why}"));
+        // Two daemons that start together are to share the partitions from the first round on.
+        let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "1000")];
+        let kafka = PrivateKafka::start(&ours).unwrap_or_else(|why| panic!("{why}"));
         let server = PrivateServer::start(&POSTGRES_SETTINGS);
         let migrated = Database::on(&server);
         let done = run_command(&["migrate", "up"], &[("DATABASE_URL", migrated.url())], SOON * 2);

@@ -67,6 +67,7 @@ def rows(messages):
 async def main():
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    connection_free = asyncio.Lock()
     db = await asyncpg.connect(os.environ["DATABASE_URL"])
     consumer = AIOKafkaConsumer(bootstrap_servers=os.environ["KAFKA_BOOTSTRAP_SERVERS"], group_id=GROUP,
                                 enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=BATCH,
@@ -77,8 +78,9 @@ async def main():
             pass
 
         async def on_partitions_assigned(self, assigned):
-            for tp in assigned:
-                consumer.seek(tp, await db.fetchval(FIRST_OFFSET, GROUP, tp.topic, tp.partition))
+            async with connection_free:
+                for tp in assigned:
+                    consumer.seek(tp, await db.fetchval(FIRST_OFFSET, GROUP, tp.topic, tp.partition))
 
     consumer.subscribe([TOPIC], listener=Listener())
     await consumer.start()
@@ -87,7 +89,7 @@ async def main():
         messages = [message for batch in polled.values() for message in batch]
         if not messages:
             continue
-        async with db.transaction():
+        async with connection_free, db.transaction():
             for sql, table in zip((EVENTS, LOG, CACHE), rows(messages)):
                 await db.execute(sql, *zip(*table.values()))
             await db.execute(OFFSETS, GROUP, TOPIC, [tp.partition for tp in polled],
