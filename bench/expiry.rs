@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::latency::{Pulse, Times, wait_until_consuming};
+use crate::latency::{Pulse, Times, WARM_UP, wait_until_consuming};
 use crate::support::unique;
 use crate::support::wait::eventually;
-use crate::world::{Topics, World};
+use crate::world::World;
 
 /// Records a second that are consumed meanwhile.
 pub const RATE: u64 = 100;
@@ -29,37 +29,34 @@ pub struct Expiry {
     pub meanwhile: Times,
 }
 
-/// Runs it: `seconds` of consuming alone, then with so many rows due.
+/// Runs it: `seconds` of consuming alone, then with so many rows due. They are there before, in a transaction that is
+/// still open: its commit makes them due.
 pub fn expiry(world: &World, rows: u64, seconds: u64) -> Expiry {
     let (database, topics, group) = (world.database(), world.topics(1), unique("group"));
-    let url = world.url(&database, "consumer-1", None);
-    let name = || Topics { prefix: topics.prefix.clone(), partitions: topics.partitions };
-    let session = world.session(&database);
+    let (session, fill) = (world.session(&database), world.session(&database));
+    fill.run(&format!(
+        "BEGIN;
+         INSERT INTO public.voice_clone_cache (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at,
+                                               reuse_count, last_used_at, created_at)
+         SELECT gen_random_uuid(), '+999' || lpad((n % 1000000000)::text, 9, '0'), md5(n::text), t,
+                t + interval '1 day', 1, t, t
+         FROM (SELECT n, now() AT TIME ZONE 'utc' - interval '3 days' + n * interval '10 ms' AS t
+               FROM generate_series(1, {rows}) AS n) AS made;
+         ANALYZE public.voice_clone_cache"
+    ));
+    session.run("CHECKPOINT");
 
+    let url = world.url(&database, "consumer-1", None);
     let mut daemon = world.daemon(&topics, &url, &group, &[("EXPIRY_INTERVAL", "1s")]);
     wait_until_consuming(world, &database, &mut daemon, &group, topics.partitions_read());
-    let warm = Pulse::start(world, name(), &database, &group, RATE, 0);
-    std::thread::sleep(Duration::from_secs(1));
-    let (_, first) = warm.finish(None);
-    session.run("CHECKPOINT");
-    let pulse = Pulse::start(world, name(), &database, &group, RATE, first);
+    let pulse = Pulse::start(world, &topics, &database, &group, RATE);
+    std::thread::sleep(WARM_UP);
+    let start = Instant::now();
     std::thread::sleep(Duration::from_secs(seconds));
-    let (before, first) = pulse.finish(None);
-    drop(daemon);
-
-    session.run(&format!(
-        "INSERT INTO public.voice_clone_cache (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at,
-                                               reuse_count, last_used_at, created_at)
-         SELECT gen_random_uuid(), '+999' || lpad((n % 1000000000)::text, 9, '0'), md5(n::text), t, t + interval '1 day', 1, t, t
-         FROM (SELECT n, now() AT TIME ZONE 'utc' - interval '3 days' + n * interval '10 ms' AS t
-               FROM generate_series(1, {rows}) AS n) AS made"
-    ));
-    session.run("VACUUM (ANALYZE) public.voice_clone_cache");
-    session.run("CHECKPOINT");
     let wal = session.wal();
+    fill.run("COMMIT");
+    let due = Instant::now();
 
-    let daemon = world.daemon(&topics, &url, &group, &[("EXPIRY_INTERVAL", "1s")]);
-    let pulse = Pulse::start(world, name(), &database, &group, RATE, first);
     let expired = topics.name("clone.expired");
     eventually(Duration::from_secs(3600), "all events to be published", || {
         let marks = world.kafka.watermarks(&expired);
@@ -72,26 +69,26 @@ pub fn expiry(world: &World, rows: u64, seconds: u64) -> Expiry {
             some => Err(some),
         }
     });
-    let (end, end_time) =
-        (Instant::now(), session.number("SELECT (extract(epoch FROM clock_timestamp()) * 1e6)::bigint"));
+    let end_time = session.number("SELECT (extract(epoch FROM clock_timestamp()) * 1e6)::bigint");
+    let end = Instant::now();
     let wal = session.wal() - wal;
-    let (meanwhile, _) = pulse.finish(Some(end));
-    let left = "SELECT count(*) FROM public.voice_clone_cache WHERE deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc'";
+    let seen = pulse.finish();
+    let left = "SELECT count(*) FROM public.voice_clone_cache
+                WHERE deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc'";
     assert_eq!(session.number(left), 0, "rows that are due and not expired");
     let micros = |which: &str| {
-        session.number(&format!(
-            "SELECT (extract(epoch FROM {which}(deleted_at)) * 1e6)::bigint FROM public.voice_clone_cache"
-        ))
+        let moment = format!("extract(epoch FROM {which}(deleted_at)) * 1e6");
+        session.number(&format!("SELECT ({moment})::bigint FROM public.voice_clone_cache"))
     };
-    let (from, to) = (micros("min"), micros("max"));
+    let (first, last) = (micros("min"), micros("max"));
     drop(daemon);
     topics.delete(world);
     Expiry {
         rows,
-        expired_seconds: (to - from) as f64 / 1e6,
-        published_seconds: (end_time - from) as f64 / 1e6,
+        expired_seconds: (last - first) as f64 / 1e6,
+        published_seconds: (end_time - first) as f64 / 1e6,
         wal_bytes: wal as f64,
-        before,
-        meanwhile,
+        before: seen.times(start, due),
+        meanwhile: seen.times(due, end),
     }
 }

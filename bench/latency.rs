@@ -11,11 +11,15 @@ use voiceclone_events::record::{Outgoing, Topic};
 
 use crate::records::Dice;
 use crate::support::postgres::Database;
+use crate::support::unique;
 use crate::support::wait::{SOON, eventually};
 use crate::world::{Session, Topics, World, runtime, send};
 
 /// How often the stored offset is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// What is sent in the first two seconds does not count: producer, daemon and server get to know each other.
+pub const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Times in milliseconds.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -61,24 +65,17 @@ pub struct Pulse {
     seen: Arc<AtomicU64>,
     watcher: JoinHandle<Vec<(Instant, u64)>>,
     watch_stop: Arc<AtomicBool>,
-    first: u64,
 }
 
 impl Pulse {
-    /// Starts, with the `first` offset that is free.
-    pub fn start(
-        world: &World,
-        topics: Topics,
-        database: &Database,
-        group: &str,
-        rate: u64,
-        first: u64,
-    ) -> Pulse {
-        let (stop, watch_stop, seen) =
-            (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+    /// Starts.
+    pub fn start(world: &World, topics: &Topics, database: &Database, group: &str, rate: u64) -> Pulse {
+        let (stop, watch_stop) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let seen = Arc::<AtomicU64>::default();
         let producer = world.producer("0");
         let stopped = stop.clone();
-        let mut dice = Dice::new(first + rate * 1_000_003);
+        let mut dice = Dice::new(rate);
+        let topics = Topics { prefix: topics.prefix.clone(), partitions: topics.partitions };
         let producer = std::thread::spawn(move || {
             let mut sent = Vec::new();
             let start = Instant::now();
@@ -110,15 +107,14 @@ impl Pulse {
             }
             looks
         });
-        Pulse { stop, producer, seen, watcher, watch_stop, first }
+        Pulse { stop, producer, seen, watcher, watch_stop }
     }
 
-    /// Stops sending, waits until all is visible, and gives the times of the records sent before `until` (of all,
-    /// where there is none) and how many were sent.
-    pub fn finish(self, until: Option<Instant>) -> (Times, u64) {
+    /// Stops sending, waits until all is visible, and says when each record was sent and seen.
+    pub fn finish(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.producer.join().unwrap();
-        let end = self.first + u64::try_from(sent.len()).unwrap();
+        let end = u64::try_from(sent.len()).unwrap();
         eventually(SOON * 4, &format!("offset {end} to be stored"), || {
             let seen = self.seen.load(Ordering::Relaxed);
             if seen >= end { Ok(()) } else { Err(seen) }
@@ -127,36 +123,47 @@ impl Pulse {
         let looks = self.watcher.join().unwrap();
         let mut look = looks.iter();
         let mut at = look.next().unwrap();
-        let mut times = Vec::new();
-        for (nth, sent) in sent.iter().enumerate() {
-            let offset = self.first + u64::try_from(nth).unwrap();
+        let mut records = Vec::new();
+        for (offset, sent) in (0..).zip(sent) {
             while at.1 <= offset {
                 at = look.next().unwrap();
             }
-            if until.is_none_or(|until| *sent < until) {
-                times.push(at.0.duration_since(*sent).as_secs_f64() * 1000.0);
-            }
+            records.push((sent, milliseconds(at.0 - sent)));
         }
-        let gaps =
-            looks.windows(2).map(|two| two[1].0.duration_since(two[0].0).as_secs_f64() * 1000.0).collect();
-        (Times { resolution: Times::of(gaps).p99, ..Times::of(times) }, end)
+        let gaps = looks.windows(2).map(|two| milliseconds(two[1].0 - two[0].0)).collect();
+        Seen { records, resolution: Times::of(gaps).p99 }
     }
 }
 
-/// Times of records at this rate for so long, after a second that does not count.
+/// When each record was sent, and how many milliseconds later it was seen.
+pub struct Seen {
+    records: Vec<(Instant, f64)>,
+    resolution: f64,
+}
+
+impl Seen {
+    /// The times of the records sent within this span.
+    pub fn times(&self, from: Instant, until: Instant) -> Times {
+        let within = self.records.iter().filter(|(sent, _)| (from..until).contains(sent));
+        Times { resolution: self.resolution, ..Times::of(within.map(|(_, time)| *time).collect()) }
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// Times of records at this rate for so long.
 pub fn latency(world: &World, rate: u64, seconds: u64, proxy: Option<&str>) -> Times {
-    let (database, topics) = (world.database(), world.topics(1));
-    let group = crate::support::unique("group");
+    let (database, topics, group) = (world.database(), world.topics(1), unique("group"));
     let mut daemon = world.daemon(&topics, &world.url(&database, "consumer-1", proxy), &group, &[]);
     wait_until_consuming(world, &database, &mut daemon, &group, topics.partitions_read());
-    let name = |topics: &Topics| Topics { prefix: topics.prefix.clone(), partitions: topics.partitions };
-    let warm = Pulse::start(world, name(&topics), &database, &group, rate.max(50), 0);
-    std::thread::sleep(Duration::from_secs(1));
-    let (_, first) = warm.finish(None);
     world.session(&database).run("CHECKPOINT");
-    let pulse = Pulse::start(world, name(&topics), &database, &group, rate, first);
+    let pulse = Pulse::start(world, &topics, &database, &group, rate);
+    std::thread::sleep(WARM_UP);
+    let from = Instant::now();
     std::thread::sleep(Duration::from_secs(seconds));
-    let (times, _) = pulse.finish(None);
+    let times = pulse.finish().times(from, from + Duration::from_secs(seconds));
     drop(daemon);
     topics.delete(world);
     times
@@ -195,7 +202,7 @@ pub fn bare_commits(world: &World, proxy: Option<&str>, count: usize) -> Times {
             let start = Instant::now();
             session.client.execute(&statement, &[]).await.unwrap();
             if nth >= 100 {
-                times.push(start.elapsed().as_secs_f64() * 1000.0);
+                times.push(milliseconds(start.elapsed()));
             }
         }
         Times::of(times)
@@ -212,7 +219,7 @@ pub fn round_trip(world: &World, proxy: Option<&str>) -> f64 {
         for _ in 0..200 {
             let start = Instant::now();
             session.client.execute(&statement, &[]).await.unwrap();
-            times.push(start.elapsed().as_secs_f64() * 1000.0);
+            times.push(milliseconds(start.elapsed()));
         }
         Times::of(times).p50
     })

@@ -27,9 +27,10 @@ use voiceclone_events::cli::SettingFlags;
 use voiceclone_events::config::{Need, Settings};
 use voiceclone_events::record::Topic;
 
+use latency::Times;
 use load::{Job, Rows, Who};
 use records::Kind;
-use report::{Report, Series, number};
+use report::{Report, Series, median, number};
 use world::{POSTGRES_SETTINGS, World};
 
 /// What can be measured.
@@ -101,6 +102,13 @@ fn setting(text: &str) -> Result<(String, String), String> {
 impl Options {
     fn has(&self, item: Item) -> bool {
         self.only.is_empty() || self.only.contains(&item)
+    }
+
+    /// The daemon's settings: defaults and those of `--set`.
+    fn daemon(&self) -> Settings {
+        let need = Need { database: false, broker: false };
+        let read = Settings::from(&SettingFlags::default(), self.settings.iter().cloned(), need);
+        read.unwrap_or_else(|error| panic!("--set: {error}"))
     }
 
     fn records(&self, kind: Kind) -> u64 {
@@ -185,9 +193,7 @@ fn say_what_this_is(report: &mut Report, world: &World, options: &Options) {
     report.about("PostgreSQL", format!("{version}, {}", defaults.join(", ")));
     let kafka = shell(&format!("ls {root}/tests/kafka/lib | sed -n 's/^kafka_2.13-\\(.*\\).jar$/\\1/p'"));
     report.about("Kafka", format!("{kafka}, one broker on this machine, Java's first compiler only"));
-    let need = Need { database: false, broker: false };
-    let effective = Settings::from(&SettingFlags::default(), options.settings.iter().cloned(), need);
-    let effective = effective.unwrap_or_else(|error| panic!("--set: {error}")).effective();
+    let effective = options.daemon().effective();
     let shown = |(name, _): &&(String, String)| {
         name.starts_with("BATCH_")
             || name.starts_with("DB_")
@@ -297,7 +303,7 @@ fn assert_same_rows(world: &World, job: &Job<'_>, kind: Kind, rows: &Rows) {
 }
 
 fn latencies(report: &mut Report, world: &World, options: &Options) {
-    let mut series = vec![(
+    let mut series: Vec<(String, Vec<Times>)> = vec![(
         "a bare commit of one row, for comparison".to_owned(),
         (0..options.repeats.max(1)).map(|_| latency::bare_commits(world, None, 1000)).collect(),
     )];
@@ -310,6 +316,14 @@ fn latencies(report: &mut Report, world: &World, options: &Options) {
     let note = "From just before the producer's send (no linger) to the row's visibility; BATCH_MAX_WAIT is part of it. \
                 Visible is what the stored offset is past, as it is committed with the rows.";
     report.times("From the producer to the visible row (clone.ready, one partition)", note, &series);
+    let p50 = |runs: &[Times]| median(&runs.iter().map(|run| run.p50).collect::<Vec<_>>());
+    let (wait, commit) = (options.daemon().batch_max_wait.as_secs_f64() * 1000.0, p50(&series[0].1));
+    println!();
+    for (name, runs) in &series[1..] {
+        let ratio = number(p50(runs) / (wait + commit), 2);
+        let least = format!("BATCH_MAX_WAIT and a bare commit together ({wait:.0} + {commit:.2} ms)");
+        report.about(&format!("p50 at {name}"), format!("{ratio} of {least}"));
+    }
 }
 
 fn round_trips(report: &mut Report, world: &World, options: &Options) {
