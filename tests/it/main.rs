@@ -15,5 +15,6 @@ mod poison;
 mod replay;
 mod rules;
 mod schema;
+mod security;
 mod support;
 mod tables;
