@@ -313,7 +313,7 @@ fn latencies(report: &mut Report, world: &World, options: &Options) {
         let runs = (0..repeats).map(|_| latency::latency(world, rate, options.seconds, None)).collect();
         series.push((format!("{} records a second", number(rate as f64, 0)), runs));
     }
-    let note = "From just before the producer's send (no linger) to the row's visibility; BATCH_MAX_WAIT is part of it. \
+    let note = "From just before the producer's send (which lingers for 1 ms at 5,000 a second, else not) to the row's visibility; BATCH_MAX_WAIT is part of it. \
                 Visible is what the stored offset is past, as it is committed with the rows.";
     report.times("From the producer to the visible row (clone.ready, one partition)", note, &series);
     let p50 = |runs: &[Times]| median(&runs.iter().map(|run| run.p50).collect::<Vec<_>>());
