@@ -441,9 +441,23 @@ fn without_secrets(url: &str) -> String {
     url.to_string()
 }
 
-/// A name with an escape in it may spell anything, so it counts as secret.
+/// Parameters of the URL that are shown; any other may be a misspelt `password`.
+const SHOWN_PARAMETERS: [&str; 11] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "port",
+    "ssl",
+    "sslmode",
+    "sslrootcert",
+    "target_session_attrs",
+    "user",
+];
+
 fn is_secret_parameter(key: &str) -> bool {
-    key.contains('%') || key.to_ascii_lowercase().contains("password")
+    !SHOWN_PARAMETERS.contains(&key)
 }
 
 /// A whole number with a unit; plain means seconds.

@@ -152,10 +152,7 @@ impl Ingest {
                             rejected = Some(Unusable::new(Reason::RejectedByDatabase, message));
                             continue;
                         }
-                        Err(why) => {
-                            refused_before = false;
-                            format!("a row is refused, and {why}; {message}")
-                        }
+                        Err(why) => format!("a row is refused, and {why}; {message}"),
                     }
                 }
                 Err(fault) => fault.to_string(),

@@ -193,13 +193,13 @@ fn no_log_line_at_any_level_holds_personal_data_or_a_password() {
         let migrated = run_command(&["migrate", "up"], &scene.variables(&[]), MINUTES);
         assert_eq!(migrated.code, 0, "{migrated:?}");
         scene.database.run(
-            "CREATE SEQUENCE slow;
+            "CREATE SEQUENCE slow; CREATE SEQUENCE passing;
              CREATE FUNCTION talk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  RAISE WARNING 'row %', NEW; RAISE NOTICE 'row %', NEW; RAISE INFO 'row %', NEW;
                  CASE NEW.greeting_call_id
                  WHEN 'raise' THEN RAISE EXCEPTION 'no %', NEW;
                  WHEN 'slow' THEN IF nextval('slow') < 3 THEN PERFORM pg_sleep(60); END IF;
-                 WHEN 'passing' THEN IF nextval('slow') < 6 THEN
+                 WHEN 'passing' THEN IF nextval('passing') < 3 THEN
                      RAISE EXCEPTION 'permission denied for %', NEW; END IF;
                  ELSE NULL; END CASE;
                  RETURN NEW; END $$;
