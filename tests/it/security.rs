@@ -12,6 +12,7 @@ use crate::support::daemon::{Daemon, run_command};
 use crate::support::kafka::Send;
 use crate::support::left_out::real_kafka;
 use crate::support::postgres::Database;
+use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::tables;
 use crate::support::wait::{SOON, eventually, eventually_eq};
@@ -254,7 +255,7 @@ fn no_log_line_at_any_level_holds_personal_data_or_a_password() {
                 r#"{{"caller_id":"{caller}","greeting_call_id":"g","cloned_voice_id":"{MARK}","ready_at":0,"ttl_seconds":1}}"#
             ),
         );
-        let daemon = scene.daemon(&[
+        let mut daemon = scene.daemon(&[
             ("RUST_LOG", "trace"),
             ("LOG_FORMAT", format),
             ("RECORD_MAX_BYTES", "100000"),
@@ -284,12 +285,20 @@ fn no_log_line_at_any_level_holds_personal_data_or_a_password() {
         eventually(MINUTES, "the published expiry", || {
             if scene.kafka.read_all(&scene.topic("clone.expired")).is_empty() { Err("none") } else { Ok(()) }
         });
-        let logs = daemon.logs();
-        assert!(logs.iter().any(|line| line.contains("canceling statement due to")), "a timeout was logged");
-        assert!(logs.iter().any(|line| line.contains("permission denied for")), "a fault was logged");
-        assert!(logs.iter().any(|line| line.contains("DEBUG")), "the level is as asked for");
-        assert_no_secret(format, &logs);
         assert_no_secret("metrics", &[daemon.http_get("/metrics").1]);
+        daemon.signal(Signal::Term);
+        assert_eq!(daemon.wait_exit(SOON), 0);
+        for (what, part) in [
+            ("a timeout", "canceling statement due to"),
+            ("a fault", "permission denied for"),
+            ("the level that was asked for", "DEBUG"),
+            ("the end", "ended in good order"),
+        ] {
+            eventually(SOON, &format!("{what} in the log"), || {
+                if daemon.logs().iter().any(|line| line.contains(part)) { Ok(()) } else { Err("not there") }
+            });
+        }
+        assert_no_secret(format, &daemon.logs());
     }
 }
 
