@@ -6,6 +6,7 @@ mod demo;
 mod end_to_end;
 mod expiry;
 mod faults;
+mod fire;
 mod fuzz;
 mod histories;
 mod infrastructure;

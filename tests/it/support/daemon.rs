@@ -1,6 +1,8 @@
 //! The compiled program as a child process.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -29,6 +31,11 @@ impl Daemon {
 
     /// Starts any command that goes on until it is told to end, in the same way.
     pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
+        Self::start_with_log(arguments, variables, None)
+    }
+
+    /// The same; what it prints goes to a file, too, line by line.
+    pub fn start_with_log(arguments: &[&str], variables: &[(&str, &str)], log: Option<&Path>) -> Daemon {
         let address = match variables.iter().find(|(name, _)| *name == "HTTP_ADDR") {
             Some((_, address)) => (*address).into(),
             None => format!("127.0.0.1:{}", free_port()),
@@ -39,8 +46,8 @@ impl Daemon {
         drop(process.child().stdin.take());
         let lines = Arc::default();
         let readers = vec![
-            collect(process.child().stdout.take().unwrap(), Arc::clone(&lines)),
-            collect(process.child().stderr.take().unwrap(), Arc::clone(&lines)),
+            collect(process.child().stdout.take().unwrap(), Arc::clone(&lines), log),
+            collect(process.child().stderr.take().unwrap(), Arc::clone(&lines), log),
         ];
         Daemon { process, address, lines, readers }
     }
@@ -193,9 +200,19 @@ fn code(status: std::process::ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-fn collect(from: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+fn collect(
+    from: impl Read + Send + 'static,
+    lines: Arc<Mutex<Vec<String>>>,
+    log: Option<&Path>,
+) -> JoinHandle<()> {
+    let mut log = log.map(|log| File::options().create(true).append(true).open(log).unwrap());
     std::thread::spawn(move || {
-        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+        for mut line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            if let Some(log) = &mut log {
+                line.push(b'\n');
+                log.write_all(&line).unwrap();
+                line.pop();
+            }
             lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
         }
     })

@@ -289,6 +289,13 @@ impl Kafka {
         consumer.commit(&to, rdkafka::consumer::CommitMode::Sync).unwrap();
     }
 
+    /// Deletes a group that has no members, with its offsets.
+    pub fn delete_group(&self, group: &str) {
+        for result in block_on(self.admin().delete_groups(&[group], &options())).unwrap() {
+            result.unwrap();
+        }
+    }
+
     /// How many members a group has.
     pub fn group_members(&self, group: &str) -> usize {
         let groups = self.client().fetch_group_list(Some(group), CALL).unwrap();
@@ -395,8 +402,9 @@ impl Deref for PrivateKafka {
 }
 
 impl PrivateKafka {
-    /// Starts a broker, with settings of its own besides those that all have. The error says what is missing for it
-    /// on this machine. Tests call it through `private_kafka!()`.
+    /// Starts a broker, with settings of its own besides those that all have; `{port}` and `{controller}` in them
+    /// stand for its ports. The error says what is missing for it on this machine. Tests call it through
+    /// `private_kafka!()`.
     pub fn start(settings: &[(&str, &str)]) -> Result<PrivateKafka, String> {
         let java = find_java()?;
         let folder = folder("kafka");
@@ -437,6 +445,8 @@ log.segment.delete.delay.ms=1000
             data = folder.join("data").display()
         );
         for (name, value) in settings {
+            let value = value.replace("{port}", &port.to_string());
+            let value = value.replace("{controller}", &controller.to_string());
             properties.push_str(&format!("{name}={value}\n"));
         }
         std::fs::write(folder.join("server.properties"), properties).unwrap();
@@ -501,6 +511,11 @@ log.segment.delete.delay.ms=1000
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+}
+
+/// Whether a private broker could be started on this machine; the error says what is missing.
+pub fn available() -> Result<(), String> {
+    find_java().map(drop)
 }
 
 /// Where `make kafka-jars` puts the broker's jars.

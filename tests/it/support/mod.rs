@@ -2,6 +2,7 @@
 //!
 //! - [`kafka`]: an Apache Kafka broker for the whole run, or one of its own that a test may stop and kill;
 //! - [`postgres`]: the same for PostgreSQL, with a fresh database for every test;
+//! - [`proxy`]: what stands between two of them and cuts, delays and loses;
 //! - [`daemon`]: the compiled program as a child process;
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
 //! - [`wait`]: polling with a deadline. Nothing else in the tests sleeps;
@@ -21,6 +22,7 @@ pub mod kafka;
 pub mod left_out;
 pub mod postgres;
 pub mod processes;
+pub mod proxy;
 pub mod scene;
 pub mod tables;
 pub mod wait;

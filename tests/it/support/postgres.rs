@@ -3,6 +3,7 @@
 //! `initdb` and `postgres` are started directly, not through the crate `pgtemp`: that cannot start a server again,
 //! needs `sudo` where the tests run as root, leaves a pipe unread that a talkative server fills, and knows only `Drop`.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -79,6 +80,11 @@ impl Database {
         rows(&self.url, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
     }
 
+    /// The same; an error is one for the test.
+    pub fn try_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
+        rows(&self.url, sql).map_err(|error| error.to_string())
+    }
+
     /// The one value of the one row of a query, as text; an empty text where it is null.
     pub fn value(&self, sql: &str) -> String {
         let rows = self.rows(sql);
@@ -135,6 +141,8 @@ pub struct PrivateServer {
     port: u16,
     settings: Vec<(String, String)>,
     process: Option<Process>,
+    /// Keeps alive the mount namespace in which the data lie on a small disk.
+    disk: Option<Process>,
 }
 
 impl PrivateServer {
@@ -149,14 +157,44 @@ impl PrivateServer {
     /// As [`PrivateServer::start`], with files in the data folder that only the server can read, such as the key of
     /// its certificate. They replace what `initdb` puts there (`pg_hba.conf` for one).
     pub fn start_with_files(settings: &[(&str, &str)], files: &[(&str, &str)]) -> PrivateServer {
+        let mut server = Self::prepare(settings);
+        server.initialize(files);
+        server
+    }
+
+    /// As [`PrivateServer::start`], with its data on a disk of so many megabytes, which a test can fill and free:
+    /// memory, mounted where only this server sees it, so that the mount goes away with it. `None` where that is not
+    /// permitted, as only root may mount.
+    pub fn start_on_small_disk(settings: &[(&str, &str)], megabytes: u32) -> Option<PrivateServer> {
+        let mut server = Self::prepare(settings);
+        std::fs::create_dir(server.folder.join("disk")).unwrap();
+        let mount = format!(
+            "mount -t tmpfs -o size={megabytes}m,mode=711 tmpfs disk && chown {USER} disk && echo mounted && \
+             exec sleep infinity"
+        );
+        let mut holder = command("unshare");
+        holder.args(["--mount", "sh", "-c", &mount]).current_dir(&server.folder);
+        holder.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let mut holder = Process::spawn(&mut holder, Signal::Kill);
+        let mut said = String::new();
+        let stdout = holder.child().stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut said).unwrap();
+        if said.trim() != "mounted" {
+            return None;
+        }
+        server.disk = Some(holder);
+        server.initialize(&[]);
+        Some(server)
+    }
+
+    fn prepare(settings: &[(&str, &str)]) -> PrivateServer {
         let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let mut server = PrivateServer {
-            folder: folder("postgres"),
-            programs: find_programs(),
-            port: free_port(),
-            settings,
-            process: None,
-        };
+        let (folder, programs) = (folder("postgres"), find_programs());
+        PrivateServer { folder, programs, port: free_port(), settings, process: None, disk: None }
+    }
+
+    fn initialize(&mut self, files: &[(&str, &str)]) {
+        let server = self;
         let password = server.folder.join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         give_to_postgres(&server.folder);
@@ -172,7 +210,6 @@ impl PrivateServer {
         }
         give_to_postgres(&server.folder);
         server.start_again();
-        server
     }
 
     /// Starts it again, on the same port and with the same data, and waits until it answers.
@@ -208,6 +245,53 @@ impl PrivateServer {
         self.end(Signal::Quit);
     }
 
+    /// Whether its disk is one that can be filled.
+    pub fn is_on_small_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// Fills the disk to the last byte.
+    pub fn fill_disk(&self) {
+        // What PostgreSQL writes meanwhile may take the last bytes first.
+        self.on_disk(
+            r#"for n in 1 2 3; do
+                fallocate -l "$(df --output=avail -B1 . | tail -n 1)" "ballast$n" 2>/dev/null || true
+            done"#,
+        );
+    }
+
+    /// Frees it again, and starts the server where the full disk has ended it.
+    pub fn free_disk(&mut self) {
+        self.on_disk("rm -f ballast*");
+        if self.process.as_mut().is_some_and(|process| process.status().is_some()) {
+            self.process = None;
+            self.start_again();
+        }
+        let url = self.url("postgres");
+        eventually(SOON * 2, "PostgreSQL's answer", || {
+            rows(&url, "SELECT 1").map(drop).map_err(|error| error.to_string())
+        });
+    }
+
+    fn on_disk(&self, script: &str) {
+        let holder = self.disk.as_ref().expect("the disk is none of its own").id().to_string();
+        let script = &format!("cd {} && {script}", self.folder.join("disk").display());
+        let mut shell = Command::new("nsenter");
+        shell.args(["--mount", "--target", &holder, "sh", "-c", script]);
+        assert!(shell.status().unwrap().success(), "{script}");
+    }
+
+    /// Runs one of PostgreSQL's programs to its end, and says whether it succeeded. What it prints is in
+    /// [`PrivateServer::log`].
+    pub fn run_program(&self, program: &str, arguments: &[&str], deadline: Duration) -> bool {
+        Process::spawn(self.command(program).args(arguments), Signal::Kill).wait(deadline).success()
+    }
+
+    /// A path for a file that its programs may write.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Where it listens: `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -235,14 +319,21 @@ impl PrivateServer {
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        self.folder.join(if self.disk.is_some() { "disk/data" } else { "data" })
     }
 
     /// One of PostgreSQL's programs, as user `postgres` where the tests run as root, which it refuses to.
     fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut started = if is_root() {
-            let mut as_other = command("setpriv");
+            let mut as_other = match &self.disk {
+                Some(holder) => {
+                    let mut inside = command("nsenter");
+                    inside.args(["--mount", "--target", &holder.id().to_string(), "setpriv"]);
+                    inside
+                }
+                None => command("setpriv"),
+            };
             as_other
                 .args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--init-groups", "--"])
                 .arg(program);

@@ -69,25 +69,7 @@ impl Scene {
 
     /// Sends what the program's own traffic holds.
     pub fn send(&self, records: impl IntoIterator<Item = Outgoing>) {
-        self.kafka.send_all(records.into_iter().map(|record| {
-            let mut send = Send::to(&self.topic(record.topic));
-            if let Some(key) = record.key {
-                send = send.key(key);
-            }
-            if let Some(value) = record.value {
-                send = send.value(value);
-            }
-            for header in record.headers {
-                send = match header.value {
-                    Some(value) => send.header(&header.name, value),
-                    None => send.null_header(&header.name),
-                };
-            }
-            match record.timestamp {
-                Some(timestamp) => send.timestamp(timestamp),
-                None => send,
-            }
-        }));
+        self.kafka.send_all(records.into_iter().map(|record| sendable(&self.prefix, record)));
     }
 
     /// Sends one value to a topic.
@@ -176,5 +158,26 @@ impl Scene {
                 .collect();
             assert_eq!(letter.headers, headers, "the original headers");
         }
+    }
+}
+
+/// A record of the program's own traffic, to be sent to the topic with this prefix.
+pub fn sendable(prefix: &str, record: Outgoing) -> Send {
+    let mut send = Send::to(&format!("{prefix}{}", record.topic));
+    if let Some(key) = record.key {
+        send = send.key(key);
+    }
+    if let Some(value) = record.value {
+        send = send.value(value);
+    }
+    for header in record.headers {
+        send = match header.value {
+            Some(value) => send.header(&header.name, value),
+            None => send.null_header(&header.name),
+        };
+    }
+    match record.timestamp {
+        Some(timestamp) => send.timestamp(timestamp),
+        None => send,
     }
 }

@@ -1,0 +1,710 @@
+//! Each kind of fault. Some last for a while, and the next ones strike meanwhile.
+
+use std::time::{Duration, Instant};
+
+use super::stage::{ROLE, Stage};
+use crate::support::block_on;
+use crate::support::kafka::Send;
+use crate::support::processes::Signal;
+use crate::support::proxy::Mode;
+use crate::support::scene::TOPICS;
+use crate::support::wait::{SOON, eventually};
+
+/// What strikes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// `kill -9` of an instance, and a new one.
+    Killed,
+    /// An instance halted for longer than the session timeout: the others have its partitions when it goes on.
+    Halted,
+    /// One instance more.
+    Comes,
+    /// One less, by SIGTERM: exit status 0 within 10 s.
+    Goes,
+    /// PostgreSQL stopped, mostly as a crash does, and started.
+    PostgresStopped,
+    /// The instances' sessions ended one by one.
+    BackendsTerminated,
+    /// All connections to PostgreSQL cut, again and again.
+    Cut,
+    /// PostgreSQL far away.
+    Delay,
+    /// The server's direction of each connection ends, the client's does not.
+    HalfClosed,
+    /// Commits that happen, of which the client never hears.
+    AnswerToCommitLost,
+    /// Commits that never reach the server, and the client cannot tell.
+    CommitLost,
+    /// Connections that look alive and are not, then cut.
+    Stall,
+    /// Another session has rows locked for a while.
+    LockedRows,
+    /// Another session locks what the instances lock, in the reverse order.
+    Deadlock,
+    /// Another session has a whole table locked.
+    LockedTable,
+    /// `statement_timeout` and its kin, too short for any batch.
+    Timeouts,
+    /// No byte left on PostgreSQL's disk. Where mounting is not permitted, a trigger that says so instead.
+    DiskFull,
+    /// The broker restarted in good order.
+    BrokerStopped,
+    /// The broker killed and started.
+    BrokerKilled,
+    /// The broker halted.
+    BrokerHalted,
+    /// All connections to the broker cut, again and again.
+    KafkaCut,
+    /// Connections to the broker that look alive and are not, then cut.
+    KafkaStall,
+    /// The topic of the dead letters deleted, and made again later.
+    DeadLetterTopicGone,
+    /// The same of `clone.expired`.
+    ExpiredTopicGone,
+    /// A topic that is read deleted and made anew, once all of it was read; it then has fewer records than before.
+    TopicAnew,
+    /// Retention runs past what was read, and past what was not.
+    Retention,
+    /// An operator sets the group's offsets in Kafka to anything.
+    OffsetsReset,
+    /// The group is deleted.
+    GroupDeleted,
+    /// A dump, which a later fault may restore.
+    Dump,
+    /// The database dropped and restored while no instance runs.
+    RestoreStopped,
+    /// The database restored under the running instances, in one transaction.
+    RestoreInPlace,
+    /// The database restored beside the live one, and put in its place under the running instances.
+    RestoreRenamed,
+}
+
+use Fault::*;
+
+impl Fault {
+    /// All kinds.
+    pub const ALL: [Fault; 32] = [
+        Killed,
+        Halted,
+        Comes,
+        Goes,
+        PostgresStopped,
+        BackendsTerminated,
+        Cut,
+        Delay,
+        HalfClosed,
+        AnswerToCommitLost,
+        CommitLost,
+        Stall,
+        LockedRows,
+        Deadlock,
+        LockedTable,
+        Timeouts,
+        DiskFull,
+        BrokerStopped,
+        BrokerKilled,
+        BrokerHalted,
+        KafkaCut,
+        KafkaStall,
+        DeadLetterTopicGone,
+        ExpiredTopicGone,
+        TopicAnew,
+        Retention,
+        OffsetsReset,
+        GroupDeleted,
+        Dump,
+        RestoreStopped,
+        RestoreInPlace,
+        RestoreRenamed,
+    ];
+
+    /// Whether it wants nothing else to be wrong when it strikes.
+    fn wants_calm(self) -> bool {
+        matches!(
+            self,
+            TopicAnew
+                | Retention
+                | OffsetsReset
+                | GroupDeleted
+                | Dump
+                | RestoreStopped
+                | RestoreInPlace
+                | RestoreRenamed
+                | DeadLetterTopicGone
+                | ExpiredTopicGone
+        )
+    }
+
+    /// Whether it needs a PostgreSQL that answers.
+    fn wants_postgres(self) -> bool {
+        matches!(
+            self,
+            PostgresStopped | BackendsTerminated | LockedRows | Deadlock | LockedTable | Timeouts | DiskFull
+        )
+    }
+
+    fn wants_broker(self) -> bool {
+        matches!(self, BrokerStopped | BrokerKilled | BrokerHalted)
+    }
+}
+
+/// What is to be lifted later.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lasting {
+    /// An instance goes on.
+    Halted(String),
+    /// Bytes to and from PostgreSQL pass again.
+    Proxy,
+    /// The same of the broker.
+    KafkaProxy,
+    /// PostgreSQL is started.
+    PostgresDown,
+    /// The broker is started.
+    BrokerDown,
+    /// The broker goes on.
+    BrokerHalted,
+    /// The role's settings are what they were.
+    Timeouts,
+    /// The disk is freed.
+    DiskFull,
+    /// The topic is made.
+    TopicGone(String),
+}
+
+impl Lasting {
+    fn stops_postgres(&self) -> bool {
+        matches!(self, Lasting::PostgresDown | Lasting::DiskFull)
+    }
+
+    fn stops_broker(&self) -> bool {
+        matches!(self, Lasting::BrokerDown | Lasting::BrokerHalted)
+    }
+}
+
+impl Stage {
+    /// Lets a fault strike: at once, or once what it cannot overlap with is over.
+    pub fn strike(&mut self, fault: Fault) {
+        let pause = 200 + self.dice.below(1000);
+        self.pass(pause);
+        self.lift(|_, due| due <= Instant::now());
+        if fault.wants_calm() {
+            self.lift_all();
+        }
+        if fault.wants_postgres() {
+            self.lift_when_due(Lasting::stops_postgres);
+        }
+        if fault.wants_broker() {
+            self.lift_when_due(Lasting::stops_broker);
+        }
+        self.look_after_instances();
+        eprintln!("fire: {fault:?}");
+        self.report.add("faults", 1);
+        self.report.add(&format!("faults: {fault:?}"), 1);
+        match fault {
+            Killed => {
+                let count = self.round().instances.len() as u64;
+                let at = self.dice.below(count) as usize;
+                let mut instance = self.round().instances.remove(at);
+                self.forget_halt(&instance.name);
+                self.count_metrics(&instance);
+                instance.daemon.signal(Signal::Kill);
+                instance.daemon.wait_exit(SOON);
+                self.start_instance();
+            }
+            Halted => {
+                if let Some(at) = self.any_running() {
+                    let instance = &mut self.round().instances[at];
+                    instance.daemon.signal(Signal::Stop);
+                    instance.halted = true;
+                    let name = instance.name.clone();
+                    self.last(7000 + pause * 2, Lasting::Halted(name));
+                }
+            }
+            Comes => {
+                if self.round().instances.len() < 4 {
+                    self.start_instance();
+                }
+            }
+            Goes => {
+                let running = self.round().instances.iter().filter(|instance| !instance.halted).count();
+                if let Some(at) = self.any_running().filter(|_| running > 1) {
+                    let mut instance = self.round().instances.remove(at);
+                    self.end_in_order(&mut instance);
+                }
+            }
+            PostgresStopped => {
+                if self.dice.chance(750) {
+                    self.server.stop_immediately()
+                } else {
+                    self.server.stop()
+                }
+                let millis = self.dice.pick(&[200, 1000, 3000, 6000]);
+                self.last(millis, Lasting::PostgresDown);
+            }
+            BackendsTerminated => {
+                for _ in 0..10 {
+                    self.terminate(Some(2));
+                    let millis = self.dice.below(300);
+                    self.pass(millis);
+                }
+            }
+            Cut => {
+                for _ in 0..5 {
+                    let cut = self.proxy.cut();
+                    self.report.add("connections to PostgreSQL cut", cut);
+                    let millis = self.dice.below(600);
+                    self.pass(millis);
+                }
+            }
+            HalfClosed => {
+                for _ in 0..3 {
+                    self.proxy.halve();
+                    let millis = self.dice.below(600);
+                    self.pass(millis);
+                }
+                self.last(1500, Lasting::Proxy);
+            }
+            Delay => {
+                let delay = Duration::from_millis(self.dice.pick(&[5, 20, 100]));
+                self.change_proxy(Mode::Delay(delay), 3000);
+            }
+            AnswerToCommitLost => self.change_proxy(Mode::LoseAnswerToCommit, 1500),
+            CommitLost => self.change_proxy(Mode::LoseCommit, 1500),
+            Stall => self.change_proxy(Mode::Stall, 2000 + pause * 3),
+            LockedRows => {
+                let table = self.dice.pick(&[
+                    ("public.call_log", "id"),
+                    ("ingest.voices", "cloned_voice_id"),
+                    ("ingest.calls", "call_id"),
+                    ("public.voice_clone_cache", "id"),
+                    ("ingest.consumer_offsets", "topic"),
+                ]);
+                self.other_session(&format!(
+                    "BEGIN; SELECT 1 FROM {} ORDER BY {} DESC LIMIT 500 FOR UPDATE; SELECT pg_sleep(1.2); COMMIT",
+                    table.0, table.1
+                ));
+            }
+            Deadlock => {
+                for _ in 0..4 {
+                    self.other_session(
+                        "BEGIN; SELECT 1 FROM ingest.calls ORDER BY call_id DESC LIMIT 2000 FOR UPDATE;
+                         SELECT pg_sleep(0.25);
+                         SELECT 1 FROM ingest.voices ORDER BY cloned_voice_id DESC LIMIT 2000 FOR UPDATE;
+                         SELECT 1 FROM ingest.consumer_offsets ORDER BY topic DESC, partition DESC FOR UPDATE;
+                         COMMIT",
+                    );
+                }
+            }
+            LockedTable => {
+                let table = self.dice.pick(&[
+                    "public.call_log",
+                    "public.voice_clone_cache",
+                    "ingest.voices",
+                    "ingest.dead_letters",
+                    "ingest.outbox",
+                    "ingest.consumer_offsets",
+                ]);
+                self.other_session(&format!(
+                    "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(1.5); COMMIT"
+                ));
+            }
+            Timeouts => {
+                let setting = self.dice.pick(&[
+                    "statement_timeout = '50ms'",
+                    "statement_timeout = '5ms'",
+                    "lock_timeout = '5ms'",
+                    "idle_in_transaction_session_timeout = '2ms'",
+                ]);
+                self.server_run(&format!("ALTER ROLE {ROLE} SET {setting}"));
+                self.terminate(None);
+                self.last(3000, Lasting::Timeouts);
+            }
+            DiskFull => {
+                if self.server.is_on_small_disk() {
+                    self.server.fill_disk();
+                } else {
+                    self.report.add("full disks played by a trigger, as mounting is not permitted", 1);
+                    self.round().scene.database.run(
+                        "CREATE SCHEMA fire; GRANT USAGE ON SCHEMA fire TO public;
+                         CREATE FUNCTION fire.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                            RAISE EXCEPTION 'could not extend file \"base/5/16384\": No space left on device'
+                            USING ERRCODE = '53100'; END $$;
+                         CREATE TRIGGER fire_full BEFORE INSERT OR UPDATE ON public.call_log
+                            EXECUTE FUNCTION fire.full();
+                         CREATE TRIGGER fire_full BEFORE INSERT OR UPDATE ON ingest.dead_letters
+                            EXECUTE FUNCTION fire.full()",
+                    );
+                }
+                self.last(4000, Lasting::DiskFull);
+            }
+            BrokerStopped | BrokerKilled => {
+                if let Some(broker) = &mut self.broker {
+                    if fault == BrokerKilled {
+                        broker.kill()
+                    } else {
+                        broker.stop()
+                    }
+                    let millis = self.dice.pick(&[0, 2000]);
+                    self.last(millis, Lasting::BrokerDown);
+                }
+            }
+            BrokerHalted => {
+                if let Some(broker) = &mut self.broker {
+                    broker.signal(Signal::Stop);
+                    let millis = self.dice.pick(&[2000, 8000]);
+                    self.last(millis, Lasting::BrokerHalted);
+                }
+            }
+            KafkaCut => {
+                for _ in 0..5 {
+                    let cut = self.kafka_proxy.as_ref().map_or(0, |proxy| proxy.cut());
+                    self.report.add("connections to the broker cut", cut);
+                    let millis = self.dice.below(600);
+                    self.pass(millis);
+                }
+            }
+            KafkaStall => {
+                if let Some(proxy) = &self.kafka_proxy {
+                    proxy.set(Mode::Stall);
+                    let millis = self.dice.pick(&[2000, 8000]);
+                    self.last(millis, Lasting::KafkaProxy);
+                }
+            }
+            DeadLetterTopicGone => self.output_topic_gone("voiceclone.dead-letters", "ingest.dead_letters"),
+            ExpiredTopicGone => self.output_topic_gone("clone.expired", "ingest.outbox"),
+            TopicAnew => self.topic_anew(),
+            Retention => self.retention(),
+            OffsetsReset | GroupDeleted => self.group_changed(fault == GroupDeleted),
+            Dump => self.dump(),
+            RestoreStopped | RestoreInPlace | RestoreRenamed => self.restore(fault),
+        }
+    }
+
+    /// Lifts all that lasts, each when it is due.
+    pub fn lift_all(&mut self) {
+        self.lift_when_due(|_| true);
+        self.proxy.set(Mode::Pass);
+        self.wait_for_postgres();
+    }
+
+    fn lift_when_due(&mut self, which: impl Fn(&Lasting) -> bool) {
+        let dues = self.round().lasting.iter().filter(|(_, lasting)| which(lasting)).map(|(due, _)| *due);
+        if let Some(due) = dues.max() {
+            self.pass(due.saturating_duration_since(Instant::now()).as_millis() as u64);
+        }
+        self.lift(|lasting, _| which(lasting));
+    }
+
+    fn lift(&mut self, which: impl Fn(&Lasting, Instant) -> bool) {
+        let all = std::mem::take(&mut self.round().lasting);
+        let (mut over, on): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(due, lasting)| which(lasting, *due));
+        self.round().lasting = on;
+        // The servers first: the others need them.
+        over.sort_by_key(|(_, lasting)| !(lasting.stops_postgres() || lasting.stops_broker()));
+        for (due, lasting) in over {
+            self.end_of(due, lasting);
+        }
+    }
+
+    fn end_of(&mut self, due: Instant, lasting: Lasting) {
+        let is_down = |stage: &mut Stage, stops: fn(&Lasting) -> bool| {
+            stage.round().lasting.iter().any(|(_, lasting)| stops(lasting))
+        };
+        match lasting {
+            Lasting::Halted(name) => {
+                let halted = self.round().instances.iter_mut().find(|instance| instance.name == name);
+                if let Some(instance) = halted {
+                    instance.daemon.signal(Signal::Cont);
+                    instance.halted = false;
+                }
+            }
+            Lasting::Proxy => {
+                self.proxy.set(Mode::Pass);
+                self.proxy.cut();
+            }
+            Lasting::KafkaProxy => {
+                let proxy = self.kafka_proxy.as_ref().unwrap();
+                proxy.cut();
+                proxy.set(Mode::Pass);
+            }
+            Lasting::PostgresDown => self.server.start_again(),
+            Lasting::BrokerDown => self.broker.as_mut().unwrap().start_again(),
+            Lasting::BrokerHalted => self.broker.as_mut().unwrap().signal(Signal::Cont),
+            // What needs a server that is away waits for it.
+            Lasting::Timeouts if is_down(self, Lasting::stops_postgres) => {
+                self.round().lasting.push((due, Lasting::Timeouts));
+            }
+            Lasting::TopicGone(topic) if is_down(self, Lasting::stops_broker) => {
+                self.round().lasting.push((due, Lasting::TopicGone(topic)));
+            }
+            Lasting::Timeouts => {
+                self.wait_for_postgres();
+                self.server_run(&format!("ALTER ROLE {ROLE} RESET ALL"));
+                self.terminate(None);
+            }
+            Lasting::DiskFull => {
+                if self.server.is_on_small_disk() {
+                    self.server.free_disk();
+                } else {
+                    self.round().scene.database.run("DROP SCHEMA fire CASCADE");
+                }
+            }
+            Lasting::TopicGone(topic) => self.create_topic(&topic),
+        }
+    }
+
+    fn last(&mut self, millis: u64, lasting: Lasting) {
+        let due = Instant::now() + Duration::from_millis(millis);
+        self.round().lasting.push((due, lasting));
+    }
+
+    fn change_proxy(&mut self, mode: Mode, millis: u64) {
+        self.lift(|lasting, _| *lasting == Lasting::Proxy);
+        self.proxy.set(mode);
+        self.last(millis, Lasting::Proxy);
+    }
+
+    fn forget_halt(&mut self, name: &str) {
+        self.round().lasting.retain(|(_, lasting)| *lasting != Lasting::Halted(name.to_owned()));
+    }
+
+    fn any_running(&mut self) -> Option<usize> {
+        let running: Vec<usize> =
+            (0..self.round().instances.len()).filter(|at| !self.round().instances[*at].halted).collect();
+        if running.is_empty() { None } else { Some(self.dice.pick(&running)) }
+    }
+
+    fn create_topic(&mut self, topic: &str) {
+        self.round().scene.kafka.create_topic(topic, 4, &[("max.message.bytes", "10485760")]);
+    }
+
+    /// Ends sessions of the instances: so many, or all.
+    fn terminate(&mut self, most: Option<u64>) {
+        let most = most.map_or("ALL".to_owned(), |most| most.to_string());
+        let ended = self.round().scene.database.try_rows(&format!(
+            "SELECT count(pg_terminate_backend(pid))::text FROM
+                (SELECT pid FROM pg_stat_activity WHERE usename = '{ROLE}' ORDER BY random() LIMIT {most}) AS some"
+        ));
+        let ended = ended.ok().and_then(|rows| rows.first()?.first()?.as_ref()?.parse().ok());
+        self.report.add("sessions of PostgreSQL terminated", ended.unwrap_or(0));
+    }
+
+    /// Statements of another client, which may be refused, as a deadlock ends one of two.
+    fn other_session(&mut self, sql: &str) {
+        if self.round().scene.database.try_rows(sql).is_err() {
+            self.report.add("statements of the other session refused", 1);
+        }
+    }
+
+    fn server_run(&mut self, sql: &str) {
+        self.round().scene.database.run(sql);
+    }
+
+    /// Deletes a topic that the daemon writes, at a moment at which nothing is on its way to it: the table from which
+    /// it is filled is locked. What it held is kept for the comparison.
+    fn output_topic_gone(&mut self, topic: &str, table: &str) {
+        let round = self.round();
+        let topic = round.scene.topic(topic);
+        let scene = &round.scene;
+        let held = block_on(async {
+            let client = scene.database.client().await;
+            client
+                .batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+                .await
+                .unwrap();
+            let held = scene.kafka.read_all(&topic);
+            scene.kafka.delete_topic(&topic);
+            client.batch_execute("COMMIT").await.unwrap();
+            held
+        });
+        round.gone_output.extend(held);
+        self.last(4000, Lasting::TopicGone(topic));
+    }
+
+    /// Nothing of what the old topic held may be unread, as it is lost with it; the new one holds fewer records. With
+    /// more, the stored offset looks as if it were the new topic's: `FIRE_TOPIC_ANEW_WITH_MORE=1` does that.
+    fn topic_anew(&mut self) {
+        let with_more = std::env::var_os("FIRE_TOPIC_ANEW_WITH_MORE").is_some();
+        let stopped = self.dice.chance(500);
+        let name = self.dice.pick(&TOPICS);
+        let gate = self.round().producer.gate();
+        let held = gate.lock().unwrap();
+        self.wait_until_consumed();
+        if stopped {
+            self.stop_instances();
+        }
+        let round = self.round();
+        let topic = round.scene.topic(name);
+        let old = round.scene.kafka.read_all(&topic);
+        let marks = round.scene.kafka.watermarks(&topic);
+        round.gone.extend(old);
+        round.dump = None;
+        round.scene.kafka.delete_topic(&topic);
+        self.create_topic(&topic);
+        let mut sends = Vec::new();
+        for (partition, (_, high)) in marks {
+            let count = match (with_more, high) {
+                (true, high) => high + self.dice.below(20) as i64,
+                (false, 0) => 0,
+                (false, high) => self.dice.below(high.min(20) as u64) as i64,
+            };
+            for number in 0..count {
+                let new = format!("anew-{partition}-{number}-{}", self.dice.below(1 << 60));
+                let value = format!(
+                    r#"{{"caller_id":"{new}","call_id":"{new}","greeting_call_id":"{new}","agent_call_id":"{new}",
+                        "cloned_voice_id":"{new}","status":"completed","error_message":"{new}","voice_sample_url":"{new}"}}"#
+                );
+                sends.push(Send::to(&topic).partition(partition).value(value));
+            }
+        }
+        self.report.add("records of topics made anew", sends.len() as u64);
+        self.round().scene.kafka.send_all(sends);
+        if stopped {
+            self.start_two();
+        }
+        self.wait_until_consumed();
+        drop(held);
+    }
+
+    /// While no instance runs, the records before some offset of each partition of a topic are deleted. Those that
+    /// were read count; those that were not are lost to everyone.
+    fn retention(&mut self) {
+        self.stop_instances();
+        self.wait_for_no_session();
+        let name = self.dice.pick(&TOPICS);
+        let round = self.round();
+        let topic = round.scene.topic(name);
+        let all = round.scene.kafka.read_all(&topic);
+        let marks = round.scene.kafka.watermarks(&topic);
+        let group = &round.scene.group;
+        let stored = round.scene.database.rows(&format!(
+            "SELECT partition::text, next_offset::text FROM ingest.consumer_offsets
+             WHERE group_id = '{group}' AND topic = '{topic}'"
+        ));
+        round.dump = None;
+        for (partition, (low, high)) in marks {
+            let next: i64 = stored
+                .iter()
+                .find(|row| row[0] == Some(partition.to_string()))
+                .map_or(0, |row| row[1].as_ref().unwrap().parse().unwrap());
+            let past = self.dice.chance(500);
+            let most = if past { high } else { next.min(high) };
+            if most <= low {
+                continue;
+            }
+            let cut = low + 1 + self.dice.below((most - low) as u64) as i64;
+            let round = self.round();
+            let before = |record: &&crate::support::kafka::Record| {
+                record.partition == partition && record.offset < cut && record.offset < next
+            };
+            round.gone.extend(all.iter().filter(before).cloned());
+            round.scene.kafka.delete_records(&topic, partition, cut);
+            let lost = (cut - next).max(0) as u64;
+            self.report.add("records lost to retention before they were read", lost);
+        }
+        self.start_two();
+    }
+
+    /// While no instance runs, the group's offsets are set to anything, or the group is deleted.
+    fn group_changed(&mut self, delete: bool) {
+        self.stop_instances();
+        let (dice, round) = (&mut self.dice, self.round.as_ref().expect("no round is under way"));
+        let scene = &round.scene;
+        eventually(SOON, "the group to be empty", || match scene.kafka.group_members(&scene.group) {
+            0 => Ok(()),
+            members => Err(members),
+        });
+        if delete {
+            scene.kafka.delete_group(&scene.group);
+        } else {
+            for topic in TOPICS.map(|topic| scene.topic(topic)) {
+                let marks = scene.kafka.watermarks(&topic);
+                let mut to = Vec::new();
+                for (partition, (low, high)) in marks {
+                    to.push((partition, dice.pick(&[low, high, high + 1000])));
+                }
+                scene.kafka.set_group_offsets(&scene.group, &topic, to);
+            }
+        }
+        self.start_two();
+    }
+
+    fn start_two(&mut self) {
+        for _ in 0..2 {
+            self.start_instance();
+        }
+    }
+
+    fn wait_for_no_session(&mut self) {
+        let database = &self.round().scene.database;
+        eventually(SOON, "the instances' sessions to end", || {
+            let sessions =
+                database.value(&format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{ROLE}'"));
+            if sessions == "0" { Ok(()) } else { Err(sessions) }
+        });
+    }
+
+    fn dump(&mut self) {
+        let database = self.round().database.clone();
+        let file = self.server.path(&format!("{database}.dump"));
+        let (url, path) = (self.server.url(&database), file.display().to_string());
+        let done = self.server.run_program("pg_dump", &["-Fc", "-f", &path, "-d", &url], SOON * 4);
+        assert!(done, "pg_dump failed:\n{}", tail(&self.server.log()));
+        self.round().dump = Some(file);
+    }
+
+    fn restore(&mut self, how: Fault) {
+        if self.round().dump.is_none() {
+            self.dump();
+            self.pass(3000);
+        }
+        let database = self.round().database.clone();
+        let dump = self.round().dump.clone().unwrap().display().to_string();
+        self.round().restored = true;
+        let root = self.server.url("postgres");
+        let sql = |stage: &Stage, sql: &str| {
+            let server = &stage.server;
+            server.run_program("psql", &["-q", "-v", "ON_ERROR_STOP=1", "-d", &root, "-c", sql], SOON * 2)
+        };
+        let load = |stage: &Stage, database: &str, options: &[&str]| {
+            let url = stage.server.url(database);
+            let arguments =
+                [options, &["--exit-on-error", "--single-transaction", "-d", &url, &dump]].concat();
+            stage.server.run_program("pg_restore", &arguments, SOON * 4)
+        };
+        match how {
+            RestoreInPlace => {
+                let done = (0..20).any(|_| {
+                    // Sessions that wait for locks in another order may end it instead: an operator tries again.
+                    self.terminate(None);
+                    load(self, &database, &["--clean", "--if-exists"])
+                });
+                assert!(done, "pg_restore failed:\n{}", tail(&self.server.log()));
+            }
+            RestoreRenamed => {
+                let beside = format!("{database}_restored");
+                assert!(sql(self, &format!("CREATE DATABASE {beside} OWNER {ROLE}")));
+                assert!(load(self, &beside, &[]), "pg_restore failed:\n{}", tail(&self.server.log()));
+                assert!(sql(self, &format!("DROP DATABASE {database} WITH (FORCE)")));
+                eventually(SOON, "the restored database to take its name", || {
+                    let rename = format!("ALTER DATABASE {beside} RENAME TO {database}");
+                    if sql(self, &rename) { Ok(()) } else { Err(tail(&self.server.log())) }
+                });
+            }
+            _ => {
+                self.stop_instances();
+                assert!(sql(self, &format!("DROP DATABASE {database} WITH (FORCE)")));
+                assert!(sql(self, &format!("CREATE DATABASE {database} OWNER {ROLE}")));
+                assert!(load(self, &database, &[]), "pg_restore failed:\n{}", tail(&self.server.log()));
+                self.start_two();
+            }
+        }
+    }
+}
+
+/// The end of a log.
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}

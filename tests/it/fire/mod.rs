@@ -1,0 +1,148 @@
+//! Under fire: several instances against a real Apache Kafka and a real PostgreSQL, and everything that goes wrong
+//! with them, at moments drawn from a seed. Afterwards the tables are those of the independent model, no dead letter
+//! and no expiry is lost, and no log line holds what it must not.
+//!
+//! - [`stage`]: servers, instances, and what is known about a round;
+//! - [`faults`]: each kind of fault;
+//! - [`check`]: what must hold at the end of a round;
+//! - [`traffic`]: what is sent meanwhile.
+//!
+//! `FIRE_SEED=7 cargo test --test it fire::` runs the short ones from another seed; `make soak DURATION=10m SEED=1`
+//! goes on for so long.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod check;
+mod dice;
+mod faults;
+mod stage;
+mod traffic;
+
+use std::time::{Duration, Instant};
+
+use self::faults::Fault;
+use self::stage::{Needs, Stage};
+use crate::support::left_out::{or_left_out, real_kafka};
+
+/// From `FIRE_SEED`, else always the same.
+fn seed() -> u64 {
+    std::env::var("FIRE_SEED").ok().filter(|seed| !seed.is_empty()).map_or(1, |seed| seed.parse().unwrap())
+}
+
+fn short(name: &str, kafka: Option<&crate::support::kafka::Kafka>, needs: Needs, faults: &[Fault]) {
+    let command = format!("FIRE_SEED={} cargo test --test it fire::{name}", seed());
+    let mut stage = Stage::new(name, seed(), &command, kafka, needs);
+    stage.begin_round(600, 25_000);
+    let mut faults = faults.to_vec();
+    stage.dice.shuffle(&mut faults);
+    for fault in faults {
+        stage.strike(fault);
+    }
+    stage.end_round();
+    stage.finish();
+}
+
+#[test]
+fn instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut() {
+    use Fault::*;
+    short(
+        "instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut",
+        Some(real_kafka!()),
+        Needs::default(),
+        &[
+            Killed,
+            Halted,
+            Comes,
+            Goes,
+            PostgresStopped,
+            BackendsTerminated,
+            Cut,
+            Delay,
+            HalfClosed,
+            AnswerToCommitLost,
+            CommitLost,
+            Stall,
+            LockedRows,
+            Deadlock,
+            LockedTable,
+            Timeouts,
+        ],
+    );
+}
+
+#[test]
+fn the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_reset() {
+    use Fault::*;
+    or_left_out!(crate::support::kafka::available());
+    short(
+        "the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_reset",
+        None,
+        Needs::default(),
+        &[
+            BrokerStopped,
+            BrokerKilled,
+            BrokerHalted,
+            KafkaCut,
+            KafkaStall,
+            DeadLetterTopicGone,
+            ExpiredTopicGone,
+            TopicAnew,
+            Retention,
+            OffsetsReset,
+            GroupDeleted,
+            Killed,
+        ],
+    );
+}
+
+#[test]
+fn a_full_disk_and_a_database_restored_from_a_dump() {
+    use Fault::*;
+    short(
+        "a_full_disk_and_a_database_restored_from_a_dump",
+        Some(real_kafka!()),
+        Needs { small_disk: true },
+        &[Dump, DiskFull, RestoreStopped, RestoreInPlace, RestoreRenamed, Killed],
+    );
+}
+
+/// `make soak`: random faults, round after round, each with a database and topics of its own, until `FIRE_DURATION`
+/// is over and `FIRE_RECORDS` were sent.
+#[test]
+#[ignore = "goes on for as long as FIRE_DURATION says: make soak"]
+fn soak() {
+    or_left_out!(crate::support::kafka::available());
+    let text = |name: &str, default: &str| {
+        std::env::var(name).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
+    };
+    let duration = duration(&text("FIRE_DURATION", "10m"));
+    let records: u64 = text("FIRE_RECORDS", "0").parse().unwrap();
+    let command =
+        format!("make soak DURATION={} SEED={} RECORDS={records}", text("FIRE_DURATION", "10m"), seed());
+    let mut stage = Stage::new("soak", seed(), &command, None, Needs { small_disk: true });
+    let started = Instant::now();
+    // To reach a number of records, rounds are larger and traffic is as fast as the records need.
+    let pace = (records / duration.as_secs().max(1) * 13 / 10).max(1000);
+    let most = if records > 0 { 200_000 } else { 60_000 };
+    while started.elapsed() < duration || stage.report.count("records sent") < records {
+        stage.begin_round(pace, most);
+        for _ in 0..20 + stage.dice.below(11) {
+            let fault = stage.dice.pick(&Fault::ALL);
+            stage.strike(fault);
+        }
+        stage.end_round();
+    }
+    stage.finish();
+}
+
+/// `90`, `90s`, `10m`, `2h`.
+fn duration(text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => panic!("{text:?} is no duration like 90s, 10m or 2h"),
+    };
+    Duration::from_secs(number.parse::<u64>().unwrap() * seconds)
+}

@@ -1,0 +1,435 @@
+//! The servers, the instances, and what is known about the round under way.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::check;
+use super::dice::Dice;
+use super::faults::Lasting;
+use super::traffic::Producer;
+use crate::support::daemon::Daemon;
+use crate::support::kafka::{Kafka, PrivateKafka, Record};
+use crate::support::postgres::{Database, PrivateServer};
+use crate::support::processes::{Signal, free_port};
+use crate::support::proxy::Proxy;
+use crate::support::scene::{Scene, TOPICS};
+use crate::support::wait::{SOON, eventually};
+
+/// The role of the instances; its password may be in no log.
+pub const ROLE: &str = "fire";
+/// See [`ROLE`].
+pub const PASSWORD: &str = "fire-secret-word";
+
+/// Partitions of each topic.
+const PARTITIONS: i32 = 4;
+
+/// How long everything may take to be as it should once all is up, on a busy machine.
+const SETTLED: Duration = Duration::from_secs(240);
+
+/// What not every stage has.
+#[derive(Clone, Copy, Default)]
+pub struct Needs {
+    /// PostgreSQL on a disk that can be filled.
+    pub small_disk: bool,
+}
+
+/// What was done and seen, as a table.
+#[derive(Default)]
+pub struct Report(BTreeMap<String, u64>);
+
+impl Report {
+    /// Adds to a line.
+    pub fn add(&mut self, what: &str, count: u64) {
+        *self.0.entry(what.to_owned()).or_default() += count;
+    }
+
+    /// What a line says.
+    pub fn count(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+}
+
+/// One process.
+pub struct Instance {
+    /// The name of its log.
+    pub name: String,
+    /// The process.
+    pub daemon: Daemon,
+    /// Whether it is halted.
+    pub halted: bool,
+}
+
+/// Everything.
+pub struct Stage {
+    name: String,
+    seed: u64,
+    command: String,
+    started: Instant,
+    /// Decides.
+    pub dice: Dice,
+    /// The broker, where it is this stage's own.
+    pub broker: Option<PrivateKafka>,
+    /// Between the instances and that broker.
+    pub kafka_proxy: Option<Proxy>,
+    kafka: Kafka,
+    /// PostgreSQL, this stage's own.
+    pub server: PrivateServer,
+    /// Between the instances and PostgreSQL.
+    pub proxy: Proxy,
+    logs: PathBuf,
+    /// What was done.
+    pub report: Report,
+    differences: Vec<String>,
+    rounds: u64,
+    made: u64,
+    pub(super) round: Option<Round>,
+}
+
+/// Topics, group and database of one round, and what is known of them.
+pub struct Round {
+    /// The stage of the other tests.
+    pub scene: Scene,
+    /// The database's name.
+    pub database: String,
+    /// The processes that should be running.
+    pub instances: Vec<Instance>,
+    /// What sends.
+    pub producer: Producer,
+    /// Faults that go on.
+    pub lasting: Vec<(Instant, Lasting)>,
+    /// Records that were read, and whose topics no longer have them.
+    pub gone: Vec<Record>,
+    /// The same of the topics that the daemon writes.
+    pub gone_output: Vec<Record>,
+    /// A dump that may still be restored.
+    pub dump: Option<PathBuf>,
+    /// Whether one was.
+    pub restored: bool,
+}
+
+impl Stage {
+    /// Starts the servers. Without `kafka` the broker is one of its own.
+    pub fn new(name: &str, seed: u64, command: &str, kafka: Option<&Kafka>, needs: Needs) -> Stage {
+        let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fire").join(format!("{name}-{seed}"));
+        let _ = std::fs::remove_dir_all(&logs);
+        std::fs::create_dir_all(&logs).unwrap();
+        let settings = [("deadlock_timeout", "200ms"), ("max_wal_size", "256MB")];
+        let small = if needs.small_disk { PrivateServer::start_on_small_disk(&settings, 3000) } else { None };
+        let server = small.unwrap_or_else(|| PrivateServer::start(&settings));
+        let (broker, kafka_proxy) = match kafka {
+            Some(_) => (None, None),
+            None => {
+                let (broker, proxy) = broker_behind_proxy();
+                (Some(broker), Some(proxy))
+            }
+        };
+        let kafka = Kafka::at(
+            &kafka.map_or_else(|| broker.as_ref().unwrap().servers.clone(), |kafka| kafka.servers.clone()),
+        );
+        let maintenance = Database::on(&server);
+        maintenance.run(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'"));
+        drop(maintenance);
+        let proxy = Proxy::to(&server.address());
+        eprintln!("fire: {name}, seed {seed}, logs in {}; again: {command}", logs.display());
+        Stage {
+            name: name.to_owned(),
+            seed,
+            command: command.to_owned(),
+            started: Instant::now(),
+            dice: Dice::new(seed, 1),
+            broker,
+            kafka_proxy,
+            kafka,
+            server,
+            proxy,
+            logs,
+            report: Report::default(),
+            differences: Vec::new(),
+            rounds: 0,
+            made: 0,
+            round: None,
+        }
+    }
+
+    /// The round under way.
+    pub fn round(&mut self) -> &mut Round {
+        self.round.as_mut().expect("no round is under way")
+    }
+
+    /// Fresh topics and a fresh database, two or three instances, and traffic.
+    pub fn begin_round(&mut self, per_second: u64, most: u64) {
+        self.rounds += 1;
+        let database = Database::on(&self.server);
+        let name = database.value("SELECT current_database()");
+        database.run(&format!("ALTER DATABASE {name} OWNER TO {ROLE}"));
+        let scene = Scene::on(&self.kafka, database, PARTITIONS);
+        let producer = Producer::start(
+            &self.kafka.servers,
+            &scene.prefix,
+            self.seed * 1_000_003 + self.rounds,
+            per_second,
+            most,
+        );
+        self.round = Some(Round {
+            scene,
+            database: name,
+            instances: Vec::new(),
+            producer,
+            lasting: Vec::new(),
+            gone: Vec::new(),
+            gone_output: Vec::new(),
+            dump: None,
+            restored: false,
+        });
+        for _ in 0..2 + self.dice.below(2) {
+            self.start_instance();
+        }
+        self.round().instances[0].daemon.wait_ready(SOON * 2);
+    }
+
+    /// Starts one more instance.
+    pub fn start_instance(&mut self) {
+        self.made += 1;
+        let name = format!("round-{}-instance-{}.log", self.rounds, self.made);
+        let batch = self.dice.pick(&["20", "200", "1000", "5000"]);
+        let log = self.logs.join(&name);
+        let address = self.proxy.address();
+        let servers = self.kafka_proxy.as_ref().map_or_else(|| self.kafka.servers.clone(), Proxy::address);
+        let round = self.round.as_mut().expect("no round is under way");
+        let url = format!("postgresql://{ROLE}:{PASSWORD}@{address}/{}", round.database);
+        let variables = round.scene.variables(&[
+            ("DATABASE_URL", &url),
+            ("KAFKA_BOOTSTRAP_SERVERS", &servers),
+            ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
+            ("KAFKA_HEARTBEAT_INTERVAL_MS", "1500"),
+            ("KAFKA_RECONNECT_BACKOFF_MAX_MS", "1000"),
+            ("EXPIRY_INTERVAL", "1s"),
+            ("BATCH_MAX_RECORDS", batch),
+            ("RUST_LOG", "info,voiceclone_events=debug,rdkafka=debug,librdkafka=debug"),
+        ]);
+        let daemon = Daemon::start_with_log(&["run", "--migrate"], &variables, Some(&log));
+        round.instances.push(Instance { name, daemon, halted: false });
+    }
+
+    /// Lets time pass, in which the fault does its work and traffic flows.
+    pub fn pass(&self, millis: u64) {
+        std::thread::sleep(Duration::from_millis(millis));
+    }
+
+    /// All running instances end in good order: exit status 0, within the contract's 10 seconds.
+    pub fn stop_instances(&mut self) {
+        for mut instance in std::mem::take(&mut self.round().instances) {
+            self.end_in_order(&mut instance);
+        }
+    }
+
+    /// One instance ends in good order.
+    pub fn end_in_order(&mut self, instance: &mut Instance) {
+        self.count_metrics(instance);
+        let asked = Instant::now();
+        instance.daemon.signal(Signal::Term);
+        let code = instance.daemon.wait_exit(SOON);
+        let took = asked.elapsed();
+        self.report.add("ended by SIGTERM", 1);
+        if code != 0 {
+            self.difference(format!("{} ended with status {code} after SIGTERM", instance.name));
+        }
+        if took > Duration::from_secs(10) {
+            self.difference(format!(
+                "{} took {took:.1?} to end after SIGTERM, not 10 s at most",
+                instance.name
+            ));
+        }
+    }
+
+    /// Adds up what an instance counted, before it ends.
+    pub fn count_metrics(&mut self, instance: &Instance) {
+        let Ok((200, metrics)) = instance.daemon.try_http_get("/metrics") else { return };
+        for (metric, what) in [
+            ("voiceclone_records_total", "records written (as far as /metrics told)"),
+            ("voiceclone_batch_seconds_count", "batches (as far as /metrics told)"),
+            ("voiceclone_write_retries_total", "batches tried again (as far as /metrics told)"),
+        ] {
+            for line in metrics.lines().filter(|line| line.starts_with(metric)) {
+                let value =
+                    line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+                self.report.add(what, value as u64);
+            }
+        }
+    }
+
+    /// Notes what must not be.
+    pub fn difference(&mut self, what: String) {
+        eprintln!("fire: DIFFERENCE in round {} (seed {}): {what}", self.rounds, self.seed);
+        self.differences.push(what);
+    }
+
+    /// Notes every instance that is no longer running and should be, and starts another one in its place.
+    pub fn look_after_instances(&mut self) {
+        let mut ended = Vec::new();
+        let round = self.round();
+        let mut at = 0;
+        while at < round.instances.len() {
+            if round.instances[at].daemon.is_running() {
+                at += 1;
+            } else {
+                ended.push(round.instances.remove(at));
+            }
+        }
+        for mut instance in ended {
+            let code = instance.daemon.wait_exit(SOON);
+            let last = instance.daemon.logs().last().cloned().unwrap_or_default();
+            self.difference(format!("{} ended by itself with status {code}: {last}", instance.name));
+            self.start_instance();
+        }
+    }
+
+    /// Whether PostgreSQL answers, asked without the proxy.
+    pub fn wait_for_postgres(&mut self) {
+        let server = &self.server;
+        let url = server.url("postgres");
+        eventually(SOON * 2, "PostgreSQL's answer", || {
+            if server.run_program("pg_isready", &["-q", "-d", &url], SOON) { Ok(()) } else { Err("none") }
+        });
+    }
+
+    /// The offset that comes next in each partition, by the database and by the topics, where they differ.
+    pub fn lag(&mut self) -> Vec<String> {
+        let scene = &self.round().scene;
+        let stored: BTreeMap<(String, String), String> = scene
+            .database
+            .rows(&format!(
+                "SELECT topic, partition::text, next_offset::text FROM ingest.consumer_offsets WHERE group_id = '{}'",
+                scene.group
+            ))
+            .into_iter()
+            .map(|mut row| {
+                let mut take = || row.remove(0).unwrap();
+                ((take(), take()), take())
+            })
+            .collect();
+        let mut behind = Vec::new();
+        for topic in TOPICS.map(|topic| scene.topic(topic)) {
+            for (partition, (_, high)) in scene.kafka.watermarks(&topic) {
+                let stored = stored.get(&(topic.clone(), partition.to_string()));
+                if stored != Some(&high.to_string()) {
+                    behind.push(format!("{topic} {partition}: {stored:?} of {high}"));
+                }
+            }
+        }
+        behind
+    }
+
+    /// Waits until all that the topics hold is in the database.
+    pub fn wait_until_consumed(&mut self) {
+        eventually(SETTLED, "everything to be consumed", || {
+            let behind = self.lag();
+            std::thread::sleep(Duration::from_millis(200));
+            if behind.is_empty() { Ok(()) } else { Err(behind) }
+        });
+    }
+
+    /// Waits until nothing is left to do: all consumed, all expired that will before long, all published.
+    fn wait_until_settled(&mut self) {
+        self.wait_until_consumed();
+        let database = &self.round().scene.database;
+        eventually(SETTLED, "nothing to be left to expire and to publish", || {
+            let left = database.rows(
+                "SELECT (SELECT count(*) FROM voice_clone_cache WHERE deleted_at IS NULL
+                           AND ttl_expires_at < now() AT TIME ZONE 'utc' + interval '1 hour')::text,
+                        (SELECT count(*) FROM ingest.outbox)::text,
+                        (SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL)::text",
+            );
+            std::thread::sleep(Duration::from_millis(200));
+            if left[0].iter().all(|count| count.as_deref() == Some("0")) { Ok(()) } else { Err(left) }
+        });
+    }
+
+    /// Lifts what lasts, waits until all is done, ends the instances, and looks at what they left.
+    pub fn end_round(&mut self) {
+        self.lift_all();
+        self.round().producer.end();
+        self.look_after_instances();
+        if self.round().instances.is_empty() {
+            self.start_instance();
+        }
+        self.wait_until_settled();
+        self.look_after_instances();
+        self.stop_instances();
+        let mut round = self.round.take().expect("no round is under way");
+        self.report.add("rounds", 1);
+        self.report.add("records sent", round.producer.sent());
+        self.report.add("exact duplicates sent", round.producer.duplicates());
+        for difference in check::check(&mut round, &mut self.report, &self.logs, self.rounds) {
+            self.difference(difference);
+        }
+        for topic in TOPICS.iter().chain(&["clone.expired", "voiceclone.dead-letters"]) {
+            round.scene.kafka.delete_topic(&round.scene.topic(topic));
+        }
+        eprintln!(
+            "fire: round {} done after {:.0?}: {} records, {} differences so far",
+            self.rounds,
+            self.started.elapsed(),
+            round.producer.sent(),
+            self.differences.len()
+        );
+    }
+
+    /// Prints what was done and found.
+    ///
+    /// # Panics
+    /// Where something was found.
+    pub fn finish(self) {
+        let (records, faults) = (self.report.count("records sent"), self.report.count("faults"));
+        let mut table = format!("\n{}, seed {}, {:.0?}\n", self.name, self.seed, self.started.elapsed());
+        for (what, count) in &self.report.0 {
+            table.push_str(&format!("  {count:>9}  {what}\n"));
+        }
+        for difference in &self.differences {
+            table.push_str(&format!("DIFFERENCE: {difference}\n"));
+        }
+        table.push_str(&format!(
+            "logs: {}\nsoak: {faults} faults, {records} records, {} differences, seed {}",
+            self.logs.display(),
+            self.differences.len(),
+            self.seed
+        ));
+        eprintln!("{table}");
+        assert!(
+            self.differences.is_empty(),
+            "{} differences; again: {}",
+            self.differences.len(),
+            self.command
+        );
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("fire: {} failed with seed {}; again: {}", self.name, self.seed, self.command);
+            eprintln!("fire: the logs of all instances are in {}", self.logs.display());
+            for difference in &self.differences {
+                eprintln!("DIFFERENCE: {difference}");
+            }
+        }
+    }
+}
+
+/// A broker that tells its clients to come through the proxy, but for this process, which has a listener of its own.
+fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
+    let (behind, front) = (free_port(), free_port());
+    let listeners = format!(
+        "PLAINTEXT://127.0.0.1:{{port}},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{{controller}}"
+    );
+    let advertised = format!("PLAINTEXT://127.0.0.1:{{port}},PROXIED://127.0.0.1:{front}");
+    let broker = PrivateKafka::start(&[
+        ("listeners", &listeners),
+        ("advertised.listeners", &advertised),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"),
+        ("inter.broker.listener.name", "PLAINTEXT"),
+    ]);
+    let proxy = Proxy::on(front, &format!("127.0.0.1:{behind}"));
+    (broker.unwrap(), proxy)
+}

@@ -1,0 +1,198 @@
+//! A TCP proxy that does to connections what networks do: delays, cuts, halves, stalls, and loses the one message
+//! that matters. In front of PostgreSQL it knows a COMMIT when it sees one; else it looks at nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use super::processes::free_port;
+
+/// What becomes of bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// They pass.
+    Pass,
+    /// They pass so much later, in both directions.
+    Delay(Duration),
+    /// They wait, in both directions, until the mode changes: the connection looks alive and is not.
+    Stall,
+    /// A COMMIT reaches the server, its answer is swallowed, and the connection is cut: what became of the
+    /// transaction the client cannot know. It was committed.
+    LoseAnswerToCommit,
+    /// A COMMIT is swallowed and the connection is cut: the client cannot know either. It was rolled back.
+    LoseCommit,
+    /// New connections are cut at once; those that are there pass.
+    Refuse,
+}
+
+/// `Query` with the text `COMMIT`, as PostgreSQL's protocol writes it.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+
+/// A proxy, listening until it is dropped.
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    _runtime: Runtime,
+}
+
+struct Shared {
+    mode: Mutex<Mode>,
+    /// Each change cuts all connections that are there.
+    cuts: watch::Sender<u64>,
+    /// Each change ends the direction from the server to the client; the other one stays open.
+    halves: watch::Sender<u64>,
+    lost: AtomicU64,
+    open: AtomicU64,
+}
+
+impl Proxy {
+    /// Listens on a free port of 127.0.0.1, and connects to this address (`host:port`) for each client.
+    pub fn to(address: &str) -> Proxy {
+        Self::on(free_port(), address)
+    }
+
+    /// The same on this port.
+    pub fn on(port: u16, address: &str) -> Proxy {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let shared = Arc::new(Shared {
+            mode: Mutex::new(Mode::Pass),
+            cuts: watch::Sender::new(0),
+            halves: watch::Sender::new(0),
+            lost: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+        });
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(listen(listener, address.to_owned(), Arc::clone(&shared)));
+        Proxy { port, shared, _runtime: runtime }
+    }
+
+    /// Where it listens: `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Changes what becomes of bytes, those under way too.
+    pub fn set(&self, mode: Mode) {
+        *self.shared.mode.lock().unwrap() = mode;
+    }
+
+    /// Cuts all connections that are there, and returns how many there were.
+    pub fn cut(&self) -> u64 {
+        self.shared.cuts.send_modify(|count| *count += 1);
+        self.shared.open.load(Ordering::Relaxed)
+    }
+
+    /// Ends the server's direction of all connections that are there: the client sees the end of the stream, while
+    /// its own bytes go on to the server.
+    pub fn halve(&self) {
+        self.shared.halves.send_modify(|count| *count += 1);
+    }
+
+    /// How many COMMITs, or answers to one, were swallowed.
+    pub fn lost_commits(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+}
+
+async fn listen(listener: std::net::TcpListener, address: String, shared: Arc<Shared>) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        if mode(&shared) == Mode::Refuse {
+            continue;
+        }
+        let (shared, address) = (Arc::clone(&shared), address.clone());
+        tokio::spawn(async move {
+            let (mut cuts, halves) = (shared.cuts.subscribe(), shared.halves.subscribe());
+            let Ok(server) = TcpStream::connect(address).await else { return };
+            shared.open.fetch_add(1, Ordering::Relaxed);
+            tokio::select! {
+                _ = cuts.changed() => {}
+                () = connect(client, server, halves, &shared) => {}
+            }
+            shared.open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Carries bytes both ways until one side ends, or a commit is lost.
+async fn connect(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    mut halves: watch::Receiver<u64>,
+    shared: &Shared,
+) {
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let swallow = Mutex::new(false);
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let up = async {
+        let mut buffer = vec![0; 65_536];
+        while let Some(read) = read(&mut from_client, &mut buffer, shared).await {
+            if read.windows(COMMIT.len()).any(|window| window == COMMIT) {
+                match mode(shared) {
+                    Mode::LoseAnswerToCommit => *swallow.lock().unwrap() = true,
+                    Mode::LoseCommit => {
+                        shared.lost.fetch_add(1, Ordering::Relaxed);
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+            if to_server.write_all(read).await.is_err() {
+                return;
+            }
+        }
+    };
+    let down = async {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let read = tokio::select! {
+                read = read(&mut from_server, &mut buffer, shared) => read,
+                _ = halves.changed() => {
+                    let _ = to_client.shutdown().await;
+                    return std::future::pending().await;
+                }
+            };
+            let Some(read) = read else { return };
+            if *swallow.lock().unwrap() {
+                shared.lost.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            if to_client.write_all(read).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = up => {}
+        () = down => {}
+    }
+}
+
+/// The next bytes, once they may pass; `None` at the end.
+async fn read<'b>(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &'b mut [u8],
+    shared: &Shared,
+) -> Option<&'b [u8]> {
+    let length = from.read(buffer).await.ok().filter(|length| *length > 0)?;
+    if let Mode::Delay(delay) = mode(shared) {
+        tokio::time::sleep(delay).await;
+    }
+    while mode(shared) == Mode::Stall {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Some(&buffer[..length])
+}
+
+fn mode(shared: &Shared) -> Mode {
+    *shared.mode.lock().unwrap()
+}
