@@ -484,7 +484,7 @@ impl Stage {
         let most = most.map_or("ALL".to_owned(), |most| most.to_string());
         let ended = self.round().scene.database.try_rows(&format!(
             "SELECT count(pg_terminate_backend(pid))::text FROM
-                (SELECT pid FROM pg_stat_activity WHERE usename = '{ROLE}' ORDER BY random() LIMIT {most}) AS some"
+                (SELECT pid FROM pg_stat_activity WHERE usename = '{ROLE}' ORDER BY random() LIMIT {most}) AS picked"
         ));
         let ended = ended.ok().and_then(|rows| rows.first()?.first()?.as_ref()?.parse().ok());
         self.report.add("sessions of PostgreSQL terminated", ended.unwrap_or(0));

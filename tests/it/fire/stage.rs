@@ -285,13 +285,10 @@ impl Stage {
         }
     }
 
-    /// Whether PostgreSQL answers, asked without the proxy.
+    /// Waits until PostgreSQL answers, asked without the proxy.
     pub fn wait_for_postgres(&mut self) {
-        let server = &self.server;
-        let url = server.url("postgres");
-        eventually(SOON * 2, "PostgreSQL's answer", || {
-            if server.run_program("pg_isready", &["-q", "-d", &url], SOON) { Ok(()) } else { Err("none") }
-        });
+        let database = &self.round().scene.database;
+        eventually(SOON * 2, "PostgreSQL's answer", || database.try_rows("SELECT 1"));
     }
 
     /// The offset that comes next in each partition, by the database and by the topics, where they differ.
