@@ -10,7 +10,7 @@ KAFKA_JARS := tests/kafka/lib
 
 BENCH_PYTHON := $(TARGET)/bench-venv
 
-.PHONY: help setup demo test fuzz bench lint audit schema kafka-jars clean
+.PHONY: help setup demo test soak fuzz bench lint audit schema kafka-jars clean
 
 help: ## says what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -49,6 +49,12 @@ bench: ## measures this machine, about a quarter of an hour (ARGS="--help" for m
 $(BENCH_PYTHON)/.complete: bench/baseline/requirements.txt
 	@if python3 -m venv $(BENCH_PYTHON) && $(BENCH_PYTHON)/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	then touch $@; else rm -rf $(BENCH_PYTHON); fi
+
+soak: ## strikes with random faults for DURATION=10m from SEED=1, and on until RECORDS=0 were sent
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kafka-jars
+	@FIRE_DURATION=$(DURATION) FIRE_SEED=$(SEED) FIRE_RECORDS=$(RECORDS) \
+		cargo test --quiet --locked --test it -- --ignored --exact --nocapture fire::soak
 
 lint: ## checks the format and what Clippy finds
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy

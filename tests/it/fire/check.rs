@@ -18,9 +18,8 @@ use crate::support::tables;
 const NS: Uuid = uuid!("32912be5-e948-560b-b792-7dcb8baa72b1");
 
 /// Everything that is not as it must be, each with what a person needs to look into it.
-pub fn check(round: &mut Round, report: &mut Report, logs: &Path, number: u64) -> Vec<String> {
-    let mut log = round.scene.log();
-    log.extend(round.gone.iter().cloned());
+pub fn check(round: &Round, report: &mut Report, logs: &Path, number: u64) -> Vec<String> {
+    let log = round.log();
     report.add("records compared with the model", log.len() as u64);
     let mut differences = Vec::new();
     let folded = model::fold(&round.scene.inputs(&log), 86_400, 8 * 1024 * 1024);
@@ -65,19 +64,21 @@ fn records_behind(
         let all = text(&record.value) + &text(&record.key);
         texts.iter().all(|name| all.contains(name))
     };
-    let behind: Vec<String> = log
-        .iter()
-        .filter(names_it)
-        .take(40)
-        .map(|record| {
-            let value = record.value.as_deref().map(String::from_utf8_lossy);
-            format!(
-                "  {} {} {} at {:?}: {:?} {:?}",
-                record.topic, record.partition, record.offset, record.timestamp, value, record.headers
-            )
-        })
-        .collect();
+    let behind: Vec<String> = log.iter().filter(names_it).take(40).map(|record| shown(record)).collect();
     format!("the whole row: {row:?}\nrecords that name {texts:?}:\n{}", behind.join("\n"))
+}
+
+/// A record for a person to read.
+fn shown(record: &Record) -> String {
+    let text =
+        |bytes: &Option<Vec<u8>>| bytes.as_deref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name, text(value))).collect();
+    let (key, value) = (text(&record.key), text(&record.value));
+    let value = value.map(|value| value.chars().take(2000).collect::<String>());
+    format!(
+        "  {} {} {} at {:?}: {key:?} {value:?} {headers:?}",
+        record.topic, record.partition, record.offset, record.timestamp
+    )
 }
 
 /// Key, value, headers.
@@ -203,7 +204,10 @@ fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
             && event.key.as_deref() == Some(text("caller_id").as_bytes())
             && micros(&text("expired_at")) >= micros(&text("ttl_expires_at"));
         if !sound {
-            differences.push(format!("an expiry that contradicts itself (its id should be {id}): {event:?}"));
+            differences.push(format!(
+                "an expiry that contradicts itself (its id should be {id}): {}",
+                shown(&event)
+            ));
         }
         told.insert((row, micros(&text("expired_at")).to_string()));
         if let Some(first) = by_id.get(&id) {
@@ -211,7 +215,11 @@ fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
             let same =
                 (&first.key, &first.value, &first.headers) == (&event.key, &event.value, &event.headers);
             if !same && !round.restored {
-                differences.push(format!("one expiry told in two ways: {first:?} and {event:?}"));
+                differences.push(format!(
+                    "one expiry told in two ways:\n{}\n{}",
+                    shown(first),
+                    shown(&event)
+                ));
             }
         } else {
             by_id.insert(id, event);
@@ -219,16 +227,22 @@ fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
     }
     let rows = database.rows(
         "SELECT id::text, (extract(epoch FROM deleted_at) * 1000000)::bigint::text,
-                (deleted_at >= ttl_expires_at)::text
+                (deleted_at >= ttl_expires_at)::text, cloned_voice_id
          FROM voice_clone_cache WHERE deleted_at IS NOT NULL",
     );
     report.add("cache rows expired at the end", rows.len() as u64);
+    // The outbox was empty a moment before the instances ended; what came then waits for the next instance.
+    let waiting: HashSet<String> = database
+        .rows("SELECT convert_from(value, 'UTF8')::json->>'cloned_voice_id' FROM ingest.outbox")
+        .into_iter()
+        .filter_map(|mut row| row.remove(0))
+        .collect();
     for row in rows {
-        let [Some(id), Some(deleted_at), Some(after)] = row.as_slice() else { unreachable!() };
+        let [Some(id), Some(deleted_at), Some(after), Some(voice)] = row.as_slice() else { unreachable!() };
         if after != "true" {
             differences.push(format!("cache row {id} was deleted before its time"));
         }
-        if !told.contains(&(id.clone(), deleted_at.clone())) {
+        if !told.contains(&(id.clone(), deleted_at.clone())) && !waiting.contains(voice) {
             differences.push(format!("the expiry of cache row {id} at {deleted_at} was never published"));
         }
     }
@@ -242,11 +256,9 @@ fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
             differences.push(format!("the expiry at {at} of cache row {row}, which there is not"));
         }
     }
-    let left = database.value(
-        "SELECT (SELECT count(*) FROM ingest.outbox) + (SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL)",
-    );
+    let left = database.value("SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL");
     if left != "0" {
-        differences.push(format!("{left} rows of outbox and dead letters are still to be published"));
+        differences.push(format!("{left} dead letters are still to be published"));
     }
 }
 

@@ -536,9 +536,10 @@ impl Stage {
         }
         let round = self.round();
         let topic = round.scene.topic(name);
-        let old = round.scene.kafka.read_all(&topic);
+        let old = round.read(&topic);
         let marks = round.scene.kafka.watermarks(&topic);
         round.gone.extend(old);
+        round.lost.retain(|(of, ..)| *of != topic);
         round.dump = None;
         round.scene.kafka.delete_topic(&topic);
         self.create_topic(&topic);
@@ -575,7 +576,7 @@ impl Stage {
         let name = self.dice.pick(&TOPICS);
         let round = self.round();
         let topic = round.scene.topic(name);
-        let all = round.scene.kafka.read_all(&topic);
+        let all = round.read(&topic);
         let marks = round.scene.kafka.watermarks(&topic);
         let group = &round.scene.group;
         let stored = round.scene.database.rows(&format!(
@@ -583,6 +584,7 @@ impl Stage {
              WHERE group_id = '{group}' AND topic = '{topic}'"
         ));
         round.dump = None;
+        let mut cuts = Vec::new();
         for (partition, (low, high)) in marks {
             let next: i64 = stored
                 .iter()
@@ -601,9 +603,25 @@ impl Stage {
             round.gone.extend(all.iter().filter(before).cloned());
             round.scene.kafka.delete_records(&topic, partition, cut);
             let lost = (cut - next).max(0) as u64;
+            if lost > 0 {
+                round.lost.push((topic.clone(), partition, next..cut));
+            }
+            cuts.push((partition, cut));
             self.report.add("records lost to retention before they were read", lost);
         }
         self.start_two();
+        // Until then the old offset is what a dump would hold.
+        let database = &self.round().scene.database;
+        eventually(SOON * 2, "the offsets to be past what was deleted", || {
+            let past = cuts.iter().all(|(partition, cut)| {
+                let sql = format!(
+                    "SELECT count(*) FROM ingest.consumer_offsets
+                     WHERE topic = '{topic}' AND partition = {partition} AND next_offset >= {cut}"
+                );
+                database.value(&sql) == "1"
+            });
+            if past { Ok(()) } else { Err(&cuts) }
+        });
     }
 
     /// While no instance runs, the group's offsets are set to anything, or the group is deleted.

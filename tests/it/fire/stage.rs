@@ -1,6 +1,7 @@
 //! The servers, the instances, and what is known about the round under way.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,7 @@ pub struct Stage {
     differences: Vec<String>,
     rounds: u64,
     made: u64,
+    lost_commits: u64,
     pub(super) round: Option<Round>,
 }
 
@@ -98,8 +100,11 @@ pub struct Round {
     pub producer: Producer,
     /// Faults that go on.
     pub lasting: Vec<(Instant, Lasting)>,
-    /// Records that were read, and whose topics no longer have them.
+    /// Records that were read, and whose topics no longer have them. (A broker that is killed may have them again:
+    /// it had not yet noted that they were deleted.)
     pub gone: Vec<Record>,
+    /// Topic, partition and offsets of records that were deleted before they were read.
+    pub lost: Vec<(String, i32, Range<i64>)>,
     /// The same of the topics that the daemon writes.
     pub gone_output: Vec<Record>,
     /// A dump that may still be restored.
@@ -148,6 +153,7 @@ impl Stage {
             differences: Vec::new(),
             rounds: 0,
             made: 0,
+            lost_commits: 0,
             round: None,
         }
     }
@@ -178,6 +184,7 @@ impl Stage {
             producer,
             lasting: Vec::new(),
             gone: Vec::new(),
+            lost: Vec::new(),
             gone_output: Vec::new(),
             dump: None,
             restored: false,
@@ -327,14 +334,14 @@ impl Stage {
         });
     }
 
-    /// Waits until nothing is left to do: all consumed, all expired that will before long, all published.
+    /// Waits until nothing is left to do: all consumed, all expired whose time has come, all published.
     fn wait_until_settled(&mut self) {
         self.wait_until_consumed();
         let database = &self.round().scene.database;
         eventually(SETTLED, "nothing to be left to expire and to publish", || {
             let left = database.rows(
                 "SELECT (SELECT count(*) FROM voice_clone_cache WHERE deleted_at IS NULL
-                           AND ttl_expires_at < now() AT TIME ZONE 'utc' + interval '1 hour')::text,
+                           AND ttl_expires_at < now() AT TIME ZONE 'utc' - interval '2 seconds')::text,
                         (SELECT count(*) FROM ingest.outbox)::text,
                         (SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL)::text",
             );
@@ -354,11 +361,19 @@ impl Stage {
         self.wait_until_settled();
         self.look_after_instances();
         self.stop_instances();
-        let mut round = self.round.take().expect("no round is under way");
+        let lost = self.proxy.lost_commits() - self.lost_commits;
+        self.lost_commits += lost;
+        self.report.add("commits, or answers to them, lost", lost);
+        let round = self.round.take().expect("no round is under way");
+        let deadlocks = round
+            .scene
+            .database
+            .value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()");
+        self.report.add("deadlocks that PostgreSQL ended", deadlocks.parse().unwrap_or(0));
         self.report.add("rounds", 1);
         self.report.add("records sent", round.producer.sent());
         self.report.add("exact duplicates sent", round.producer.duplicates());
-        for difference in check::check(&mut round, &mut self.report, &self.logs, self.rounds) {
+        for difference in check::check(&round, &mut self.report, &self.logs, self.rounds) {
             self.difference(difference);
         }
         for topic in TOPICS.iter().chain(&["clone.expired", "voiceclone.dead-letters"]) {
@@ -377,7 +392,7 @@ impl Stage {
     ///
     /// # Panics
     /// Where something was found.
-    pub fn finish(self) {
+    pub fn finish(mut self) {
         let (records, faults) = (self.report.count("records sent"), self.report.count("faults"));
         let mut table = format!("\n{}, seed {}, {:.0?}\n", self.name, self.seed, self.started.elapsed());
         for (what, count) in &self.report.0 {
@@ -393,12 +408,8 @@ impl Stage {
             self.seed
         ));
         eprintln!("{table}");
-        assert!(
-            self.differences.is_empty(),
-            "{} differences; again: {}",
-            self.differences.len(),
-            self.command
-        );
+        let differences = std::mem::take(&mut self.differences).len();
+        assert!(differences == 0, "{differences} differences; again: {}", self.command);
     }
 }
 
@@ -429,4 +440,33 @@ fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
     ]);
     let proxy = Proxy::on(front, &format!("127.0.0.1:{behind}"));
     (broker.unwrap(), proxy)
+}
+
+impl Round {
+    /// What a topic holds now that counts: all but what was deleted unread.
+    pub fn read(&self, topic: &str) -> Vec<Record> {
+        let mut records = self.scene.kafka.read_all(topic);
+        records.retain(|record| {
+            !self.lost.iter().any(|(topic, partition, offsets)| {
+                (topic, partition) == (&record.topic, &record.partition) && offsets.contains(&record.offset)
+            })
+        });
+        records
+    }
+
+    /// All records that ever counted, each once.
+    pub fn log(&self) -> Vec<Record> {
+        let mut log = self.gone.clone();
+        log.extend(TOPICS.iter().flat_map(|topic| self.read(&self.scene.topic(topic))));
+        log.sort_by(|a, b| {
+            (&a.topic, a.partition, a.offset, a.timestamp).cmp(&(
+                &b.topic,
+                b.partition,
+                b.offset,
+                b.timestamp,
+            ))
+        });
+        log.dedup();
+        log
+    }
 }

@@ -324,7 +324,12 @@ impl PrivateServer {
 
     /// One of PostgreSQL's programs, as user `postgres` where the tests run as root, which it refuses to.
     fn command(&self, program: &str) -> Command {
-        let program = self.programs.join(program);
+        let beside = self.programs.join(program);
+        let program = if beside.is_file() {
+            beside
+        } else {
+            find_program(program, elsewhere()).unwrap_or_else(|| panic!("{program} is not installed"))
+        };
         let mut started = if is_root() {
             let mut as_other = match &self.disk {
                 Some(holder) => {
@@ -347,16 +352,21 @@ impl PrivateServer {
     }
 }
 
-/// The folder of `initdb` and `postgres`; Debian keeps them away from `PATH`. The newest version goes first.
+/// The folder of `initdb` and `postgres`. The newest version goes first.
 fn find_programs() -> PathBuf {
+    let found = find_program("initdb", elsewhere());
+    found.expect("PostgreSQL's server is not installed: see `make setup`").parent().unwrap().into()
+}
+
+/// Where Debian keeps them, away from `PATH`; the newest version first.
+fn elsewhere() -> impl Iterator<Item = PathBuf> {
     let mut elsewhere: Vec<(u32, PathBuf)> = Vec::new();
     for version in std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
         let number = version.file_name().to_string_lossy().parse().unwrap_or(0);
         elsewhere.push((number, version.path().join("bin")));
     }
     elsewhere.sort();
-    let found = find_program("initdb", elsewhere.into_iter().rev().map(|(_, folder)| folder));
-    found.expect("PostgreSQL's server is not installed: see `make setup`").parent().unwrap().into()
+    elsewhere.into_iter().rev().map(|(_, folder)| folder)
 }
 
 fn is_root() -> bool {
