@@ -490,9 +490,11 @@ impl Stage {
         self.report.add("sessions of PostgreSQL terminated", ended.unwrap_or(0));
     }
 
-    /// Statements of another client, which may be refused, as a deadlock ends one of two.
+    /// Statements of another client, which may be refused, as a deadlock ends one of two. It does not wait for long: an
+    /// instance that is halted may hold what it wants.
     fn other_session(&mut self, sql: &str) {
-        if self.round().scene.database.try_rows(sql).is_err() {
+        let sql = format!("SET lock_timeout = '3s'; {sql}");
+        if self.round().scene.database.try_rows(&sql).is_err() {
             self.report.add("statements of the other session refused", 1);
         }
     }

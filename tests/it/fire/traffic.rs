@@ -113,6 +113,9 @@ impl Sender {
                     let now = chrono::Utc::now().timestamp_millis();
                     sends.push(sendable(&self.prefix, collision(&mut self.dice, now)));
                 }
+                if self.dice.chance(40) {
+                    sends.extend(pair(&mut self.dice).map(|record| sendable(&self.prefix, record)));
+                }
                 if self.dice.chance(6) {
                     sends.push(sendable(&self.prefix, garbage(&mut self.dice)));
                 }
@@ -214,6 +217,28 @@ fn collision(dice: &mut Dice, now: i64) -> Outgoing {
         return Outgoing { topic, key, value: None, headers: Vec::new(), timestamp };
     }
     Outgoing { topic, key, value, headers: Vec::new(), timestamp }
+}
+
+/// A new voice is ready and transferred at once, in two topics: two instances may write both at the same moment.
+fn pair(dice: &mut Dice) -> [Outgoing; 2] {
+    let voice = format!("pair-voice-{:x}", dice.below(1 << 60));
+    let record = |topic, body: serde_json::Value| Outgoing {
+        topic,
+        key: None,
+        value: Some(body.to_string().into_bytes()),
+        headers: Vec::new(),
+        timestamp: None,
+    };
+    [
+        record(
+            "clone.ready",
+            json!({"caller_id": "pair", "greeting_call_id": "pair", "cloned_voice_id": voice}),
+        ),
+        record(
+            "clone.transfer",
+            json!({"greeting_call_id": voice, "agent_call_id": "pair", "cloned_voice_id": voice}),
+        ),
+    ]
 }
 
 /// Bytes and headers as a broken producer sends them; most cannot be used.
