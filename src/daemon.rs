@@ -21,7 +21,7 @@ use crate::record::{Header, Outgoing};
 use crate::store::dead_letters::Unpublished;
 use crate::store::outbox::Expired;
 use crate::store::write::Mode;
-use crate::store::{Store, connect, migrate};
+use crate::store::{Store, connect, fault, migrate};
 
 /// Rows that one transaction of the expiry or of the publisher takes.
 const CHUNK: i64 = 1000;
@@ -140,8 +140,8 @@ async fn bring_schema_up(
             }
             Err(error) => error,
         };
-        // An error while PostgreSQL can be reached is one for a person.
-        if store.reach().await.is_ok() {
+        // An error while PostgreSQL can be reached is one for a person, unless it was gone for a moment.
+        if !fault::passes(&error) && store.reach().await.is_ok() {
             return Err(error);
         }
         warn!(

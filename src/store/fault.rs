@@ -104,6 +104,28 @@ fn of_the_world(message: &str) -> Option<String> {
     Some(format!("{} ... {end}", begin.trim_end_matches([' ', '"'])))
 }
 
+/// Parts of the messages of what passes by itself, from PostgreSQL and from the driver.
+const PASSING: &[&str] = &[
+    "connection closed",
+    "error communicating with the server",
+    "terminating connection",
+    "the database system is",
+    "canceling statement due to",
+    "deadlock detected",
+    "No space left on device",
+    "out of memory",
+    "out of shared memory",
+    "too many clients",
+    "remaining connection slots",
+];
+
+/// Whether what a migration failed with passes by itself, so that trying again may do; else a person is needed.
+/// Diesel's migrations hide the kind of error in boxes: its text is looked at.
+pub fn passes(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    PASSING.iter().any(|part| text.contains(part))
+}
+
 impl From<Error> for Fault {
     fn from(error: Error) -> Fault {
         use DatabaseErrorKind as Kind;

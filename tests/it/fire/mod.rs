@@ -5,7 +5,8 @@
 //! - [`stage`]: servers, instances, and what is known about a round;
 //! - [`faults`]: each kind of fault;
 //! - [`check`]: what must hold at the end of a round;
-//! - [`traffic`]: what is sent meanwhile.
+//! - [`traffic`]: what is sent meanwhile;
+//! - [`found`]: what was found, each as a test that needs no luck.
 //!
 //! `FIRE_SEED=7 cargo test --test it fire::` runs the short ones from another seed; `make soak DURATION=10m SEED=1`
 //! goes on for so long.
@@ -15,6 +16,7 @@
 mod check;
 mod dice;
 mod faults;
+mod found;
 mod stage;
 mod traffic;
 
