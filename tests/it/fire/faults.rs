@@ -566,6 +566,20 @@ impl Stage {
         if stopped {
             self.start_two();
         }
+        // Who never notices is told so, and started again, lest the rest of the run look at nothing else.
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !stopped && !self.lag().is_empty() {
+            if Instant::now() > patience {
+                let behind = self.lag();
+                self.difference(format!(
+                    "after 60 s running instances do not read {name}, made anew: {behind:?}"
+                ));
+                self.stop_instances();
+                self.start_two();
+                break;
+            }
+            self.pass(200);
+        }
         self.wait_until_consumed();
         drop(held);
     }
