@@ -64,7 +64,7 @@ fn records_behind(
         let all = text(&record.value) + &text(&record.key);
         texts.iter().all(|name| all.contains(name))
     };
-    let behind: Vec<String> = log.iter().filter(names_it).take(40).map(|record| shown(record)).collect();
+    let behind: Vec<String> = log.iter().filter(names_it).take(40).map(shown).collect();
     format!("the whole row: {row:?}\nrecords that name {texts:?}:\n{}", behind.join("\n"))
 }
 
