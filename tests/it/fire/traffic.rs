@@ -147,7 +147,8 @@ impl Sender {
     /// even ones they are about to.
     fn wave(&self, number: u64) -> Box<dyn Iterator<Item = Outgoing>> {
         let now = chrono::Utc::now().timestamp_millis();
-        let (start, spacing_ms) = if number.is_multiple_of(2) { (now - 25_000, 20) } else { (now - 3_600_000, 1000) };
+        let (start, spacing_ms) =
+            if number.is_multiple_of(2) { (now - 25_000, 20) } else { (now - 3_600_000, 1000) };
         let ttl_seconds = Some(3);
         let plan = Plan {
             calls: 250,
