@@ -373,8 +373,13 @@ impl Stage {
         self.report.add("rounds", 1);
         self.report.add("records sent", round.producer.sent());
         self.report.add("exact duplicates sent", round.producer.duplicates());
-        for difference in check::check(&round, &mut self.report, &self.logs, self.rounds) {
+        let mut found = check::check(&round, &mut self.report, &self.logs, self.rounds);
+        let further = found.split_off(found.len().min(10));
+        for difference in found {
             self.difference(difference);
+        }
+        if !further.is_empty() {
+            self.difference(format!("{} further differences in this round", further.len()));
         }
         for topic in TOPICS.iter().chain(&["clone.expired", "voiceclone.dead-letters"]) {
             round.scene.kafka.delete_topic(&round.scene.topic(topic));
