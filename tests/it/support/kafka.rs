@@ -264,7 +264,11 @@ impl Kafka {
 
     /// The first offset of each partition of a topic that is still there, and the one after the last.
     pub fn watermarks(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
-        let marks = |partition| (partition, self.client().fetch_watermarks(topic, partition, CALL).unwrap());
+        // A broker that has just been started may not lead its partitions yet.
+        let marks = |partition| {
+            let look = || self.client().fetch_watermarks(topic, partition, CALL);
+            (partition, eventually(SOON, "the first and the last offset", look))
+        };
         partitions(self.client(), topic).into_iter().map(marks).collect()
     }
 
