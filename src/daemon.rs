@@ -111,18 +111,21 @@ async fn work(
         mode: Mode::Commit,
     };
     info!(group = settings.kafka_group_id, "consuming");
-    match Live::new(settings, ingest, assigned, cancel.clone())?.run().await {
-        End::Cancelled => {
-            info!("ended in good order");
-            Ok(())
+    loop {
+        match Live::new(settings, ingest.clone(), assigned.clone(), cancel.clone())?.run().await {
+            End::Cancelled => {
+                info!("ended in good order");
+                return Ok(());
+            }
+            End::TopicMadeAnew => warn!("a topic was made anew: a new consumer goes on"),
+            End::DeadLetterLimit(topic, partition) => bail!(
+                "{} records of {topic} partition {partition} could not be used, one after the other \
+                 (DEAD_LETTER_LIMIT): look at ingest.dead_letters, mend the producer, then run \
+                 `voiceclone-events dead-letters accept --topic {} --partition {partition}` and start again",
+                settings.dead_letter_limit,
+                topic.strip_prefix(&settings.topic_prefix).unwrap_or(&topic)
+            ),
         }
-        End::DeadLetterLimit(topic, partition) => bail!(
-            "{} records of {topic} partition {partition} could not be used, one after the other \
-             (DEAD_LETTER_LIMIT): look at ingest.dead_letters, mend the producer, then run \
-             `voiceclone-events dead-letters accept --topic {} --partition {partition}` and start again",
-            settings.dead_letter_limit,
-            topic.strip_prefix(&settings.topic_prefix).unwrap_or(&topic)
-        ),
     }
 }
 

@@ -91,6 +91,9 @@ impl ConsumerContext for Context {
 pub enum End {
     /// It was asked to.
     Cancelled,
+    /// A topic was made anew, and the client cannot be trusted with it: librdkafka 2.12 takes no leader of a new
+    /// topic whose epoch is lower than the old one's, and fetches in vain. A new consumer is to go on.
+    TopicMadeAnew,
     /// `DEAD_LETTER_LIMIT` records of this partition failed one after the other.
     DeadLetterLimit(String, i32),
 }
@@ -234,8 +237,12 @@ impl Live {
                     self.load = None;
                     match result {
                         Some(Some((positions, topic_ids))) => {
+                            if self.made_anew(&topic_ids) {
+                                self.positions.clear();
+                                return End::TopicMadeAnew;
+                            }
                             self.told_topic_ids = topic_ids.clone();
-                            self.topic_ids = topic_ids;
+                            self.topic_ids.extend(topic_ids);
                             if let Some(end) = self.start_partitions(positions) {
                                 return end;
                             }
@@ -491,6 +498,10 @@ impl Live {
             error!(%error, "partitions could not be assigned; the group will assign them again");
             return;
         }
+        // librdkafka keeps a partition paused that was revoked while it was.
+        if let Err(error) = self.consumer.resume(&self.list(positions)) {
+            warn!(%error, "the partitions could not be resumed");
+        }
         for (key, position) in positions {
             self.positions.insert(*key, *position);
             self.next.insert(*key, position.next_offset);
@@ -623,6 +634,11 @@ impl Live {
 
     fn is_idle(&self) -> bool {
         self.lanes.iter().all(|lane| lane.write.is_none() && lane.buffer.is_empty())
+    }
+
+    /// Whether one of the topics is another than the one that this consumer began with.
+    fn made_anew(&self, topic_ids: &TopicIds) -> bool {
+        topic_ids.iter().any(|(topic, id)| self.topic_ids.get(topic).is_some_and(|known| known != id))
     }
 
     fn topics_changed(&self) -> bool {

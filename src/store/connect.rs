@@ -24,6 +24,10 @@ use crate::config::Settings;
 pub type Pool = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>>;
 
 /// How long a caller waits for a connection, and a connection for one address of the server.
+/// How long a transaction may wait for this program, unless the server says otherwise: well above what a broker may
+/// take for records that are published within one.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long TLS and the login may take on top of that.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,6 +109,13 @@ pub async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
     if let Err(error) = connection.batch_execute(english).await {
         tracing::debug!(%error, "the server's messages stay in its own language");
     }
+    // A process that is halted, or whose host is gone, in the middle of a transaction keeps its locks no longer.
+    let patience = format!(
+        "SELECT set_config('idle_in_transaction_session_timeout', '{}', false)
+         WHERE current_setting('idle_in_transaction_session_timeout') = '0'",
+        IDLE_IN_TRANSACTION.as_millis()
+    );
+    connection.batch_execute(&patience).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(connection)
 }
 
