@@ -23,16 +23,6 @@ pub enum Fault {
     Unavailable(String),
 }
 
-/// A table was altered under a prepared statement, which fails from then on.
-const STALE_PLAN: &str = "cached plan must not change result type";
-
-impl Fault {
-    /// Whether the connection's prepared statements no longer fit the tables.
-    pub(super) fn is_of_a_stale_plan(&self) -> bool {
-        matches!(self, Fault::Unavailable(text) if text.contains(STALE_PLAN))
-    }
-}
-
 /// How PostgreSQL's messages begin for which Diesel knows no kind and no row is at fault. SQLSTATEs are lost on
 /// the way, so `connect` asks for English. Beginnings, not parts: a trigger that refuses a row may say anything.
 const OF_THE_WORLD: &[&str] = &[
@@ -67,7 +57,7 @@ const OF_THE_WORLD: &[&str] = &[
     "permission denied to",
     "must be owner of",
     "current transaction is aborted",
-    STALE_PLAN,
+    "cached plan must not change result type",
     "database is not accepting commands",
     "cannot assign TransactionIds",
     "cache lookup failed for",

@@ -87,13 +87,6 @@ impl Store {
                 Ok(written)
             })
             .await;
-        if matches!(&result, Err(fault) if fault.is_of_a_stale_plan()) {
-            // Its prepared statements are of no more use, and the pool would hand it out again and again: it ends
-            // itself, which the pool notices.
-            let _ = diesel::sql_query("SELECT pg_terminate_backend(pg_backend_pid())")
-                .execute(&mut connection)
-                .await;
-        }
         match rehearsed {
             Some(written) => Ok(written),
             None => result,
