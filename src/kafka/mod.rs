@@ -51,6 +51,8 @@ fn consumer_config(settings: &Settings) -> ClientConfig {
     let defaults = [
         ("fetch.wait.max.ms", "50".to_owned()),
         ("queued.max.messages.kbytes", (ahead / 1024).to_string()),
+        // Once it holds so much, it looks again this soon; its default of 1 s would leave it empty for most of that.
+        ("fetch.queue.backoff.ms", "10".to_owned()),
         ("fetch.message.max.bytes", "1048576".to_owned()),
         ("fetch.max.bytes", ahead.to_string()),
         ("receive.message.max.bytes", (2 * largest + 1024).to_string()),

@@ -79,7 +79,7 @@ fn partitions_lost_while_they_are_paused_are_read_when_they_come_back() {
         daemon.logs().iter().rposition(|line| line.contains(part)).ok_or_else(|| format!("nothing of {part}"))
     };
     std::thread::scope(|scope| {
-        let hold = "BEGIN; LOCK TABLE clone_transfer_events IN EXCLUSIVE MODE; SELECT pg_sleep(300)";
+        let hold = "BEGIN; LOCK TABLE clone_transfer_events IN EXCLUSIVE MODE; SELECT pg_sleep(120)";
         let holder = scope.spawn(|| scene.database.try_rows(hold));
         let held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
         eventually_eq(SOON, "the sessions that lock", "1".to_owned(), || scene.database.value(held));
@@ -92,6 +92,7 @@ fn partitions_lost_while_they_are_paused_are_read_when_they_come_back() {
         let mut second = scene.daemon(&[]);
         let revoked =
             eventually(SOON, "the first one to lose partitions", || logged(&first, "partitions are revoked"));
+        eventually(SOON, "the second one to have them", || logged(&second, "a partition starts"));
         second.signal(Signal::Term);
         second.wait_exit(SOON);
         eventually(SOON, "them to come back", || match logged(&first, "a partition starts")? {
