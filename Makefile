@@ -28,7 +28,7 @@ test: ## runs all tests, and says which were left out and why (ARGS="name" for s
 	@mkdir -p $(dir $(LEFT_OUT)) && : > $(LEFT_OUT)
 	@status=0; cargo test --locked $(ARGS) || status=$$?; \
 	if [ -s $(LEFT_OUT) ]; then \
-		printf '\n%s tests were left out:\n' "$$(wc -l < $(LEFT_OUT) | tr -d ' ')"; sort $(LEFT_OUT) | sed 's/^left out: /  /'; \
+		printf '\n%s tests were left out:\n' "$$(sort -u $(LEFT_OUT) | wc -l | tr -d ' ')"; sort -u $(LEFT_OUT) | sed 's/^left out: /  /'; \
 	else \
 		printf '\nNo test was left out.\n'; \
 	fi; \

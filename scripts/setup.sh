@@ -29,6 +29,9 @@ found_java() {
     [ "${version:-0}" -ge 17 ]
 }
 
+# A language other than English for PostgreSQL's messages.
+found_german() { locale -a 2>/dev/null | grep -qi '^de_DE\.utf-\{0,1\}8$'; }
+
 # Sets $needed and $wanted, the missing packages by Debian's names, and $list, what they are for a person.
 look() {
     needed= wanted= list=
@@ -45,6 +48,7 @@ look() {
     if [ "$purpose" != demo ]; then
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
+        found_german || [ -e /usr/share/i18n/locales/de_DE ] || miss wanted locales "for a test of PostgreSQL's messages in German"
     fi
 }
 
@@ -62,6 +66,10 @@ if [ "$needed$wanted" ] && [ "$(id -u)" = 0 ] && found apt-get; then
     # shellcheck disable=SC2086 # they are several words
     apt-get install -y -qq --no-install-recommends $needed $wanted >/dev/null || true
     look
+fi
+
+if [ "$purpose" != demo ] && [ "$(id -u)" = 0 ] && found localedef && ! found_german; then
+    localedef -i de_DE -f UTF-8 de_DE.UTF-8 || true
 fi
 
 status=0
