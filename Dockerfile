@@ -7,11 +7,11 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 
-# The dependencies, in a layer that lasts until Cargo.toml or Cargo.lock change. Cargo.toml names a test, so that
-# there must be a file for it.
+# The dependencies, in a layer that lasts until Cargo.toml or Cargo.lock change. Cargo.toml names a test and a benchmark,
+# so that there must be a file for each.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/it \
-    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs >/dev/null \
+RUN mkdir -p src tests/it bench \
+    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs bench/main.rs build.rs >/dev/null \
     && touch src/lib.rs \
     && cargo build --release --locked --bins \
     && rm -r src
@@ -21,7 +21,7 @@ COPY build.rs diesel.toml schema.rs ./
 COPY migrations migrations
 COPY src src
 # Cargo goes by the files' times, and those of a checkout may be older than the layer above.
-RUN touch src/main.rs src/lib.rs \
+RUN touch build.rs src/main.rs src/lib.rs \
     && cargo build --release --locked --bins
 
 FROM debian:bookworm-slim
