@@ -315,7 +315,8 @@ impl Live {
         if self.load.is_some() || self.outdated {
             return None;
         }
-        self.lanes.iter().filter(|lane| lane.write.is_none()).filter_map(|lane| lane.due).min()
+        let waiting = |lane: &&Lane| lane.write.is_none() && !lane.buffer.is_empty();
+        self.lanes.iter().filter(waiting).filter_map(|lane| lane.due).min()
     }
 
     /// Takes a record into its lane. Returns whether the lane is full then.
@@ -414,6 +415,7 @@ impl Live {
                     for lane in &mut self.lanes {
                         lane.buffer.retain(|record| (record.topic, record.partition) != key);
                         lane.buffered_bytes = lane.buffer.iter().map(Record::size).sum();
+                        lane.due = lane.due.filter(|_| !lane.buffer.is_empty());
                     }
                 }
             }
