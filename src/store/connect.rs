@@ -23,11 +23,10 @@ use crate::config::Settings;
 /// The connection pool.
 pub type Pool = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>>;
 
-/// How long a caller waits for a connection, and a connection for one address of the server.
 /// How long a transaction may wait for this program, unless the server says otherwise: well above what a broker may
 /// take for records that are published within one.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
-
+/// How long a caller waits for a connection, and a connection for one address of the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long TLS and the login may take on top of that.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -9,6 +9,7 @@ mod voices;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use diesel::connection::CacheSize;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{Array, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
@@ -87,10 +88,15 @@ impl Store {
                 Ok(written)
             })
             .await;
-        match rehearsed {
-            Some(written) => Ok(written),
-            None => result,
+        if let Some(written) = rehearsed {
+            return Ok(written);
         }
+        if result.is_err() {
+            // A table may have been altered under the connection's prepared statements: new ones are prepared.
+            connection.set_prepared_statement_cache_size(CacheSize::Disabled);
+            connection.set_prepared_statement_cache_size(CacheSize::Unbounded);
+        }
+        result
     }
 }
 

@@ -26,10 +26,15 @@ use crate::support::wait::{SOON, eventually_async, eventually_eq};
 const MINUTES: Duration = Duration::from_secs(180);
 
 fn ingest(url: &str) -> Ingest {
+    ingest_with(url, &[])
+}
+
+fn ingest_with(url: &str, further: &[(&str, &str)]) -> Ingest {
     let flags = voiceclone_events::cli::SettingFlags::default();
-    let variables = [("DATABASE_URL".to_owned(), url.to_owned())];
+    let variables = std::iter::once(("DATABASE_URL", url)).chain(further.iter().copied());
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let need = voiceclone_events::config::Need { database: true, broker: false };
-    let settings = voiceclone_events::config::Settings::from(&flags, variables.into_iter(), need).unwrap();
+    let settings = voiceclone_events::config::Settings::from(&flags, variables, need).unwrap();
     Ingest {
         store: Store::new(connect::pool(&settings).unwrap()),
         limits: Limits { record_max_bytes: 8 * 1024 * 1024, cache_ttl_seconds: 86_400 },
@@ -415,14 +420,12 @@ async fn a_lock_that_is_held_for_long_keeps_the_record() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_column_altered_under_a_prepared_statement_holds_the_records_up_only_for_a_moment() {
     let database = migrated(Database::new()).await;
-    let writer = ingest(database.url());
+    // one connection, which is not replaced
+    let writer = ingest_with(database.url(), &[("DB_POOL_SIZE", "1"), ("DB_MAX_OVERFLOW", "0")]);
     let call = |status: &str, at: i64| {
         record(Topic::CallLifecycle, at, &json!({"call_id": "c", "status": status, "occurred_at": at}))
     };
-    // often enough that every connection of the pool has prepared it
-    for at in 0..8 {
-        assert_eq!(fate(&writer, &call("initiated", at)).await, Fate::Landed);
-    }
+    assert_eq!(fate(&writer, &call("initiated", 0)).await, Fate::Landed);
     database.run("ALTER TABLE call_log ALTER transcript TYPE VARCHAR(100000)");
     let records = [call("completed", 20)];
     let write = async {
