@@ -100,11 +100,12 @@ impl Report {
             let mut states: Vec<_> = run.backends.iter().filter(|(_, share)| **share >= 0.01).collect();
             states.sort_by(|one, other| other.1.total_cmp(one.1));
             println!(
-                "- {}: CPU: {}. In transactions: {}; none open {:.0} %. WAL {:.1} MiB/s.",
+                "- {}: CPU: {}. In transactions: {}; none open {:.0} %. Statements: {}. WAL {:.1} MiB/s.",
                 one.name,
                 run.busiest.iter().map(|(name, of)| share((name, of))).collect::<Vec<_>>().join(", "),
                 states.into_iter().map(share).collect::<Vec<_>>().join(", "),
                 run.no_transaction * 100.0,
+                run.statements.iter().map(|(name, of)| share((name, of))).collect::<Vec<_>>().join(", "),
                 run.wal_bytes / run.seconds / 1_048_576.0,
             );
         }

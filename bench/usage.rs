@@ -33,6 +33,9 @@ pub struct Measured {
     /// What the consumers' backends did while in a transaction, as a share of the time that it took; one more than 1
     /// in sum where there are several.
     pub backends: BTreeMap<String, f64>,
+    /// Time that PostgreSQL spent in the statements that took most, as a share of the time that it took; by
+    /// `pg_stat_statements`, where the server has it.
+    pub statements: Vec<(String, f64)>,
     /// Share of the time in which no consumer had a transaction open.
     pub no_transaction: f64,
     /// The most memory that one consuming process had up to the end.
@@ -44,6 +47,7 @@ pub struct Measured {
 /// Measures from its start to its finish.
 pub struct Meter {
     session: Session,
+    profiles: bool,
     ours: BTreeSet<u32>,
     consumers: Vec<(String, u32)>,
     postmaster: u32,
@@ -72,6 +76,7 @@ impl Meter {
         let mut meter = Meter {
             wal: session.wal(),
             session,
+            profiles: world.profiles,
             ours,
             consumers: consumers.to_vec(),
             postmaster: world.server.process_id(),
@@ -82,6 +87,9 @@ impl Meter {
             stop,
             sampler,
         };
+        if meter.profiles {
+            meter.session.run("SELECT pg_stat_statements_reset()");
+        }
         meter.cpu = meter.look();
         meter.postmaster_cpu = cpu(meter.postmaster, true);
         meter.started = Instant::now();
@@ -95,6 +103,7 @@ impl Meter {
         let postmaster = cpu(self.postmaster, true) - self.postmaster_cpu;
         let wal = self.session.wal() - self.wal;
         self.stop.store(true, Ordering::Relaxed);
+        let statements = self.statements(seconds);
         let (states, without, looks) = self.sampler.join().unwrap();
         let used = |pid: &u32| {
             now.get(pid).map_or(0.0, |(_, cpu)| *cpu) - self.cpu.get(pid).map_or(0.0, |(_, cpu)| *cpu)
@@ -118,11 +127,35 @@ impl Meter {
             postgres_cpu_seconds: postmaster + all.iter().filter(of_postgres).map(used).sum::<f64>(),
             broker_cpu_seconds: used(&self.broker),
             busiest,
+            statements,
             backends: states.into_iter().map(|(state, count)| (state, count as f64 / looks)).collect(),
             no_transaction: without as f64 / looks,
             peak_memory_mib: memory("VmHWM:"),
             memory_mib: memory("VmRSS:"),
         }
+    }
+
+    /// What the consumers' statements took, by the table that each names first.
+    fn statements(&self, seconds: f64) -> Vec<(String, f64)> {
+        if !self.profiles {
+            return Vec::new();
+        }
+        let sql = "SELECT COALESCE(substring(query FROM '^[^(]*?(?:INSERT INTO|UPDATE|COPY|FROM|LOCK TABLE) +((?:public|ingest)\\.\\w+)'),
+                                   substring(query FROM '(?:INSERT INTO|UPDATE) +((?:public|ingest)\\.\\w+)'),
+                                   substring(query FROM '(?:FROM|JOIN) +((?:public|ingest)\\.\\w+)'), query),
+                          substring(query FROM '(INSERT|UPDATE|DELETE|COPY|COMMIT|BEGIN|SELECT)'), total_exec_time / 1000
+                   FROM pg_stat_statements JOIN pg_database d ON d.oid = dbid
+                   WHERE datname = current_database() AND query !~ 'pg_stat_|xact_start|consumer_offsets WHERE group_id'
+                   ORDER BY total_exec_time DESC LIMIT 10";
+        let rows = runtime().block_on(self.session.client.query(sql, &[])).unwrap();
+        rows.iter()
+            .map(|row| {
+                let (table, verb): (String, Option<String>) = (row.get(0), row.get(1));
+                let name = format!("{} {}", verb.unwrap_or_default(), table.trim_start_matches("public."));
+                (name, row.get::<_, f64>(2) / seconds)
+            })
+            .filter(|(_, share)| *share >= 0.01)
+            .collect()
     }
 
     /// Each process's name and CPU time.

@@ -38,6 +38,8 @@ pub struct World {
     pub kafka: PrivateKafka,
     /// The database server.
     pub server: PrivateServer,
+    /// Whether `pg_stat_statements` says what each statement took.
+    pub profiles: bool,
     migrated: Database,
     settings: Vec<(String, String)>,
 }
@@ -48,11 +50,27 @@ impl World {
         // Two daemons that start together are to share the partitions from the first round on.
         let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "1000")];
         let kafka = PrivateKafka::start(&ours).unwrap_or_else(|why| panic!("{why}"));
-        let server = PrivateServer::start(&POSTGRES_SETTINGS);
+        let mut server = PrivateServer::start(&POSTGRES_SETTINGS);
+        let profiles = {
+            let database = Database::on(&server);
+            let there = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'";
+            let there = database.value(there) == "1";
+            if there {
+                database.run("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'");
+            }
+            there
+        };
+        if profiles {
+            server.stop();
+            server.start_again();
+        }
         let migrated = Database::on(&server);
         let done = run_command(&["migrate", "up"], &[("DATABASE_URL", migrated.url())], SOON * 2);
         assert_eq!(done.code, 0, "{}", done.stderr);
-        World { kafka, server, migrated, settings: settings.to_vec() }
+        if profiles {
+            migrated.run("CREATE EXTENSION pg_stat_statements");
+        }
+        World { kafka, server, profiles, migrated, settings: settings.to_vec() }
     }
 
     /// A database with the schema and no rows.
