@@ -108,7 +108,7 @@ async fn work(
         topic_prefix: settings.topic_prefix.clone(),
         group: Some(settings.kafka_group_id.clone()),
         dead_letter_limit: settings.dead_letter_limit,
-        mode: Mode::Commit,
+        mode: Mode::Live,
     };
     info!(group = settings.kafka_group_id, "consuming");
     loop {

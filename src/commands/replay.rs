@@ -167,7 +167,7 @@ impl Replay {
                 topic_prefix: settings.topic_prefix.clone(),
                 group: None,
                 dead_letter_limit: settings.dead_letter_limit,
-                mode: if options.dry_run { Mode::Rehearse } else { Mode::Commit },
+                mode: if options.dry_run { Mode::Rehearse } else { Mode::Replay },
             },
             records: 0,
             unusable: 0,

@@ -50,7 +50,7 @@ fn record_timestamp(millis: i64) -> PgTimestamp {
 
 /// Keeps dead letters; one that is there already stays as it is. Returns how many are new.
 pub(super) async fn insert(
-    connection: &mut AsyncPgConnection,
+    connection: &AsyncPgConnection,
     dead_letters: &[DeadLetter<'_>],
 ) -> Result<u64, Fault> {
     if dead_letters.is_empty() {
@@ -83,7 +83,7 @@ pub(super) async fn insert(
         ],
         Column::Bytes(parts),
     );
-    let inserted: i64 = statement.get_result(connection).await?;
+    let inserted: i64 = statement.get_result(&mut &*connection).await?;
     Ok(u64::try_from(inserted).unwrap_or(0))
 }
 

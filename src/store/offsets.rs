@@ -62,7 +62,7 @@ impl Statement for AdvanceOffsets {
 }
 
 /// The fence: moves every partition on, or finds that one is not where it was left.
-pub(super) async fn advance(connection: &mut AsyncPgConnection, advances: &[Advance]) -> Result<(), Fault> {
+pub(super) async fn advance(connection: &AsyncPgConnection, advances: &[Advance]) -> Result<(), Fault> {
     if advances.is_empty() {
         return Ok(());
     }
@@ -75,7 +75,7 @@ pub(super) async fn advance(connection: &mut AsyncPgConnection, advances: &[Adva
         Column::BigInts(advances.iter().map(|advance| advance.to.next_offset).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.to.dead_in_a_row).collect()),
     ]);
-    let advanced: i64 = statement.get_result(connection).await?;
+    let advanced: i64 = statement.get_result(&mut &*connection).await?;
     if usize::try_from(advanced) == Ok(advances.len()) { Ok(()) } else { Err(Fault::Fenced) }
 }
 

@@ -104,6 +104,31 @@ impl<S: Statement> QueryFragment<Pg> for Unnest<'_, S> {
     }
 }
 
+/// An upsert that says which rows it made and which it changed.
+pub(super) struct Telling<'a, S>(pub Unnest<'a, S>);
+
+impl<S: Statement + 'static> QueryId for Telling<'_, S> {
+    type QueryId = Telling<'static, S>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<S: Statement> Query for Telling<'_, S> {
+    type SqlType = (Array<SqlUuid>, Array<SqlUuid>);
+}
+
+impl<S: Statement> QueryFragment<Pg> for Telling<'_, S> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("WITH written AS (");
+        self.0.walk_ast(out.reborrow())?;
+        out.push_sql(
+            " RETURNING (xmax = 0) AS made, id)
+             SELECT COALESCE(array_agg(id) FILTER (WHERE made), '{}'),
+                    COALESCE(array_agg(id) FILTER (WHERE NOT made), '{}') FROM written",
+        );
+        Ok(())
+    }
+}
+
 fn bind<'b>(column: &'b Column<'_>, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
     match column {
         Column::Uuids(values) => out.push_bind_param::<Array<SqlUuid>, _>(values),

@@ -4,6 +4,7 @@
 mod calls;
 mod facts;
 mod mappings;
+mod merged;
 mod voices;
 
 use std::collections::{BTreeMap, HashSet};
@@ -11,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use diesel::connection::CacheSize;
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{Array, Uuid as SqlUuid};
+use diesel::sql_types::Uuid as SqlUuid;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::dead_letters::{self, DeadLetter};
 use super::offsets::{self, Advance};
-use super::unnest::{Column, Statement, Unnest, from_timestamp};
+use super::unnest::{Column, Statement, Telling, Unnest, from_timestamp};
 use super::{Fault, Store};
 use crate::event::Time;
 use crate::fold::Latest;
@@ -35,7 +36,8 @@ pub enum Did {
 /// What a write did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// By table: the rows that it met, by id; one that is there twice counts as the greater says.
+    /// By table: the rows that it met, by id; one that is there twice counts as the greater says. Only where
+    /// that was asked for.
     pub rows: BTreeMap<&'static str, Vec<(Uuid, Did)>>,
     /// Dead letters that are new.
     pub dead_letters: u64,
@@ -53,17 +55,28 @@ impl Written {
         }
     }
 
-    fn note(&mut self, table: &'static str, rows: impl Iterator<Item = Uuid>, did: Did) {
-        self.rows.entry(table).or_default().extend(rows.map(|id| (id, did)));
+    fn note(&mut self, table: &'static str, rows: impl IntoIterator<Item = Uuid>, did: Did) {
+        self.rows.entry(table).or_default().extend(rows.into_iter().map(|id| (id, did)));
+    }
+
+    fn tell<R>(&mut self, table: &'static str, met: &BTreeMap<Uuid, R>, (made, changed): Touched) {
+        if met.is_empty() {
+            return;
+        }
+        self.note(table, met.keys().copied(), Did::LeftAlone);
+        self.note(table, made, Did::Made);
+        self.note(table, changed, Did::Changed);
     }
 }
 
-/// Whether a write is to stay.
+/// What a write is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Commits.
-    Commit,
-    /// Does all and rolls back: says what would happen.
+    /// The daemon's: commits.
+    Live,
+    /// A replay's: commits, and says what was done with each row.
+    Replay,
+    /// A dry run's: says what would be done with each row, and rolls back.
     Rehearse,
 }
 
@@ -80,7 +93,8 @@ impl Store {
         let mut rehearsed = None;
         let result = connection
             .transaction::<Written, Fault, _>(async |connection| {
-                let written = write_all(connection, &self.habits, plan, dead_letters, advances).await?;
+                let target = Target { connection, habits: &self.habits, tells: mode != Mode::Live };
+                let written = write_all(target, plan, dead_letters, advances).await?;
                 if mode == Mode::Rehearse {
                     rehearsed = Some(written);
                     return Err(Fault::from(diesel::result::Error::RollbackTransaction));
@@ -100,22 +114,38 @@ impl Store {
     }
 }
 
+/// What the writes of a transaction share.
+#[derive(Clone, Copy)]
+struct Target<'t> {
+    /// Whose statements may be sent without waiting for the answer to the one before.
+    connection: &'t AsyncPgConnection,
+    habits: &'t Habits,
+    /// Whether [`Written::rows`] is asked for.
+    tells: bool,
+}
+
+/// What does not need another's outcome is on its way at once: the server takes one after the other, the fence first,
+/// but it is not waited for each.
 async fn write_all(
-    connection: &mut AsyncPgConnection,
-    habits: &Habits,
+    target: Target<'_>,
     plan: &Plan<'_>,
     dead_letters: &[DeadLetter<'_>],
     advances: &[Advance],
 ) -> Result<Written, Fault> {
-    let mut written = Written::default();
-    offsets::advance(connection, advances).await?;
-    facts::write_ready(connection, &habits.ready, plan, &mut written).await?;
-    facts::write_failed(connection, &habits.failed, plan, &mut written).await?;
-    facts::write_clone_log(connection, &habits.clone_log, plan, &mut written).await?;
-    voices::write(connection, habits, plan, &mut written).await?;
-    calls::write(connection, &habits.calls, plan, &mut written).await?;
-    mappings::write(connection, &habits.mappings, plan, &mut written).await?;
-    written.dead_letters = dead_letters::insert(connection, dead_letters).await?;
+    let ((), ready, failed, clone_log, voices, calls, mappings, dead_letters) = futures_util::try_join!(
+        offsets::advance(target.connection, advances),
+        facts::write_ready(target, plan),
+        facts::write_failed(target, plan),
+        facts::write_clone_log(target, plan),
+        voices::write(target, plan),
+        calls::write(target, plan),
+        mappings::write(target, plan),
+        dead_letters::insert(target.connection, dead_letters),
+    )?;
+    let mut written = Written { dead_letters, ..Written::default() };
+    for done in [ready, failed, clone_log, voices, calls, mappings] {
+        written.add(done);
+    }
     Ok(written)
 }
 
@@ -132,7 +162,9 @@ impl Habit {
     }
 
     fn learn(&self, met: usize, touched: usize) {
-        self.0.store(2 * touched < met, Ordering::Relaxed);
+        if met > 0 {
+            self.0.store(2 * touched < met, Ordering::Relaxed);
+        }
     }
 }
 
@@ -154,61 +186,64 @@ type Rows<'p, R> = Vec<(Uuid, &'p R)>;
 /// Those rows that would make or change something. `Look` gives the ids of such; without the habit of
 /// looking first, all.
 async fn worth_writing<'p, Look, R>(
-    connection: &mut AsyncPgConnection,
+    connection: &AsyncPgConnection,
     habit: &Habit,
-    rows: &'p BTreeMap<Uuid, R>,
-    columns: impl FnOnce(&Rows<'p, R>) -> Vec<Column<'p>>,
+    met: &'p BTreeMap<Uuid, R>,
+    compared: fn(&Rows<'p, R>) -> Vec<Column<'p>>,
 ) -> Result<Rows<'p, R>, Fault>
 where
     Look: Statement<Row = SqlUuid> + Send + 'static,
 {
-    let all: Rows<R> = rows.iter().map(|(id, row)| (*id, row)).collect();
+    let all: Rows<R> = met.iter().map(|(id, row)| (*id, row)).collect();
     if all.is_empty() || !habit.looks_first() {
         return Ok(all);
     }
-    let ids: Vec<Uuid> = Unnest::<Look>::new(columns(&all)).load(connection).await?;
+    let ids: Vec<Uuid> = Unnest::<Look>::new(compared(&all)).load(&mut &*connection).await?;
     let ids: HashSet<Uuid> = ids.into_iter().collect();
     Ok(all.into_iter().filter(|(id, _)| ids.contains(id)).collect())
 }
 
-/// Notes what was done with the rows of a table, and learns from it.
-fn note<R>(
-    written: &mut Written,
-    habit: &Habit,
-    table: &'static str,
-    met: &BTreeMap<Uuid, R>,
-    (made, changed): (Vec<Uuid>, Vec<Uuid>),
-) {
-    if met.is_empty() {
-        return;
-    }
-    habit.learn(met.len(), made.len() + changed.len());
-    written.note(table, met.keys().copied(), Did::LeftAlone);
-    written.note(table, made.into_iter(), Did::Made);
-    written.note(table, changed.into_iter(), Did::Changed);
-}
-
 /// Ids of rows made, and of rows changed.
-type Touched = (Array<SqlUuid>, Array<SqlUuid>);
+type Touched = (Vec<Uuid>, Vec<Uuid>);
 
-/// Declares a statement that returns [`Touched`].
-macro_rules! counted {
-    ($name:ident, $head:expr, $tail:expr) => {
-        struct $name;
-        impl Statement for $name {
-            const HEAD: &'static str = concat!("WITH written AS (", $head);
-            const TAIL: &'static str = concat!(
-                $tail,
-                " RETURNING (xmax = 0) AS made, id)
-                 SELECT COALESCE(array_agg(id) FILTER (WHERE made), '{}'),
-                        COALESCE(array_agg(id) FILTER (WHERE NOT made), '{}') FROM written"
-            );
-            type Row = Touched;
-        }
-    };
+/// Writes rows, and says which it made and which it changed.
+async fn touch<Upsert>(connection: &AsyncPgConnection, columns: Vec<Column<'_>>) -> Result<Touched, Fault>
+where
+    Upsert: Statement + Send + 'static,
+{
+    Ok(Telling(Unnest::<Upsert>::new(columns)).get_result(&mut &*connection).await?)
 }
 
-use counted;
+/// Writes those rows of a table that are worth it.
+async fn upsert<'p, Upsert, R>(
+    target: Target<'_>,
+    (table, habit): (&'static str, &Habit),
+    met: &'p BTreeMap<Uuid, R>,
+    worth: &Rows<'p, R>,
+    columns: fn(&Rows<'p, R>) -> Vec<Column<'p>>,
+) -> Result<Written, Fault>
+where
+    Upsert: Statement<Row = ()> + Send + 'static,
+{
+    let mut written = Written::default();
+    let touched = if worth.is_empty() {
+        written.tell(table, met, Touched::default());
+        0
+    } else if target.tells {
+        let touched = touch::<Upsert>(target.connection, columns(worth)).await?;
+        let count = touched.0.len() + touched.1.len();
+        written.tell(table, met, touched);
+        count
+    } else {
+        Unnest::<Upsert>::new(columns(worth)).execute(&mut &*target.connection).await?
+    };
+    habit.learn(met.len(), touched);
+    Ok(written)
+}
+
+fn ids<R>(rows: &Rows<'_, R>) -> Column<'static> {
+    Column::Uuids(rows.iter().map(|(id, _)| *id).collect())
+}
 
 type At = Option<PgTimestamp>;
 

@@ -49,7 +49,7 @@ pub fn ingest(database: &Database) -> Ingest {
         topic_prefix: String::new(),
         group: None,
         dead_letter_limit: 10_000,
-        mode: Mode::Commit,
+        mode: Mode::Live,
     }
 }
 

@@ -41,7 +41,7 @@ fn ingest_with(url: &str, further: &[(&str, &str)]) -> Ingest {
         topic_prefix: String::new(),
         group: None,
         dead_letter_limit: 10_000,
-        mode: Mode::Commit,
+        mode: Mode::Live,
     }
 }
 

@@ -1,5 +1,4 @@
-//! Calls. The fold of a call's events does not fit one statement: it is locked, read, merged by the same code
-//! as within a batch, and written where it changed (contract, section 4).
+//! Calls (contract, section 4).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,14 +9,13 @@ use uuid::Uuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
-use super::{At, Did, Habit, Written, at, latest};
+use super::merged::{Fold, Stored, merge};
+use super::{At, Target, Written, at, latest};
 use crate::event::{Status, Time};
-use crate::fold::{Call, Entries, Merge};
-use crate::identity::uid;
+use crate::fold::{Call, Entries};
 use crate::plan::Plan;
 
-/// Makes the bookkeeping row of each call, or locks the one that is there. Gives those that it made.
-struct LockCalls;
+pub(super) struct LockCalls;
 
 impl Statement for LockCalls {
     const HEAD: &'static str = "INSERT INTO ingest.calls AS t
@@ -66,7 +64,7 @@ type StoredCall = (
 );
 
 /// The fold that is stored, by call.
-fn stored_call(row: StoredCall, fresh: &HashSet<String>) -> (String, (Uuid, Call<'static>)) {
+fn stored_call(row: StoredCall, fresh: &HashSet<String>) -> (String, (Option<Uuid>, Call<'static>)) {
     let (
         (call_id, id, threecx_call_id, caller_id, cloned_voice_id),
         (started_at, ended_at, duration_seconds, transcript),
@@ -94,7 +92,7 @@ fn stored_call(row: StoredCall, fresh: &HashSet<String>) -> (String, (Uuid, Call
         // Of a row that no event has met, `updated_at` is older than every record's timestamp.
         updated_at: updated_at.map(from_timestamp).filter(|_| !adopted),
     };
-    (call_id, (id, call))
+    (call_id, (Some(id), call))
 }
 
 fn stored_metadata(
@@ -135,8 +133,7 @@ impl Statement for UpsertCalls {
     type Row = ();
 }
 
-/// The event times of calls that are locked.
-struct UpdateCallTimes;
+pub(super) struct UpdateCallTimes;
 
 impl Statement for UpdateCallTimes {
     const HEAD: &'static str = "UPDATE ingest.calls c SET
@@ -154,104 +151,57 @@ impl Statement for UpdateCallTimes {
     type Row = ();
 }
 
-/// Calls with what is to be merged into them, or is the outcome.
-type Calls<'p, 'a> = Vec<(&'p str, &'p Call<'a>)>;
+impl Fold for Call<'_> {
+    const TABLE: &'static str = "call_log";
+    type Lock = LockCalls;
+    type UpdateTimes = UpdateCallTimes;
 
-/// The event times of calls, as columns of `ingest.calls`.
-fn times<'p>(calls: &Calls<'p, '_>) -> Vec<Column<'p>> {
-    let of = |time: fn(&Call<'_>) -> Option<Time>| {
-        Column::optional_times(calls.iter().map(move |(_, call)| time(call)))
-    };
-    let keys_at = |call: &Call<'_>| {
-        let (_, entries) = call.metadata.as_ref()?;
-        let keys_at: BTreeMap<&str, i64> =
-            entries.iter().map(|(key, (at, _))| (key.as_ref(), at.micros())).collect();
-        serde_json::to_string(&keys_at).ok()
-    };
-    vec![
-        Column::texts(calls.iter().map(|(call_id, _)| *call_id)),
-        of(|call| call.initiated_at),
-        of(|call| at(&call.terminal)),
-        of(|call| at(&call.threecx_call_id)),
-        of(|call| at(&call.caller_id)),
-        of(|call| at(&call.cloned_voice_id)),
-        of(|call| at(&call.call_started_at)),
-        of(|call| at(&call.call_ended_at)),
-        of(|call| at(&call.duration_seconds)),
-        of(|call| at(&call.transcript)),
-        of(|call| at(&call.metadata)),
-        Column::Strings(calls.iter().map(|(_, call)| keys_at(call)).collect()),
-    ]
-}
-
-/// The stored folds of those of the calls that are there. `fresh` are calls whose bookkeeping row this
-/// transaction has just made: what stands in it is not what made the row of `call_log`.
-async fn read(
-    connection: &mut AsyncPgConnection,
-    calls: &Calls<'_, '_>,
-    fresh: &HashSet<String>,
-) -> Result<HashMap<String, (Uuid, Call<'static>)>, Fault> {
-    let call_ids = Column::texts(calls.iter().map(|(call_id, _)| *call_id));
-    let stored: Vec<StoredCall> = Unnest::<ReadCalls>::new(vec![call_ids]).load(connection).await?;
-    Ok(stored.into_iter().map(|row| stored_call(row, fresh)).collect())
-}
-
-fn merged<'a>(before: &Call<'static>, events: &Call<'a>) -> Call<'a> {
-    let mut after: Call<'a> = before.clone();
-    after.merge(events.clone());
-    after
-}
-
-pub(super) async fn write(
-    connection: &mut AsyncPgConnection,
-    habit: &Habit,
-    plan: &Plan<'_>,
-    written: &mut Written,
-) -> Result<(), Fault> {
-    let met = &plan.call_log;
-    let mut calls: Calls = met.iter().map(|(call_id, events)| (call_id.as_ref(), events)).collect();
-    let mut note = |id, did| written.note("call_log", std::iter::once(id), did);
-    if habit.looks_first() && !calls.is_empty() {
-        let stored = read(connection, &calls, &HashSet::new()).await?;
-        calls.retain(|(call_id, events)| match stored.get(*call_id) {
-            Some((id, before)) if merged(before, events) == *before => {
-                note(*id, Did::LeftAlone);
-                false
-            }
-            _ => true,
-        });
-    }
-    if calls.is_empty() {
-        return Ok(());
-    }
-    let fresh: Vec<String> = Unnest::<LockCalls>::new(times(&calls)).load(connection).await?;
-    let fresh: HashSet<String> = fresh.into_iter().collect();
-    let mut stored = read(connection, &calls, &fresh).await?;
-
-    let mut rows: Vec<(Uuid, &str, Call<'_>)> = Vec::new();
-    let mut outdated = HashSet::new();
-    for (call_id, events) in &calls {
-        let (id, did) = match stored.remove(*call_id) {
-            None => {
-                let id = uid("call_log", &[call_id]);
-                rows.push((id, call_id, (*events).clone()));
-                (id, Did::Made)
-            }
-            Some((id, before)) => {
-                let after = merged(&before, events);
-                let changed = after != before;
-                if changed {
-                    rows.push((id, call_id, after));
-                    outdated.insert(*call_id);
-                }
-                (id, if changed { Did::Changed } else { Did::LeftAlone })
-            }
+    fn times<'p>(calls: &[(&'p str, &'p Self)]) -> Vec<Column<'p>> {
+        let of = |time: fn(&Call<'_>) -> Option<Time>| {
+            Column::optional_times(calls.iter().map(move |(_, call)| time(call)))
         };
-        note(id, did);
+        let keys_at = |call: &Call<'_>| {
+            let (_, entries) = call.metadata.as_ref()?;
+            let keys_at: BTreeMap<&str, i64> =
+                entries.iter().map(|(key, (at, _))| (key.as_ref(), at.micros())).collect();
+            serde_json::to_string(&keys_at).ok()
+        };
+        vec![
+            Column::texts(calls.iter().map(|(call_id, _)| *call_id)),
+            of(|call| call.initiated_at),
+            of(|call| at(&call.terminal)),
+            of(|call| at(&call.threecx_call_id)),
+            of(|call| at(&call.caller_id)),
+            of(|call| at(&call.cloned_voice_id)),
+            of(|call| at(&call.call_started_at)),
+            of(|call| at(&call.call_ended_at)),
+            of(|call| at(&call.duration_seconds)),
+            of(|call| at(&call.transcript)),
+            of(|call| at(&call.metadata)),
+            Column::Strings(calls.iter().map(|(_, call)| keys_at(call)).collect()),
+        ]
     }
-    habit.learn(met.len(), rows.len());
+
+    async fn read(
+        connection: &AsyncPgConnection,
+        call_ids: Column<'_>,
+        fresh: &HashSet<String>,
+    ) -> Result<Stored<Self>, Fault> {
+        let stored: Vec<StoredCall> =
+            Unnest::<ReadCalls>::new(vec![call_ids]).load(&mut &*connection).await?;
+        Ok(stored.into_iter().map(|row| stored_call(row, fresh)).collect())
+    }
+
+    fn has_row(&self) -> bool {
+        true
+    }
+}
+
+pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let mut written = Written::default();
+    let rows = merge(target, &target.habits.calls, &plan.call_log, &mut written).await?;
     if rows.is_empty() {
-        return Ok(());
+        return Ok(written);
     }
     let calls = || rows.iter().map(|(_, _, call)| call);
     let statement = Unnest::<UpsertCalls>::new(vec![
@@ -269,15 +219,6 @@ pub(super) async fn write(
         Column::optional_times(calls().map(|call| call.created_at)),
         Column::optional_times(calls().map(|call| call.updated_at)),
     ]);
-    statement.execute(connection).await?;
-
-    let outdated: Calls = rows
-        .iter()
-        .filter(|(_, call_id, _)| outdated.contains(call_id) || !fresh.contains(*call_id))
-        .map(|(_, call_id, call)| (*call_id, call))
-        .collect();
-    if !outdated.is_empty() {
-        Unnest::<UpdateCallTimes>::new(times(&outdated)).execute(connection).await?;
-    }
-    Ok(())
+    statement.execute(&mut &*target.connection).await?;
+    Ok(written)
 }

@@ -2,11 +2,10 @@
 //! (contract, section 3).
 
 use diesel::sql_types::Uuid as SqlUuid;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::super::Fault;
-use super::super::unnest::{Column, Statement, Unnest};
-use super::{Habit, Touched, Written, counted, note, worth_writing};
+use super::super::unnest::{Column, Statement};
+use super::{Target, Written, ids, upsert, worth_writing};
 use crate::plan::Plan;
 
 struct LookForReady;
@@ -20,12 +19,13 @@ impl Statement for LookForReady {
     type Row = SqlUuid;
 }
 
-counted!(
-    UpsertReady,
-    "INSERT INTO public.clone_ready_events AS t
+struct UpsertReady;
+
+impl Statement for UpsertReady {
+    const HEAD: &'static str = "INSERT INTO public.clone_ready_events AS t
         (id, caller_id, greeting_call_id, cloned_voice_id, ready_at, clone_duration_ms, created_at)
-     SELECT * FROM unnest(",
-    ") ON CONFLICT (id) DO UPDATE SET
+     SELECT * FROM unnest(";
+    const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
         (ready_at, clone_duration_ms) =
             (SELECT r, d FROM (VALUES (t.ready_at, t.clone_duration_ms),
                                       (excluded.ready_at, excluded.clone_duration_ms)) AS v (r, d)
@@ -33,42 +33,33 @@ counted!(
         created_at = LEAST(t.created_at, excluded.created_at)
      WHERE (excluded.ready_at, COALESCE(excluded.clone_duration_ms, -1))
          > (t.ready_at, COALESCE(t.clone_duration_ms, -1))
-        OR excluded.created_at < t.created_at"
-);
+        OR excluded.created_at < t.created_at";
+    type Row = ();
+}
 
-pub(super) async fn write_ready(
-    connection: &mut AsyncPgConnection,
-    habit: &Habit,
-    plan: &Plan<'_>,
-    written: &mut Written,
-) -> Result<(), Fault> {
-    let met = &plan.clone_ready_events;
-    let rows = worth_writing::<LookForReady, _>(connection, habit, met, |rows| {
+pub(super) async fn write_ready(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let (met, habit) = (&plan.clone_ready_events, &target.habits.ready);
+    let rows = worth_writing::<LookForReady, _>(target.connection, habit, met, |rows| {
         vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
+            ids(rows),
             Column::times(rows.iter().map(|(_, row)| row.content.ready_at)),
             Column::Integers(rows.iter().map(|(_, row)| row.content.clone_duration_ms).collect()),
             Column::times(rows.iter().map(|(_, row)| row.created_at)),
         ]
     })
     .await?;
-    let touched = if rows.is_empty() {
-        Default::default()
-    } else {
-        Unnest::<UpsertReady>::new(vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
+    upsert::<UpsertReady, _>(target, ("clone_ready_events", habit), met, &rows, |rows| {
+        vec![
+            ids(rows),
             Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
             Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
             Column::texts(rows.iter().map(|(_, row)| &row.identity.cloned_voice_id)),
             Column::times(rows.iter().map(|(_, row)| row.content.ready_at)),
             Column::Integers(rows.iter().map(|(_, row)| row.content.clone_duration_ms).collect()),
             Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ])
-        .get_result(connection)
-        .await?
-    };
-    note(written, habit, "clone_ready_events", met, touched);
-    Ok(())
+        ]
+    })
+    .await
 }
 
 struct LookForFailed;
@@ -82,50 +73,42 @@ impl Statement for LookForFailed {
     type Row = SqlUuid;
 }
 
-counted!(
-    UpsertFailed,
-    "INSERT INTO public.clone_failed_events AS t
+struct UpsertFailed;
+
+impl Statement for UpsertFailed {
+    const HEAD: &'static str = "INSERT INTO public.clone_failed_events AS t
         (id, caller_id, greeting_call_id, failed_at, error_message, created_at)
-     SELECT * FROM unnest(",
-    ") ON CONFLICT (id) DO UPDATE SET
+     SELECT * FROM unnest(";
+    const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
         error_message = CASE WHEN excluded.error_message COLLATE \"C\" > t.error_message COLLATE \"C\"
                              THEN excluded.error_message ELSE t.error_message END,
         created_at = LEAST(t.created_at, excluded.created_at)
      WHERE excluded.error_message COLLATE \"C\" > t.error_message COLLATE \"C\"
-        OR excluded.created_at < t.created_at"
-);
+        OR excluded.created_at < t.created_at";
+    type Row = ();
+}
 
-pub(super) async fn write_failed(
-    connection: &mut AsyncPgConnection,
-    habit: &Habit,
-    plan: &Plan<'_>,
-    written: &mut Written,
-) -> Result<(), Fault> {
-    let met = &plan.clone_failed_events;
-    let rows = worth_writing::<LookForFailed, _>(connection, habit, met, |rows| {
+pub(super) async fn write_failed(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let (met, habit) = (&plan.clone_failed_events, &target.habits.failed);
+    let rows = worth_writing::<LookForFailed, _>(target.connection, habit, met, |rows| {
         vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
+            ids(rows),
             Column::texts(rows.iter().map(|(_, row)| &row.content)),
             Column::times(rows.iter().map(|(_, row)| row.created_at)),
         ]
     })
     .await?;
-    let touched = if rows.is_empty() {
-        Default::default()
-    } else {
-        Unnest::<UpsertFailed>::new(vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
+    upsert::<UpsertFailed, _>(target, ("clone_failed_events", habit), met, &rows, |rows| {
+        vec![
+            ids(rows),
             Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
             Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
             Column::times(rows.iter().map(|(_, row)| row.identity.failed_at)),
             Column::texts(rows.iter().map(|(_, row)| &row.content)),
             Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ])
-        .get_result(connection)
-        .await?
-    };
-    note(written, habit, "clone_failed_events", met, touched);
-    Ok(())
+        ]
+    })
+    .await
 }
 
 struct LookForCloneLog;
@@ -147,13 +130,14 @@ impl Statement for LookForCloneLog {
     type Row = SqlUuid;
 }
 
-counted!(
-    UpsertCloneLog,
-    "INSERT INTO public.voice_clone_log AS t
+struct UpsertCloneLog;
+
+impl Statement for UpsertCloneLog {
+    const HEAD: &'static str = "INSERT INTO public.voice_clone_log AS t
         (id, caller_id, status, clone_created_at, cloned_voice_id, api_response_time_ms,
          sample_file_size_bytes, error_message, created_at)
-     SELECT * FROM unnest(",
-    ") ON CONFLICT (id) DO UPDATE SET
+     SELECT * FROM unnest(";
+    const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
         (clone_created_at, cloned_voice_id, api_response_time_ms, sample_file_size_bytes, error_message) =
             (SELECT c, v, a, s, e FROM (VALUES
                 (t.clone_created_at, t.cloned_voice_id, t.api_response_time_ms, t.sample_file_size_bytes,
@@ -170,19 +154,15 @@ counted!(
          > (COALESCE(t.clone_created_at, '-infinity'), COALESCE(t.cloned_voice_id, '') COLLATE \"C\",
             COALESCE(t.api_response_time_ms, -1), COALESCE(t.sample_file_size_bytes, -1),
             COALESCE(t.error_message, '') COLLATE \"C\")
-        OR excluded.created_at < t.created_at"
-);
+        OR excluded.created_at < t.created_at";
+    type Row = ();
+}
 
-pub(super) async fn write_clone_log(
-    connection: &mut AsyncPgConnection,
-    habit: &Habit,
-    plan: &Plan<'_>,
-    written: &mut Written,
-) -> Result<(), Fault> {
-    let met = &plan.voice_clone_log;
-    let rows = worth_writing::<LookForCloneLog, _>(connection, habit, met, |rows| {
+pub(super) async fn write_clone_log(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let (met, habit) = (&plan.voice_clone_log, &target.habits.clone_log);
+    let rows = worth_writing::<LookForCloneLog, _>(target.connection, habit, met, |rows| {
         vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
+            ids(rows),
             Column::optional_times(rows.iter().map(|(_, row)| row.content.clone_created_at)),
             Column::Texts(rows.iter().map(|(_, row)| row.content.cloned_voice_id.as_deref()).collect()),
             Column::Integers(rows.iter().map(|(_, row)| row.content.api_response_time_ms).collect()),
@@ -192,11 +172,9 @@ pub(super) async fn write_clone_log(
         ]
     })
     .await?;
-    let touched = if rows.is_empty() {
-        Default::default()
-    } else {
-        Unnest::<UpsertCloneLog>::new(vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
+    upsert::<UpsertCloneLog, _>(target, ("voice_clone_log", habit), met, &rows, |rows| {
+        vec![
+            ids(rows),
             Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
             Column::texts(rows.iter().map(|(_, row)| row.identity.status)),
             Column::optional_times(rows.iter().map(|(_, row)| row.content.clone_created_at)),
@@ -205,10 +183,7 @@ pub(super) async fn write_clone_log(
             Column::Integers(rows.iter().map(|(_, row)| row.content.sample_file_size_bytes).collect()),
             Column::Texts(rows.iter().map(|(_, row)| row.content.error_message.as_deref()).collect()),
             Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ])
-        .get_result(connection)
-        .await?
-    };
-    note(written, habit, "voice_clone_log", met, touched);
-    Ok(())
+        ]
+    })
+    .await
 }

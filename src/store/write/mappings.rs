@@ -1,8 +1,7 @@
-//! Mappings are locked, read, merged and written like calls; deletes before any state leave only times
-//! (contract, section 4).
+//! Mappings; deletes before any state leave only times (contract, section 4).
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use diesel::sql_types::{Nullable, Text, Timestamp, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -10,14 +9,13 @@ use uuid::Uuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
-use super::{At, Did, Habit, Written, at, latest};
+use super::merged::{Fold, Stored, merge};
+use super::{At, Target, Written, at, latest};
 use crate::event::MappingState;
-use crate::fold::{Mapping, Merge};
-use crate::identity::uid;
+use crate::fold::Mapping;
 use crate::plan::Plan;
 
-/// Makes the bookkeeping row of each caller, or locks the one that is there. Gives those that it made.
-struct LockMappings;
+pub(super) struct LockMappings;
 
 impl Statement for LockMappings {
     const HEAD: &'static str =
@@ -95,8 +93,7 @@ impl Statement for UpsertMappings {
     type Row = ();
 }
 
-/// The times of mappings that are locked.
-struct UpdateMappingTimes;
+pub(super) struct UpdateMappingTimes;
 
 impl Statement for UpdateMappingTimes {
     const HEAD: &'static str = "UPDATE ingest.mappings c SET state_at = u.state_at,
@@ -107,85 +104,39 @@ impl Statement for UpdateMappingTimes {
     type Row = ();
 }
 
-/// Callers with what is to be merged into their mappings, or is the outcome.
-type Mappings<'p, 'a> = Vec<(&'p str, &'p Mapping<'a>)>;
+impl Fold for Mapping<'_> {
+    const TABLE: &'static str = "caller_voice_mapping";
+    type Lock = LockMappings;
+    type UpdateTimes = UpdateMappingTimes;
 
-/// The times of mappings, as columns of `ingest.mappings`.
-fn times<'p>(mappings: &Mappings<'p, '_>) -> Vec<Column<'p>> {
-    vec![
-        Column::texts(mappings.iter().map(|(caller_id, _)| *caller_id)),
-        Column::optional_times(mappings.iter().map(|(_, mapping)| at(&mapping.state))),
-        Column::optional_times(mappings.iter().map(|(_, mapping)| mapping.deleted)),
-        Column::optional_times(mappings.iter().map(|(_, mapping)| mapping.updated_at)),
-        Column::optional_times(mappings.iter().map(|(_, mapping)| mapping.created_at)),
-    ]
+    fn times<'p>(mappings: &[(&'p str, &'p Self)]) -> Vec<Column<'p>> {
+        vec![
+            Column::texts(mappings.iter().map(|(caller_id, _)| *caller_id)),
+            Column::optional_times(mappings.iter().map(|(_, mapping)| at(&mapping.state))),
+            Column::optional_times(mappings.iter().map(|(_, mapping)| mapping.deleted)),
+            Column::optional_times(mappings.iter().map(|(_, mapping)| mapping.updated_at)),
+            Column::optional_times(mappings.iter().map(|(_, mapping)| mapping.created_at)),
+        ]
+    }
+
+    async fn read(
+        connection: &AsyncPgConnection,
+        caller_ids: Column<'_>,
+        fresh: &HashSet<String>,
+    ) -> Result<Stored<Self>, Fault> {
+        let stored: Vec<StoredMapping> =
+            Unnest::<ReadMappings>::new(vec![caller_ids]).load(&mut &*connection).await?;
+        Ok(stored.into_iter().map(|row| stored_mapping(row, fresh)).collect())
+    }
+
+    fn has_row(&self) -> bool {
+        self.state.is_some()
+    }
 }
 
-/// The stored folds by caller, with the row's id where there is one; `fresh` as for calls.
-async fn read(
-    connection: &mut AsyncPgConnection,
-    mappings: &Mappings<'_, '_>,
-    fresh: &HashSet<String>,
-) -> Result<HashMap<String, (Option<Uuid>, Mapping<'static>)>, Fault> {
-    let caller_ids = Column::texts(mappings.iter().map(|(caller_id, _)| *caller_id));
-    let stored: Vec<StoredMapping> = Unnest::<ReadMappings>::new(vec![caller_ids]).load(connection).await?;
-    Ok(stored.into_iter().map(|row| stored_mapping(row, fresh)).collect())
-}
-
-fn merged<'a>(before: &Mapping<'static>, events: &Mapping<'a>) -> Mapping<'a> {
-    let mut after: Mapping<'a> = before.clone();
-    after.merge(events.clone());
-    after
-}
-
-pub(super) async fn write(
-    connection: &mut AsyncPgConnection,
-    habit: &Habit,
-    plan: &Plan<'_>,
-    written: &mut Written,
-) -> Result<(), Fault> {
-    let met = &plan.caller_voice_mapping;
-    let mut mappings: Mappings = met.iter().map(|(caller_id, events)| (caller_id.as_ref(), events)).collect();
-    let mut note = |id, did| written.note("caller_voice_mapping", std::iter::once(id), did);
-    if habit.looks_first() && !mappings.is_empty() {
-        let stored = read(connection, &mappings, &HashSet::new()).await?;
-        mappings.retain(|(caller_id, events)| match stored.get(*caller_id) {
-            Some((id, before)) if merged(before, events) == *before => {
-                id.iter().for_each(|id| note(*id, Did::LeftAlone));
-                false
-            }
-            _ => true,
-        });
-    }
-    if mappings.is_empty() {
-        return Ok(());
-    }
-    let fresh: Vec<String> = Unnest::<LockMappings>::new(times(&mappings)).load(connection).await?;
-    let fresh: HashSet<String> = fresh.into_iter().collect();
-    let mut stored = read(connection, &mappings, &fresh).await?;
-
-    let mut changed: Vec<(Uuid, &str, Mapping<'_>)> = Vec::new();
-    let mut outdated = HashSet::new();
-    for (caller_id, events) in &mappings {
-        let (stored_id, before) = stored.remove(*caller_id).unwrap_or_default();
-        let after = merged(&before, events);
-        let id = stored_id.unwrap_or_else(|| uid("caller_voice_mapping", &[caller_id]));
-        if after.state.is_some() {
-            let did = match stored_id {
-                None => Did::Made,
-                Some(_) if after != before => Did::Changed,
-                Some(_) => Did::LeftAlone,
-            };
-            note(id, did);
-        }
-        if after != before {
-            if after != **events {
-                outdated.insert(*caller_id);
-            }
-            changed.push((id, caller_id, after));
-        }
-    }
-    habit.learn(met.len(), changed.len());
+pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let mut written = Written::default();
+    let changed = merge(target, &target.habits.mappings, &plan.caller_voice_mapping, &mut written).await?;
     let states = || {
         changed.iter().filter_map(|(id, caller_id, mapping)| {
             mapping.state.as_ref().map(|(_, state)| (*id, *caller_id, state, mapping))
@@ -203,15 +154,7 @@ pub(super) async fn write(
             Column::optional_times(states().map(|(.., mapping)| mapping.updated_at)),
             Column::optional_times(states().map(|(.., mapping)| mapping.deleted_at())),
         ]);
-        statement.execute(connection).await?;
+        statement.execute(&mut &*target.connection).await?;
     }
-    let outdated: Mappings = changed
-        .iter()
-        .filter(|(_, caller_id, _)| outdated.contains(caller_id) || !fresh.contains(*caller_id))
-        .map(|(_, caller_id, mapping)| (*caller_id, mapping))
-        .collect();
-    if !outdated.is_empty() {
-        Unnest::<UpdateMappingTimes>::new(times(&outdated)).execute(connection).await?;
-    }
-    Ok(())
+    Ok(written)
 }

@@ -1,15 +1,16 @@
 //! Transfers and the voice cache, which meet: a cache row counts the transfers of its voice, whichever of
 //! them comes first (contract, section 4).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use diesel::sql_types::{Array, Uuid as SqlUuid};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest};
-use super::{Did, Habits, Touched, Written, counted, note, worth_writing};
+use super::{Did, Target, Touched, Written, ids, touch, upsert, worth_writing};
+use crate::event::Time;
 use crate::plan::Plan;
 
 struct LookForTransfers;
@@ -33,54 +34,48 @@ impl Statement for LookForCache {
     type Row = SqlUuid;
 }
 
-/// Makes or locks the row of each voice. Ready and transfer events of one voice come in different
-/// partitions and so in transactions that do not see each other: whoever is second waits here, and then
-/// sees what the first one wrote.
-struct LockVoices;
-
-impl Statement for LockVoices {
-    const HEAD: &'static str = "INSERT INTO ingest.voices AS t (cloned_voice_id) SELECT * FROM unnest(";
-    const TAIL: &'static str =
-        ") ON CONFLICT (cloned_voice_id) DO UPDATE SET transfers = t.transfers WHERE false";
-    type Row = ();
-}
-
-/// Writes the transfers and counts the new ones into their voices, which are locked.
 struct UpsertTransfers;
 
 impl Statement for UpsertTransfers {
-    const HEAD: &'static str = "WITH written AS (
-        INSERT INTO public.clone_transfer_events AS t
-            (id, greeting_call_id, agent_call_id, cloned_voice_id, transferred_at, created_at)
-        SELECT * FROM unnest(";
+    const HEAD: &'static str = "INSERT INTO public.clone_transfer_events AS t
+        (id, greeting_call_id, agent_call_id, cloned_voice_id, transferred_at, created_at)
+     SELECT * FROM unnest(";
     const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
-            transferred_at = GREATEST(t.transferred_at, excluded.transferred_at),
-            created_at = LEAST(t.created_at, excluded.created_at)
-        WHERE excluded.transferred_at > t.transferred_at OR excluded.created_at < t.created_at
-        RETURNING id, cloned_voice_id, transferred_at, (xmax = 0) AS made),
-    counted AS (
-        UPDATE ingest.voices v
-        SET transfers = v.transfers + s.made,
-            last_transferred_at = GREATEST(v.last_transferred_at, s.last_transferred_at)
-        FROM (SELECT cloned_voice_id, count(*) FILTER (WHERE made) AS made,
-                     max(transferred_at) AS last_transferred_at
-              FROM written GROUP BY cloned_voice_id) AS s
-        WHERE v.cloned_voice_id = s.cloned_voice_id)
-    SELECT COALESCE(array_agg(id) FILTER (WHERE made), '{}'),
-           COALESCE(array_agg(id) FILTER (WHERE NOT made), '{}') FROM written";
-    type Row = Touched;
+        transferred_at = GREATEST(t.transferred_at, excluded.transferred_at),
+        created_at = LEAST(t.created_at, excluded.created_at)
+     WHERE excluded.transferred_at > t.transferred_at OR excluded.created_at < t.created_at";
+    type Row = ();
 }
 
-counted!(
-    UpsertCache,
-    "INSERT INTO public.voice_clone_cache AS t
+/// Makes or locks the row of each voice, and counts new transfers into it. Ready and transfer events of one voice
+/// come in different partitions and so in transactions that do not see each other: whoever is second waits here, and
+/// then sees what the first one wrote.
+struct LockVoices;
+
+impl Statement for LockVoices {
+    const HEAD: &'static str =
+        "INSERT INTO ingest.voices AS t (cloned_voice_id, transfers, last_transferred_at)
+     SELECT * FROM unnest(";
+    const TAIL: &'static str = ") ON CONFLICT (cloned_voice_id) DO UPDATE SET
+        transfers = t.transfers + excluded.transfers,
+        last_transferred_at = GREATEST(t.last_transferred_at, excluded.last_transferred_at)
+     WHERE excluded.transfers > 0
+        OR GREATEST(t.last_transferred_at, excluded.last_transferred_at) IS DISTINCT FROM t.last_transferred_at";
+    type Row = ();
+}
+
+struct UpsertCache;
+
+impl Statement for UpsertCache {
+    const HEAD: &'static str = "INSERT INTO public.voice_clone_cache AS t
         (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_used_at, created_at,
          reuse_count)
      SELECT u.id, u.caller_id, u.cloned_voice_id, u.clone_created_at, u.ttl_expires_at,
             GREATEST(u.last_ready_at, v.last_transferred_at), u.created_at,
             LEAST(GREATEST(v.transfers, 1), 2147483647)
-     FROM unnest(",
-    ") AS u (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_ready_at, created_at)
+     FROM unnest(";
+    const TAIL: &'static str =
+        ") AS u (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_ready_at, created_at)
      JOIN ingest.voices v ON v.cloned_voice_id = u.cloned_voice_id
      ORDER BY u.id
      ON CONFLICT (id) DO UPDATE SET
@@ -92,8 +87,9 @@ counted!(
         deleted_at = CASE WHEN excluded.ttl_expires_at > t.deleted_at THEN NULL ELSE t.deleted_at END
      WHERE excluded.clone_created_at < t.clone_created_at OR excluded.ttl_expires_at > t.ttl_expires_at
         OR excluded.last_used_at > t.last_used_at OR excluded.created_at < t.created_at
-        OR excluded.reuse_count > t.reuse_count"
-);
+        OR excluded.reuse_count > t.reuse_count";
+    type Row = ();
+}
 
 /// Brings the cache rows of transferred voices up to date.
 struct TouchCache;
@@ -113,80 +109,101 @@ impl Statement for TouchCache {
     type Row = Array<SqlUuid>;
 }
 
-/// A row that is looked up and found to have taken its event in needs no lock: it stays so whatever comes.
-pub(super) async fn write(
-    connection: &mut AsyncPgConnection,
-    habits: &Habits,
-    plan: &Plan<'_>,
-    written: &mut Written,
-) -> Result<(), Fault> {
-    let met = &plan.clone_transfer_events;
-    let transfers = worth_writing::<LookForTransfers, _>(connection, &habits.transfers, met, |rows| {
-        vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
-            Column::times(rows.iter().map(|(_, row)| row.content)),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await?;
-    let met_cached = &plan.voice_clone_cache;
-    let cached = worth_writing::<LookForCache, _>(connection, &habits.cache, met_cached, |rows| {
-        vec![
-            Column::Uuids(rows.iter().map(|(id, _)| *id).collect()),
-            Column::times(rows.iter().map(|(_, row)| row.clone_created_at)),
-            Column::times(rows.iter().map(|(_, row)| row.ttl_expires_at)),
-            Column::times(rows.iter().map(|(_, row)| row.last_ready_at)),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await?;
+/// What a batch does to a voice: transfers that are new, and the latest of those that are or that changed.
+#[derive(Default)]
+struct Voice {
+    transfers: i64,
+    last_transferred_at: Option<Time>,
+}
 
-    let transferred: BTreeSet<&str> =
-        transfers.iter().map(|(_, row)| row.identity.cloned_voice_id.as_ref()).collect();
-    let ready = cached.iter().map(|(_, row)| row.cloned_voice_id.as_ref());
-    let voices: BTreeSet<&str> = transferred.iter().copied().chain(ready).collect();
-    if !voices.is_empty() {
-        Unnest::<LockVoices>::new(vec![Column::texts(voices.into_iter())]).execute(connection).await?;
+/// A row that is looked up and found to have taken its event in needs no lock: it stays so whatever comes.
+pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let (connection, habits) = (target.connection, target.habits);
+    let mut written = Written::default();
+    let met = &plan.clone_transfer_events;
+    let met_cached = &plan.voice_clone_cache;
+    let (transfers, cached) = futures_util::try_join!(
+        worth_writing::<LookForTransfers, _>(connection, &habits.transfers, met, |rows| {
+            vec![
+                ids(rows),
+                Column::times(rows.iter().map(|(_, row)| row.content)),
+                Column::times(rows.iter().map(|(_, row)| row.created_at)),
+            ]
+        }),
+        worth_writing::<LookForCache, _>(connection, &habits.cache, met_cached, |rows| {
+            vec![
+                ids(rows),
+                Column::times(rows.iter().map(|(_, row)| row.clone_created_at)),
+                Column::times(rows.iter().map(|(_, row)| row.ttl_expires_at)),
+                Column::times(rows.iter().map(|(_, row)| row.last_ready_at)),
+                Column::times(rows.iter().map(|(_, row)| row.created_at)),
+            ]
+        })
+    )?;
+
+    let (made, changed) = if transfers.is_empty() {
+        Touched::default()
+    } else {
+        touch::<UpsertTransfers>(
+            connection,
+            vec![
+                ids(&transfers),
+                Column::texts(transfers.iter().map(|(_, row)| &row.identity.greeting_call_id)),
+                Column::texts(transfers.iter().map(|(_, row)| &row.identity.agent_call_id)),
+                Column::texts(transfers.iter().map(|(_, row)| &row.identity.cloned_voice_id)),
+                Column::times(transfers.iter().map(|(_, row)| row.content)),
+                Column::times(transfers.iter().map(|(_, row)| row.created_at)),
+            ],
+        )
+        .await?
+    };
+    let mut voices: BTreeMap<&str, Voice> = BTreeMap::new();
+    for (ids, new) in [(&made, 1), (&changed, 0)] {
+        for row in ids.iter().filter_map(|id| met.get(id)) {
+            let voice = voices.entry(&row.identity.cloned_voice_id).or_default();
+            voice.transfers += new;
+            voice.last_transferred_at = voice.last_transferred_at.max(Some(row.content));
+        }
+    }
+    let transferred: Vec<&str> = voices.keys().copied().collect();
+    for (_, row) in &cached {
+        voices.entry(&row.cloned_voice_id).or_default();
+    }
+    habits.transfers.learn(met.len(), made.len() + changed.len());
+    if target.tells {
+        written.tell("clone_transfer_events", met, (made, changed));
     }
 
-    let touched = if transfers.is_empty() {
-        Default::default()
-    } else {
-        Unnest::<UpsertTransfers>::new(vec![
-            Column::Uuids(transfers.iter().map(|(id, _)| *id).collect()),
-            Column::texts(transfers.iter().map(|(_, row)| &row.identity.greeting_call_id)),
-            Column::texts(transfers.iter().map(|(_, row)| &row.identity.agent_call_id)),
-            Column::texts(transfers.iter().map(|(_, row)| &row.identity.cloned_voice_id)),
-            Column::times(transfers.iter().map(|(_, row)| row.content)),
-            Column::times(transfers.iter().map(|(_, row)| row.created_at)),
+    if !voices.is_empty() {
+        Unnest::<LockVoices>::new(vec![
+            Column::texts(voices.keys().copied()),
+            Column::BigInts(voices.values().map(|voice| voice.transfers).collect()),
+            Column::optional_times(voices.values().map(|voice| voice.last_transferred_at)),
         ])
-        .get_result(connection)
-        .await?
-    };
-    note(written, &habits.transfers, "clone_transfer_events", met, touched);
-
-    let touched = if cached.is_empty() {
-        Default::default()
-    } else {
-        Unnest::<UpsertCache>::new(vec![
-            Column::Uuids(cached.iter().map(|(id, _)| *id).collect()),
-            Column::texts(cached.iter().map(|(_, row)| &row.caller_id)),
-            Column::texts(cached.iter().map(|(_, row)| &row.cloned_voice_id)),
-            Column::times(cached.iter().map(|(_, row)| row.clone_created_at)),
-            Column::times(cached.iter().map(|(_, row)| row.ttl_expires_at)),
-            Column::times(cached.iter().map(|(_, row)| row.last_ready_at)),
-            Column::times(cached.iter().map(|(_, row)| row.created_at)),
-        ])
-        .get_result(connection)
-        .await?
-    };
-    note(written, &habits.cache, "voice_clone_cache", met_cached, touched);
-
+        .execute(&mut &*connection)
+        .await?;
+    }
+    // what is read of the voices from here on is read under their locks
+    let cache =
+        upsert::<UpsertCache, _>(target, ("voice_clone_cache", &habits.cache), met_cached, &cached, |rows| {
+            vec![
+                ids(rows),
+                Column::texts(rows.iter().map(|(_, row)| &row.caller_id)),
+                Column::texts(rows.iter().map(|(_, row)| &row.cloned_voice_id)),
+                Column::times(rows.iter().map(|(_, row)| row.clone_created_at)),
+                Column::times(rows.iter().map(|(_, row)| row.ttl_expires_at)),
+                Column::times(rows.iter().map(|(_, row)| row.last_ready_at)),
+                Column::times(rows.iter().map(|(_, row)| row.created_at)),
+            ]
+        });
+    written.add(cache.await?);
     if !transferred.is_empty() {
         let touched: Vec<Uuid> = Unnest::<TouchCache>::new(vec![Column::texts(transferred.into_iter())])
-            .get_result(connection)
+            .get_result(&mut &*connection)
             .await?;
-        written.note("voice_clone_cache", touched.into_iter(), Did::Changed);
+        if target.tells {
+            written.note("voice_clone_cache", touched, Did::Changed);
+        }
     }
-    Ok(())
+    Ok(written)
 }
