@@ -140,20 +140,16 @@ impl Meter {
         if !self.profiles {
             return Vec::new();
         }
-        let sql = "SELECT COALESCE(substring(query FROM '^[^(]*?(?:INSERT INTO|UPDATE|COPY|FROM|LOCK TABLE) +((?:public|ingest)\\.\\w+)'),
-                                   substring(query FROM '(?:INSERT INTO|UPDATE) +((?:public|ingest)\\.\\w+)'),
-                                   substring(query FROM '(?:FROM|JOIN) +((?:public|ingest)\\.\\w+)'), query),
-                          substring(query FROM '(INSERT|UPDATE|DELETE|COPY|COMMIT|BEGIN|SELECT)'), total_exec_time / 1000
-                   FROM pg_stat_statements JOIN pg_database d ON d.oid = dbid
-                   WHERE datname = current_database() AND query !~ 'pg_stat_|xact_start|consumer_offsets WHERE group_id'
-                   ORDER BY total_exec_time DESC LIMIT 10";
+        let sql = "SELECT parts[1] || ' ' || parts[2], total_exec_time / 1000
+                   FROM (SELECT regexp_match(query, '(INSERT INTO|UPDATE|COPY|FROM|LOCK TABLE) ((?:public|ingest)[.][a-z_]+)') AS parts,
+                                total_exec_time
+                         FROM pg_stat_statements JOIN pg_database d ON d.oid = dbid
+                         WHERE datname = current_database()
+                           AND query !~ 'pg_stat_|xact_start|sum.next_offset|count.*consumer_offsets') AS named
+                   WHERE parts IS NOT NULL ORDER BY total_exec_time DESC LIMIT 10";
         let rows = runtime().block_on(self.session.client.query(sql, &[])).unwrap();
         rows.iter()
-            .map(|row| {
-                let (table, verb): (String, Option<String>) = (row.get(0), row.get(1));
-                let name = format!("{} {}", verb.unwrap_or_default(), table.trim_start_matches("public."));
-                (name, row.get::<_, f64>(2) / seconds)
-            })
+            .map(|row| (row.get::<_, String>(0).replace("public.", ""), row.get::<_, f64>(1) / seconds))
             .filter(|(_, share)| *share >= 0.01)
             .collect()
     }

@@ -1,13 +1,12 @@
 //! `dead-letters accept`: an operator says that a row of unusable records is known (contract, section 6).
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
 use crate::config::Settings;
 use crate::record::Topic;
 use crate::store::dead_letters::Accepted;
-use crate::store::{Store, connect};
 
 /// Sets the group's counts of unusable records in a row back to 0, for one topic or partition or for all, and says
 /// which they were. Nothing to accept is no error.
@@ -17,14 +16,7 @@ pub async fn accept(
     partition: Option<i32>,
     json: bool,
 ) -> anyhow::Result<()> {
-    let store = Store::new(connect::pool(settings)?);
-    let state = store.schema_state().await.context("the database's schema could not be looked at")?;
-    if !state.pending.is_empty() {
-        bail!(
-            "the database's schema is behind (missing: {}): run `voiceclone-events migrate up` first",
-            state.pending.join(", ")
-        );
-    }
+    let store = super::store(settings).await?;
     let group = &settings.kafka_group_id;
     let name = topic.map(|topic| settings.topic_name(topic));
     let accepted = store

@@ -8,3 +8,21 @@ pub mod publish;
 pub mod replay;
 pub mod simulate;
 mod tally;
+
+use anyhow::{Context as _, bail};
+
+use crate::config::Settings;
+use crate::store::{Store, connect};
+
+/// The database, whose schema must be up to date.
+async fn store(settings: &Settings) -> anyhow::Result<Store> {
+    let store = Store::new(connect::pool(settings)?);
+    let state = store.schema_state().await.context("the database's schema could not be looked at")?;
+    if !state.pending.is_empty() {
+        bail!(
+            "the database's schema is behind (missing: {}): run `voiceclone-events migrate up` first",
+            state.pending.join(", ")
+        );
+    }
+    Ok(store)
+}

@@ -20,7 +20,6 @@ use crate::kafka::range::{Bound, Eaten, Range, Reader};
 use crate::record::{Record, Topic};
 use crate::store::offsets::Position;
 use crate::store::write::Mode;
-use crate::store::{Store, connect};
 
 /// How often a line tells of the progress where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -141,14 +140,7 @@ impl Replay {
         topic: Topic,
         (from, to): (Option<Bound>, Option<Bound>),
     ) -> anyhow::Result<Replay> {
-        let store = Store::new(connect::pool(settings)?);
-        let state = store.schema_state().await.context("the database's schema could not be looked at")?;
-        if !state.pending.is_empty() {
-            bail!(
-                "the database's schema is behind (missing: {}): run `voiceclone-events migrate up` first",
-                state.pending.join(", ")
-            );
-        }
+        let store = super::store(settings).await?;
         let reader = Reader::new(settings, topic)?;
         let ranges = reader.resolve(options.partition, from, to).await?;
         let start = |range: &Range| {

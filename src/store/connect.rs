@@ -40,7 +40,7 @@ const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 /// The pool: `DB_POOL_SIZE` connections and `DB_MAX_OVERFLOW` further ones at most.
 ///
 /// It starts without a database, and connects in the background; it must be called within a tokio runtime.
-/// Connections are handed out newest first, each after a test query, and further ones that nobody has
+/// Connections are handed out newest first, unless they are known to have died, and further ones that nobody has
 /// needed for a minute are closed. A caller waits
 /// at most five seconds; why a connection failed goes to the log, as bb8 tells the caller only of the wait.
 pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
@@ -51,7 +51,8 @@ pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
     // what is wrong with the URL will not mend itself: say it now, not at each attempt
     Target::parse(&settings.database_url)?;
     let mut config = ManagerConfig::default();
-    config.recycling_method = RecyclingMethod::Verified;
+    // A test query would cost a round trip a batch; a connection that has died is found when it is used.
+    config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = Box::new(|url| {
         let url = url.to_owned();
         async move { connect(&url).await }.boxed()

@@ -23,6 +23,26 @@ pub enum Fault {
     Unavailable(String),
 }
 
+/// What PostgreSQL says to each further statement after one of its transaction has failed.
+const ABORTED: &str = "current transaction is aborted";
+
+impl Fault {
+    /// Of what the statements of one transaction failed with, what the others follow from.
+    pub(super) fn cause(faults: Vec<Fault>) -> Option<Fault> {
+        faults.into_iter().min_by_key(|fault| match fault {
+            Fault::Fenced => 0,
+            Fault::Refused { .. } => 1,
+            Fault::Unavailable(text) => {
+                if text.contains(ABORTED) {
+                    3
+                } else {
+                    2
+                }
+            }
+        })
+    }
+}
+
 /// How PostgreSQL's messages begin for which Diesel knows no kind and no row is at fault. SQLSTATEs are lost on
 /// the way, so `connect` asks for English. Beginnings, not parts: a trigger that refuses a row may say anything.
 const OF_THE_WORLD: &[&str] = &[
@@ -56,7 +76,7 @@ const OF_THE_WORLD: &[&str] = &[
     "permission denied for",
     "permission denied to",
     "must be owner of",
-    "current transaction is aborted",
+    ABORTED,
     "cached plan must not change result type",
     "database is not accepting commands",
     "cannot assign TransactionIds",
@@ -170,5 +190,21 @@ fn describe(error: &Error) -> String {
             format!("PostgreSQL: {known}{table}")
         }
         kind => format!("PostgreSQL: {kind:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_faults_the_one_counts_that_the_others_follow_from() {
+        let refused = Fault::Refused { message: "a row".into(), certain: true };
+        let aborted = || Fault::Unavailable(format!("PostgreSQL: {ABORTED}"));
+        let away = || Fault::Unavailable("PostgreSQL: connection closed".into());
+        assert_eq!(Fault::cause(vec![]), None);
+        assert_eq!(Fault::cause(vec![aborted(), refused.clone(), aborted()]), Some(refused.clone()));
+        assert_eq!(Fault::cause(vec![refused, Fault::Fenced]), Some(Fault::Fenced));
+        assert_eq!(Fault::cause(vec![aborted(), away()]), Some(away()));
     }
 }

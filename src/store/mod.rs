@@ -14,8 +14,8 @@ pub mod write;
 
 use std::sync::Arc;
 
-use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::AsyncDieselConnectionManager;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
 pub use connect::Pool;
 pub use fault::Fault;
@@ -45,9 +45,9 @@ impl Store {
         })
     }
 
-    /// Whether a connection can be had, and one that answers: the pool tests it.
+    /// Whether a connection can be had, and one that answers.
     pub async fn reach(&self) -> Result<(), Fault> {
-        self.connection().await.map(|_| ())
+        Ok(self.connection().await?.batch_execute("").await?)
     }
 
     /// Whether the server's error messages are in English, in which `fault` knows them.

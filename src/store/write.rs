@@ -132,7 +132,7 @@ async fn write_all(
     dead_letters: &[DeadLetter<'_>],
     advances: &[Advance],
 ) -> Result<Written, Fault> {
-    let ((), ready, failed, clone_log, voices, calls, mappings, dead_letters) = futures_util::try_join!(
+    let (advanced, ready, failed, clone_log, voices, calls, mappings, diverted) = futures_util::join!(
         offsets::advance(target.connection, advances),
         facts::write_ready(target, plan),
         facts::write_failed(target, plan),
@@ -141,12 +141,20 @@ async fn write_all(
         calls::write(target, plan),
         mappings::write(target, plan),
         dead_letters::insert(target.connection, dead_letters),
-    )?;
-    let mut written = Written { dead_letters, ..Written::default() };
+    );
+    let mut written = Written::default();
+    let mut faults: Vec<Fault> = advanced.err().into_iter().collect();
     for done in [ready, failed, clone_log, voices, calls, mappings] {
-        written.add(done);
+        match done {
+            Ok(done) => written.add(done),
+            Err(fault) => faults.push(fault),
+        }
     }
-    Ok(written)
+    match diverted {
+        Ok(count) => written.dead_letters = count,
+        Err(fault) => faults.push(fault),
+    }
+    Fault::cause(faults).map_or(Ok(written), Err)
 }
 
 /// Whether the rows of a table are looked up before they are written. An upsert locks the row that it meets,

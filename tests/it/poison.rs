@@ -467,6 +467,65 @@ async fn messages_in_another_language_divert_no_good_record() {
     assert_eq!(fate(&english, &transfer("bad")).await, Fate::DeadLetter);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_refused_in_any_table_of_a_batch_of_all_topics_is_found_and_all_others_land() {
+    let number = |nth: i64| format!("n{nth}");
+    let value = |topic: Topic, nth: i64, poisoned: bool| {
+        let name = if poisoned { "poison".to_owned() } else { number(nth) };
+        match topic {
+            Topic::CloneReady => {
+                json!({"caller_id": name, "greeting_call_id": number(nth), "cloned_voice_id": number(nth)})
+            }
+            Topic::CloneFailed => {
+                json!({"caller_id": name, "greeting_call_id": number(nth), "error_message": "e"})
+            }
+            Topic::CloneTransfer => {
+                json!({"greeting_call_id": name, "agent_call_id": number(nth), "cloned_voice_id": number(nth)})
+            }
+            Topic::CallLifecycle => json!({"call_id": number(nth), "status": "initiated", "caller_id": name}),
+            Topic::CallerVoiceMapping => {
+                json!({"caller_id": name, "voice_sample_url": "https://example.com/v.wav"})
+            }
+        }
+    };
+    for (table, column, bad_topic) in [
+        ("clone_ready_events", "caller_id", Topic::CloneReady),
+        ("voice_clone_cache", "caller_id", Topic::CloneReady),
+        ("clone_failed_events", "caller_id", Topic::CloneFailed),
+        ("clone_transfer_events", "greeting_call_id", Topic::CloneTransfer),
+        ("call_log", "caller_id", Topic::CallLifecycle),
+        ("caller_voice_mapping", "caller_id", Topic::CallerVoiceMapping),
+    ] {
+        let database = migrated(Database::new()).await;
+        database.run(&format!("ALTER TABLE {table} ADD CHECK ({column} <> 'poison')"));
+        let mut records = Vec::new();
+        for topic in Topic::ALL {
+            records.extend(
+                (0..20).map(|nth| record(topic, nth, &value(topic, nth, topic == bad_topic && nth == 7))),
+            );
+        }
+        ingest(database.url())
+            .write(&records, &mut Positions::new(), &CancellationToken::new())
+            .await
+            .unwrap();
+        let letters = tables::dead_letters(&database);
+        let found: Vec<_> =
+            letters.iter().map(|letter| (letter.topic.as_str(), letter.record_offset)).collect();
+        assert_eq!(found, [(bad_topic.name(), 7)], "{table}");
+        for (topic, table) in [
+            (Topic::CloneReady, "clone_ready_events"),
+            (Topic::CloneReady, "voice_clone_cache"),
+            (Topic::CloneFailed, "clone_failed_events"),
+            (Topic::CloneTransfer, "clone_transfer_events"),
+            (Topic::CallLifecycle, "call_log"),
+            (Topic::CallerVoiceMapping, "caller_voice_mapping"),
+        ] {
+            let landed = if topic == bad_topic { "19" } else { "20" };
+            assert_eq!(database.value(&format!("SELECT count(*) FROM {table}")), landed, "{table}");
+        }
+    }
+}
+
 fn bad(scene: &Scene, partition: i32, count: usize) {
     scene.kafka.send_all(
         (0..count).map(|_| Send::to(&scene.topic("clone.failed")).partition(partition).value("no json")),
