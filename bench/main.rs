@@ -31,7 +31,8 @@ use latency::Times;
 use load::{Job, Rows, Who};
 use records::Kind;
 use report::{Report, Series, median, number};
-use world::{POSTGRES_SETTINGS, World};
+use support::postgres::Database;
+use world::{POSTGRES_SETTINGS, Topics, World};
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -326,91 +327,93 @@ fn latencies(report: &mut Report, world: &World, options: &Options) {
     }
 }
 
-fn round_trips(report: &mut Report, world: &World, options: &Options) {
-    let kind = Kind::Alone(Topic::CloneReady);
-    let topics = world.topics(4);
-    let records = world.produce(&topics, kind.records(options.records / 5, SEED));
-    let rows = {
+/// Records of clone.ready in Kafka, and the rows that they make.
+struct Load {
+    topics: Topics,
+    records: u64,
+    rows: Rows,
+}
+
+impl Load {
+    /// A fifth of the records of a first load.
+    fn prepare(world: &World, options: &Options) -> Load {
+        let kind = Kind::Alone(Topic::CloneReady);
+        let topics = world.topics(4);
+        let records = world.produce(&topics, kind.records(options.records / 5, SEED));
         let database = world.database();
         Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up
-        Rows::of(world, &database, kind, records)
-    };
+        let rows = Rows::of(world, &database, kind, records);
+        Load { topics, records, rows }
+    }
+
+    /// Loads it into such databases, by COPY and by a daemon, both through a proxy or not.
+    fn beside_copy(
+        &self,
+        (world, options): (&World, &Options),
+        suffix: &str,
+        proxy: Option<&str>,
+        database: impl Fn() -> Database,
+    ) -> [Series; 2] {
+        let (mut copies, mut runs) = (vec![], vec![]);
+        for _ in 0..options.repeats.max(1) {
+            copies.push(self.rows.copy(world, &database(), 1, proxy));
+            let database = database();
+            runs.push(Job::new(world, &self.topics, self.records, &database).load(Who::Daemons(1, proxy)));
+        }
+        let series = |what: &str, runs, ceiling| Series {
+            name: format!("{what}, {suffix}"),
+            records: self.records,
+            rows: self.rows.count(),
+            runs,
+            ceiling,
+        };
+        let copy = series("COPY, one connection", copies, None);
+        let ceiling = Some(copy.rate());
+        [copy, series("first load, one daemon", runs, ceiling)]
+    }
+}
+
+fn round_trips(report: &mut Report, world: &World, options: &Options) {
+    let load = Load::prepare(world, options);
     let (mut loads, mut times) = (vec![], vec![]);
     for added in [0.0, 0.5, 2.5, 12.0] {
         let address = world.server.address();
         let proxy = (added > 0.0).then(|| proxy::start(&address, Duration::from_secs_f64(added / 1000.0)));
         let proxy = proxy.as_deref();
         let seen = latency::round_trip(world, proxy);
-        let (mut copies, mut runs) = (vec![], vec![]);
-        for _ in 0..options.repeats.max(1) {
-            copies.push(rows.copy(world, &world.database(), 1, proxy));
-            runs.push(Job::new(world, &topics, records, &world.database()).load(Who::Daemons(1, proxy)));
-        }
-        let name = |what: &str| format!("{what}, {added} ms added (an empty statement takes {seen:.2} ms)");
-        let series = |what: &str, runs, ceiling| Series {
-            name: name(what),
-            records,
-            rows: rows.count(),
-            runs,
-            ceiling,
-        };
-        let copy = series("COPY, one connection", copies, None);
-        let ceiling = Some(copy.rate());
-        loads.extend([copy, series("first load, one daemon", runs, ceiling)]);
-        times.push((name("a bare commit of one row"), vec![latency::bare_commits(world, proxy, 200)]));
-        times.push((
-            name("100 records a second"),
-            vec![latency::latency(world, 100, options.seconds.min(10), proxy)],
-        ));
+        let suffix = format!("{added} ms added (an empty statement takes {seen:.2} ms)");
+        loads.extend(load.beside_copy((world, options), &suffix, proxy, || world.database()));
+        let commits = latency::bare_commits(world, proxy, 200);
+        times.push((format!("a bare commit of one row, {suffix}"), vec![commits]));
+        let runs = latency::latency(world, 100, options.seconds.min(10), proxy);
+        times.push((format!("100 records a second, {suffix}"), vec![runs]));
     }
-    topics.delete(world);
-    let title = format!("Round trip to PostgreSQL: clone.ready, {} records", number(records as f64, 0));
+    load.topics.delete(world);
+    let title = format!("Round trip to PostgreSQL: clone.ready, {} records", number(load.records as f64, 0));
     report.loads(&title, &loads);
     report.times("Round trip to PostgreSQL: from the producer to the visible row", "As above.", &times);
 }
 
 /// The tables are filled by the daemon itself, and each run works on a copy of that database.
 fn growth(report: &mut Report, world: &World, options: &Options) {
-    let kind = Kind::Alone(Topic::CloneReady);
-    let topics = world.topics(4);
-    let records = world.produce(&topics, kind.records(options.records / 5, SEED));
-    let rows = {
-        let database = world.database();
-        Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up
-        Rows::of(world, &database, kind, records)
-    };
+    let load = Load::prepare(world, options);
     let mut loads = vec![];
     for before in &options.growth {
         let filled = world.database();
         if *before > 0 {
             let topics = world.topics(4);
-            let count = world.produce(&topics, kind.records(*before, SEED + 1));
+            let count = world.produce(&topics, Kind::Alone(Topic::CloneReady).records(*before, SEED + 1));
             Job::new(world, &topics, count, &filled).load(Who::Daemons(1, None));
             topics.delete(world);
             filled.run("VACUUM (ANALYZE)");
         }
-        let (mut copies, mut runs) = (vec![], vec![]);
-        for _ in 0..options.repeats.max(1) {
-            copies.push(rows.copy(world, &filled.copy(&world.server), 1, None));
-            let database = filled.copy(&world.server);
-            runs.push(Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)));
-        }
-        let name = |what: &str| format!("{what}, {} rows a table before", number(*before as f64, 0));
-        let series = |what: &str, runs, ceiling| Series {
-            name: name(what),
-            records,
-            rows: rows.count(),
-            runs,
-            ceiling,
-        };
-        let copy = series("COPY, one connection", copies, None);
-        let ceiling = Some(copy.rate());
-        loads.extend([copy, series("first load, one daemon", runs, ceiling)]);
+        let suffix = format!("{} rows a table before", number(*before as f64, 0));
+        loads.extend(load.beside_copy((world, options), &suffix, None, || filled.copy(&world.server)));
     }
-    topics.delete(world);
+    load.topics.delete(world);
     let title = format!(
         "Growth: clone.ready, {} records into tables that hold rows already",
-        number(records as f64, 0)
+        number(load.records as f64, 0)
     );
     report.loads(&title, &loads);
 }

@@ -191,22 +191,43 @@ pub(super) struct Habits {
 /// The rows of a plan with their ids.
 type Rows<'p, R> = Vec<(Uuid, &'p R)>;
 
+/// A table that is written by an upsert.
+struct Table<'p, R> {
+    name: &'static str,
+    habit: &'p Habit,
+    /// What a batch says of its rows.
+    met: &'p BTreeMap<Uuid, R>,
+    /// The columns after `id` that say which row it is, in the order of the table's statements.
+    identity: fn(&Rows<'p, R>) -> Vec<Column<'p>>,
+    /// Those after them, which are compared with what is there.
+    compared: fn(&Rows<'p, R>) -> Vec<Column<'p>>,
+}
+
+impl<'p, R> Table<'p, R> {
+    fn columns(&self, rows: &Rows<'p, R>, with_identity: bool) -> Vec<Column<'p>> {
+        let mut columns = vec![Column::Uuids(rows.iter().map(|(id, _)| *id).collect())];
+        if with_identity {
+            columns.extend((self.identity)(rows));
+        }
+        columns.extend((self.compared)(rows));
+        columns
+    }
+}
+
 /// Those rows that would make or change something. `Look` gives the ids of such; without the habit of
 /// looking first, all.
 async fn worth_writing<'p, Look, R>(
     connection: &AsyncPgConnection,
-    habit: &Habit,
-    met: &'p BTreeMap<Uuid, R>,
-    compared: fn(&Rows<'p, R>) -> Vec<Column<'p>>,
+    table: &Table<'p, R>,
 ) -> Result<Rows<'p, R>, Fault>
 where
     Look: Statement<Row = SqlUuid> + Send + 'static,
 {
-    let all: Rows<R> = met.iter().map(|(id, row)| (*id, row)).collect();
-    if all.is_empty() || !habit.looks_first() {
+    let all: Rows<R> = table.met.iter().map(|(id, row)| (*id, row)).collect();
+    if all.is_empty() || !table.habit.looks_first() {
         return Ok(all);
     }
-    let ids: Vec<Uuid> = Unnest::<Look>::new(compared(&all)).load(&mut &*connection).await?;
+    let ids: Vec<Uuid> = Unnest::<Look>::new(table.columns(&all, false)).load(&mut &*connection).await?;
     let ids: HashSet<Uuid> = ids.into_iter().collect();
     Ok(all.into_iter().filter(|(id, _)| ids.contains(id)).collect())
 }
@@ -215,42 +236,42 @@ where
 type Touched = (Vec<Uuid>, Vec<Uuid>);
 
 /// Writes rows, and says which it made and which it changed.
-async fn touch<Upsert>(connection: &AsyncPgConnection, columns: Vec<Column<'_>>) -> Result<Touched, Fault>
+async fn touch<'p, Upsert, R>(
+    connection: &AsyncPgConnection,
+    table: &Table<'p, R>,
+    rows: &Rows<'p, R>,
+) -> Result<Touched, Fault>
 where
-    Upsert: Statement + Send + 'static,
+    Upsert: Statement<Row = ()> + Send + 'static,
 {
-    Ok(Telling(Unnest::<Upsert>::new(columns)).get_result(&mut &*connection).await?)
+    if rows.is_empty() {
+        return Ok(Touched::default());
+    }
+    Ok(Telling(Unnest::<Upsert>::new(table.columns(rows, true))).get_result(&mut &*connection).await?)
 }
 
 /// Writes those rows of a table that are worth it.
 async fn upsert<'p, Upsert, R>(
     target: Target<'_>,
-    (table, habit): (&'static str, &Habit),
-    met: &'p BTreeMap<Uuid, R>,
+    table: &Table<'p, R>,
     worth: &Rows<'p, R>,
-    columns: fn(&Rows<'p, R>) -> Vec<Column<'p>>,
 ) -> Result<Written, Fault>
 where
     Upsert: Statement<Row = ()> + Send + 'static,
 {
     let mut written = Written::default();
-    let touched = if worth.is_empty() {
-        written.tell(table, met, Touched::default());
-        0
-    } else if target.tells {
-        let touched = touch::<Upsert>(target.connection, columns(worth)).await?;
+    let touched = if target.tells {
+        let touched = touch::<Upsert, R>(target.connection, table, worth).await?;
         let count = touched.0.len() + touched.1.len();
-        written.tell(table, met, touched);
+        written.tell(table.name, table.met, touched);
         count
+    } else if worth.is_empty() {
+        0
     } else {
-        Unnest::<Upsert>::new(columns(worth)).execute(&mut &*target.connection).await?
+        Unnest::<Upsert>::new(table.columns(worth, true)).execute(&mut &*target.connection).await?
     };
-    habit.learn(met.len(), touched);
+    table.habit.learn(table.met.len(), touched);
     Ok(written)
-}
-
-fn ids<R>(rows: &Rows<'_, R>) -> Column<'static> {
-    Column::Uuids(rows.iter().map(|(id, _)| *id).collect())
 }
 
 type At = Option<PgTimestamp>;

@@ -5,8 +5,17 @@ use diesel::sql_types::Uuid as SqlUuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement};
-use super::{Target, Written, ids, upsert, worth_writing};
+use super::{Table, Target, Written, upsert, worth_writing};
 use crate::plan::Plan;
+
+async fn write<Look, Upsert, R>(target: Target<'_>, table: &Table<'_, R>) -> Result<Written, Fault>
+where
+    Look: Statement<Row = SqlUuid> + Send + 'static,
+    Upsert: Statement<Row = ()> + Send + 'static,
+{
+    let rows = worth_writing::<Look, _>(target.connection, table).await?;
+    upsert::<Upsert, _>(target, table, &rows).await
+}
 
 struct LookForReady;
 
@@ -38,28 +47,26 @@ impl Statement for UpsertReady {
 }
 
 pub(super) async fn write_ready(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
-    let (met, habit) = (&plan.clone_ready_events, &target.habits.ready);
-    let rows = worth_writing::<LookForReady, _>(target.connection, habit, met, |rows| {
-        vec![
-            ids(rows),
-            Column::times(rows.iter().map(|(_, row)| row.content.ready_at)),
-            Column::Integers(rows.iter().map(|(_, row)| row.content.clone_duration_ms).collect()),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await?;
-    upsert::<UpsertReady, _>(target, ("clone_ready_events", habit), met, &rows, |rows| {
-        vec![
-            ids(rows),
-            Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
-            Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
-            Column::texts(rows.iter().map(|(_, row)| &row.identity.cloned_voice_id)),
-            Column::times(rows.iter().map(|(_, row)| row.content.ready_at)),
-            Column::Integers(rows.iter().map(|(_, row)| row.content.clone_duration_ms).collect()),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await
+    let table = Table {
+        name: "clone_ready_events",
+        habit: &target.habits.ready,
+        met: &plan.clone_ready_events,
+        identity: |rows| {
+            vec![
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.cloned_voice_id)),
+            ]
+        },
+        compared: |rows| {
+            vec![
+                Column::times(rows.iter().map(|(_, row)| row.content.ready_at)),
+                Column::Integers(rows.iter().map(|(_, row)| row.content.clone_duration_ms).collect()),
+                Column::times(rows.iter().map(|(_, row)| row.created_at)),
+            ]
+        },
+    };
+    write::<LookForReady, UpsertReady, _>(target, &table).await
 }
 
 struct LookForFailed;
@@ -89,26 +96,25 @@ impl Statement for UpsertFailed {
 }
 
 pub(super) async fn write_failed(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
-    let (met, habit) = (&plan.clone_failed_events, &target.habits.failed);
-    let rows = worth_writing::<LookForFailed, _>(target.connection, habit, met, |rows| {
-        vec![
-            ids(rows),
-            Column::texts(rows.iter().map(|(_, row)| &row.content)),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await?;
-    upsert::<UpsertFailed, _>(target, ("clone_failed_events", habit), met, &rows, |rows| {
-        vec![
-            ids(rows),
-            Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
-            Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
-            Column::times(rows.iter().map(|(_, row)| row.identity.failed_at)),
-            Column::texts(rows.iter().map(|(_, row)| &row.content)),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await
+    let table = Table {
+        name: "clone_failed_events",
+        habit: &target.habits.failed,
+        met: &plan.clone_failed_events,
+        identity: |rows| {
+            vec![
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
+                Column::times(rows.iter().map(|(_, row)| row.identity.failed_at)),
+            ]
+        },
+        compared: |rows| {
+            vec![
+                Column::texts(rows.iter().map(|(_, row)| &row.content)),
+                Column::times(rows.iter().map(|(_, row)| row.created_at)),
+            ]
+        },
+    };
+    write::<LookForFailed, UpsertFailed, _>(target, &table).await
 }
 
 struct LookForCloneLog;
@@ -159,31 +165,26 @@ impl Statement for UpsertCloneLog {
 }
 
 pub(super) async fn write_clone_log(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
-    let (met, habit) = (&plan.voice_clone_log, &target.habits.clone_log);
-    let rows = worth_writing::<LookForCloneLog, _>(target.connection, habit, met, |rows| {
-        vec![
-            ids(rows),
-            Column::optional_times(rows.iter().map(|(_, row)| row.content.clone_created_at)),
-            Column::Texts(rows.iter().map(|(_, row)| row.content.cloned_voice_id.as_deref()).collect()),
-            Column::Integers(rows.iter().map(|(_, row)| row.content.api_response_time_ms).collect()),
-            Column::Integers(rows.iter().map(|(_, row)| row.content.sample_file_size_bytes).collect()),
-            Column::Texts(rows.iter().map(|(_, row)| row.content.error_message.as_deref()).collect()),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await?;
-    upsert::<UpsertCloneLog, _>(target, ("voice_clone_log", habit), met, &rows, |rows| {
-        vec![
-            ids(rows),
-            Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
-            Column::texts(rows.iter().map(|(_, row)| row.identity.status)),
-            Column::optional_times(rows.iter().map(|(_, row)| row.content.clone_created_at)),
-            Column::Texts(rows.iter().map(|(_, row)| row.content.cloned_voice_id.as_deref()).collect()),
-            Column::Integers(rows.iter().map(|(_, row)| row.content.api_response_time_ms).collect()),
-            Column::Integers(rows.iter().map(|(_, row)| row.content.sample_file_size_bytes).collect()),
-            Column::Texts(rows.iter().map(|(_, row)| row.content.error_message.as_deref()).collect()),
-            Column::times(rows.iter().map(|(_, row)| row.created_at)),
-        ]
-    })
-    .await
+    let table = Table {
+        name: "voice_clone_log",
+        habit: &target.habits.clone_log,
+        met: &plan.voice_clone_log,
+        identity: |rows| {
+            vec![
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
+                Column::texts(rows.iter().map(|(_, row)| row.identity.status)),
+            ]
+        },
+        compared: |rows| {
+            vec![
+                Column::optional_times(rows.iter().map(|(_, row)| row.content.clone_created_at)),
+                Column::Texts(rows.iter().map(|(_, row)| row.content.cloned_voice_id.as_deref()).collect()),
+                Column::Integers(rows.iter().map(|(_, row)| row.content.api_response_time_ms).collect()),
+                Column::Integers(rows.iter().map(|(_, row)| row.content.sample_file_size_bytes).collect()),
+                Column::Texts(rows.iter().map(|(_, row)| row.content.error_message.as_deref()).collect()),
+                Column::times(rows.iter().map(|(_, row)| row.created_at)),
+            ]
+        },
+    };
+    write::<LookForCloneLog, UpsertCloneLog, _>(target, &table).await
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest};
-use super::{Did, Target, Touched, Written, ids, touch, upsert, worth_writing};
+use super::{Did, Table, Target, Written, touch, upsert, worth_writing};
 use crate::event::Time;
 use crate::plan::Plan;
 
@@ -120,46 +120,51 @@ struct Voice {
 pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
     let (connection, habits) = (target.connection, target.habits);
     let mut written = Written::default();
-    let met = &plan.clone_transfer_events;
-    let met_cached = &plan.voice_clone_cache;
-    let (transfers, cached) = futures_util::try_join!(
-        worth_writing::<LookForTransfers, _>(connection, &habits.transfers, met, |rows| {
+    let transfer_table = Table {
+        name: "clone_transfer_events",
+        habit: &habits.transfers,
+        met: &plan.clone_transfer_events,
+        identity: |rows| {
             vec![
-                ids(rows),
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.agent_call_id)),
+                Column::texts(rows.iter().map(|(_, row)| &row.identity.cloned_voice_id)),
+            ]
+        },
+        compared: |rows| {
+            vec![
                 Column::times(rows.iter().map(|(_, row)| row.content)),
                 Column::times(rows.iter().map(|(_, row)| row.created_at)),
             ]
-        }),
-        worth_writing::<LookForCache, _>(connection, &habits.cache, met_cached, |rows| {
+        },
+    };
+    let cache_table = Table {
+        name: "voice_clone_cache",
+        habit: &habits.cache,
+        met: &plan.voice_clone_cache,
+        identity: |rows| {
             vec![
-                ids(rows),
+                Column::texts(rows.iter().map(|(_, row)| &row.caller_id)),
+                Column::texts(rows.iter().map(|(_, row)| &row.cloned_voice_id)),
+            ]
+        },
+        compared: |rows| {
+            vec![
                 Column::times(rows.iter().map(|(_, row)| row.clone_created_at)),
                 Column::times(rows.iter().map(|(_, row)| row.ttl_expires_at)),
                 Column::times(rows.iter().map(|(_, row)| row.last_ready_at)),
                 Column::times(rows.iter().map(|(_, row)| row.created_at)),
             ]
-        })
-    )?;
-
-    let (made, changed) = if transfers.is_empty() {
-        Touched::default()
-    } else {
-        touch::<UpsertTransfers>(
-            connection,
-            vec![
-                ids(&transfers),
-                Column::texts(transfers.iter().map(|(_, row)| &row.identity.greeting_call_id)),
-                Column::texts(transfers.iter().map(|(_, row)| &row.identity.agent_call_id)),
-                Column::texts(transfers.iter().map(|(_, row)| &row.identity.cloned_voice_id)),
-                Column::times(transfers.iter().map(|(_, row)| row.content)),
-                Column::times(transfers.iter().map(|(_, row)| row.created_at)),
-            ],
-        )
-        .await?
+        },
     };
+    let (transfers, cached) = futures_util::try_join!(
+        worth_writing::<LookForTransfers, _>(connection, &transfer_table),
+        worth_writing::<LookForCache, _>(connection, &cache_table),
+    )?;
+    let (made, changed) = touch::<UpsertTransfers, _>(connection, &transfer_table, &transfers).await?;
     let mut voices: BTreeMap<&str, Voice> = BTreeMap::new();
     for (ids, new) in [(&made, 1), (&changed, 0)] {
-        for row in ids.iter().filter_map(|id| met.get(id)) {
+        for row in ids.iter().filter_map(|id| transfer_table.met.get(id)) {
             let voice = voices.entry(&row.identity.cloned_voice_id).or_default();
             voice.transfers += new;
             voice.last_transferred_at = voice.last_transferred_at.max(Some(row.content));
@@ -169,9 +174,9 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
     for (_, row) in &cached {
         voices.entry(&row.cloned_voice_id).or_default();
     }
-    habits.transfers.learn(met.len(), made.len() + changed.len());
+    habits.transfers.learn(transfer_table.met.len(), made.len() + changed.len());
     if target.tells {
-        written.tell("clone_transfer_events", met, (made, changed));
+        written.tell(transfer_table.name, transfer_table.met, (made, changed));
     }
 
     if !voices.is_empty() {
@@ -184,25 +189,13 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
         .await?;
     }
     // what is read of the voices from here on is read under their locks
-    let cache =
-        upsert::<UpsertCache, _>(target, ("voice_clone_cache", &habits.cache), met_cached, &cached, |rows| {
-            vec![
-                ids(rows),
-                Column::texts(rows.iter().map(|(_, row)| &row.caller_id)),
-                Column::texts(rows.iter().map(|(_, row)| &row.cloned_voice_id)),
-                Column::times(rows.iter().map(|(_, row)| row.clone_created_at)),
-                Column::times(rows.iter().map(|(_, row)| row.ttl_expires_at)),
-                Column::times(rows.iter().map(|(_, row)| row.last_ready_at)),
-                Column::times(rows.iter().map(|(_, row)| row.created_at)),
-            ]
-        });
-    written.add(cache.await?);
+    written.add(upsert::<UpsertCache, _>(target, &cache_table, &cached).await?);
     if !transferred.is_empty() {
         let touched: Vec<Uuid> = Unnest::<TouchCache>::new(vec![Column::texts(transferred.into_iter())])
             .get_result(&mut &*connection)
             .await?;
         if target.tells {
-            written.note("voice_clone_cache", touched, Did::Changed);
+            written.note(cache_table.name, touched, Did::Changed);
         }
     }
     Ok(written)
