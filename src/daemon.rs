@@ -9,7 +9,6 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use crate::config::Settings;
 use crate::http::{self, Probe, Readiness};
@@ -19,15 +18,22 @@ use crate::kafka::consume::{End, Live};
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
 use crate::record::{Header, Outgoing};
 use crate::store::dead_letters::Unpublished;
+use crate::store::expiry::Reached;
 use crate::store::outbox::Expired;
 use crate::store::write::Mode;
 use crate::store::{Store, connect, fault, migrate};
 
-/// Rows that one transaction of the expiry or of the publisher takes.
-const CHUNK: i64 = 1000;
+/// Rows that one transaction of the expiry takes: more make it hardly faster, and hold up who waits for one of them.
+const EXPIRY_CHUNK: i64 = 5000;
+
+/// Such chunks of events that one transaction of the publisher takes.
+const PUBLISHED_CHUNKS: i64 = 2;
+
+/// Dead letters that one transaction of the publisher takes.
+const DEAD_LETTERS: i64 = 1000;
 
 /// Bytes of dead letters that one transaction of the publisher takes, beside its first.
-const CHUNK_BYTES: i64 = 16 * 1024 * 1024;
+const DEAD_LETTER_BYTES: i64 = 16 * 1024 * 1024;
 
 /// How often the publisher looks for what other instances left behind.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -169,12 +175,13 @@ async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, cancel: Can
             _ = interval.tick() => {}
         }
         let mut total = 0;
+        let mut reached = Reached::default();
         while !cancel.is_cancelled() {
-            match store.expire(CHUNK, settings.expired_event_max_age).await {
-                Ok(count) => {
+            match store.expire(&mut reached, EXPIRY_CHUNK, settings.expired_event_max_age).await {
+                Ok((count, more)) => {
                     total += count;
                     poke.notify_one();
-                    if i64::try_from(count).unwrap_or(CHUNK) < CHUNK {
+                    if !more {
                         break;
                     }
                 }
@@ -196,7 +203,7 @@ async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, cancel: Cancel
     let expired = async {
         loop {
             let sent = store
-                .publish_expired(CHUNK, |events: &[Expired]| {
+                .publish_expired(PUBLISHED_CHUNKS, |events: &[Expired]| {
                     let sender = sender.clone();
                     Box::pin(async move { send_expired(&sender, events).await })
                 })
@@ -207,7 +214,7 @@ async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, cancel: Cancel
     let dead_letters = async {
         loop {
             let sent = store
-                .publish_dead_letters(CHUNK, CHUNK_BYTES, |letters: &[Unpublished]| {
+                .publish_dead_letters(DEAD_LETTERS, DEAD_LETTER_BYTES, |letters: &[Unpublished]| {
                     let sender = sender.clone();
                     Box::pin(async move { send_dead_letters(&sender, letters).await })
                 })
@@ -249,14 +256,14 @@ async fn rest(
     }
 }
 
-async fn send_expired(sender: &Sender, events: &[Expired]) -> Vec<Uuid> {
+async fn send_expired(sender: &Sender, events: &[Expired]) -> Vec<usize> {
     let header =
         |name: &str, value: &str| Header { name: name.into(), value: Some(value.as_bytes().to_vec()) };
     let outgoing: Vec<Outgoing> = events
         .iter()
         .map(|event| Outgoing {
             topic: EXPIRED_TOPIC,
-            key: event.key.clone(),
+            key: event.key.clone().map(String::into_bytes),
             value: Some(event.value.clone()),
             headers: vec![
                 header("ce_specversion", "1.0"),
@@ -269,7 +276,7 @@ async fn send_expired(sender: &Sender, events: &[Expired]) -> Vec<Uuid> {
             timestamp: None,
         })
         .collect();
-    sent(events.iter().map(|event| event.event_id), sender.send_all(&outgoing).await)
+    sent(0..events.len(), sender.send_all(&outgoing).await)
 }
 
 async fn send_dead_letters(sender: &Sender, letters: &[Unpublished]) -> Vec<i64> {
@@ -301,7 +308,7 @@ async fn send_dead_letters(sender: &Sender, letters: &[Unpublished]) -> Vec<i64>
     sent(letters.iter().map(|letter| letter.id), sender.send_all(&outgoing).await)
 }
 
-/// The ids of what the broker has; one of the errors is logged for all.
+/// Those (by id, or by place) that the broker has; one of the errors is logged for all.
 fn sent<Id>(ids: impl Iterator<Item = Id>, outcomes: Vec<Result<(), String>>) -> Vec<Id> {
     if let Some(problem) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
         error!(problem, "the broker did not take a record");

@@ -4,110 +4,96 @@
 use std::time::Duration;
 
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
-use diesel_async::{AsyncConnection, RunQueryDsl};
-use serde_json::json;
-use uuid::Uuid;
+use diesel::sql_types::{BigInt, Nullable, Timestamp};
+use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use super::unnest::{Column, Statement, Unnest, from_timestamp};
 use super::{Fault, Store};
-use crate::event::Time;
-use crate::identity::uid;
 
-/// A cache row that has just expired. Another tool's tables may hold nulls where ours cannot.
-#[derive(diesel::QueryableByName)]
-struct Row {
-    #[diesel(sql_type = SqlUuid)]
-    id: Uuid,
-    #[diesel(sql_type = Nullable<Text>)]
-    caller_id: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    cloned_voice_id: Option<String>,
-    #[diesel(sql_type = Nullable<Timestamp>)]
-    clone_created_at: Option<PgTimestamp>,
-    #[diesel(sql_type = Timestamp)]
-    ttl_expires_at: PgTimestamp,
-    #[diesel(sql_type = Nullable<Integer>)]
-    reuse_count: Option<i32>,
-    #[diesel(sql_type = Nullable<Timestamp>)]
-    last_used_at: Option<PgTimestamp>,
-    #[diesel(sql_type = Timestamp)]
-    deleted_at: PgTimestamp,
-}
+/// How far a run of the expiry is: `ttl_expires_at` of the last row that it expired.
+///
+/// A chunk begins there, or it would walk over all that expired before it. What lies behind (a row that another
+/// instance had in hand, or one that was changed at that moment) is left to the next run, which begins anew.
+#[derive(Debug)]
+pub struct Reached(PgTimestamp);
 
-struct InsertExpired;
-
-impl Statement for InsertExpired {
-    const HEAD: &'static str =
-        "INSERT INTO ingest.outbox (event_id, key, value, event_time) SELECT * FROM unnest(";
-    const TAIL: &'static str = ") ON CONFLICT DO NOTHING";
-    type Row = ();
-}
-
-impl Store {
-    /// Expires up to so many rows, the longest overdue first; rows that another instance has in hand are
-    /// left to it. Rows that expired longer ago than `max_age` are deleted without an event. Returns how
-    /// many rows expired: fewer than `most` means that none is left.
-    pub async fn expire(&self, most: i64, max_age: Option<Duration>) -> Result<usize, Fault> {
-        let mut connection = self.connection().await?;
-        connection
-            .transaction::<usize, Fault, _>(async |connection| {
-                let rows: Vec<Row> = diesel::sql_query(
-                    "WITH due AS (
-                        SELECT id FROM public.voice_clone_cache
-                        WHERE deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc'
-                        ORDER BY ttl_expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-                     UPDATE public.voice_clone_cache c SET deleted_at = now() AT TIME ZONE 'utc'
-                     FROM due WHERE c.id = due.id
-                     RETURNING c.id, c.caller_id, c.cloned_voice_id, c.clone_created_at, c.ttl_expires_at,
-                               c.reuse_count, c.last_used_at, c.deleted_at",
-                )
-                .bind::<BigInt, _>(most)
-                .load(connection)
-                .await?;
-                let count = rows.len();
-                let age_limit = max_age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-                let told: Vec<(Uuid, Option<String>, Vec<u8>, String)> = rows
-                    .into_iter()
-                    .filter(|row| {
-                        age_limit.is_none_or(|limit| row.deleted_at.0 - row.ttl_expires_at.0 <= limit)
-                    })
-                    .map(event)
-                    .collect();
-                if !told.is_empty() {
-                    Unnest::<InsertExpired>::new(vec![
-                        Column::Uuids(told.iter().map(|event| event.0).collect()),
-                        Column::Bytes(
-                            told.iter().map(|event| event.1.as_deref().map(str::as_bytes)).collect(),
-                        ),
-                        Column::Bytes(told.iter().map(|event| Some(event.2.as_slice())).collect()),
-                        Column::texts(told.iter().map(|event| &event.3)),
-                    ])
-                    .execute(connection)
-                    .await?;
-                }
-                Ok(count)
-            })
-            .await
+impl Default for Reached {
+    fn default() -> Reached {
+        Reached(PgTimestamp(i64::MIN)) // PostgreSQL's -infinity
     }
 }
 
-/// The event of an expired row: id, key, value, time.
-fn event(row: Row) -> (Uuid, Option<String>, Vec<u8>, String) {
-    let time = |timestamp: PgTimestamp| from_timestamp(timestamp).to_string();
-    let ttl_expires_at: Time = from_timestamp(row.ttl_expires_at);
-    let event_id =
-        uid("clone.expired", &[&row.id.hyphenated().to_string(), &ttl_expires_at.micros().to_string()]);
-    let expired_at = time(row.deleted_at);
-    let value = json!({
-        "event_id": event_id,
-        "caller_id": row.caller_id,
-        "cloned_voice_id": row.cloned_voice_id,
-        "clone_created_at": row.clone_created_at.map(time),
-        "ttl_expires_at": ttl_expires_at.to_string(),
-        "expired_at": expired_at,
-        "reuse_count": row.reuse_count,
-        "last_used_at": row.last_used_at.map(time),
-    });
-    (event_id, row.caller_id, value.to_string().into_bytes(), expired_at)
+/// What became of a chunk.
+#[derive(diesel::QueryableByName)]
+struct Chunk {
+    #[diesel(sql_type = BigInt)]
+    due: i64,
+    #[diesel(sql_type = BigInt)]
+    expired: i64,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    reached: Option<PgTimestamp>,
+}
+
+/// The rows that `due` has locked cannot change, but they are updated as they were when the statement began: one
+/// that was changed in between is not found. Its conditions stand there a second time because a `ctid` tells rows
+/// apart only within one table, and another tool's may be partitioned; `IS TRUE` keeps the index out of it.
+///
+/// All of a chunk have the same `deleted_at`. The age is computed from seconds, as times may be infinite.
+const EXPIRE: &str = "WITH due AS (
+        SELECT ctid FROM public.voice_clone_cache
+        WHERE deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc' AND ttl_expires_at >= $1
+        ORDER BY ttl_expires_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+    expired AS (
+        UPDATE public.voice_clone_cache SET deleted_at = now() AT TIME ZONE 'utc'
+        WHERE ctid = ANY (ARRAY(SELECT ctid FROM due))
+          AND (deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc') IS TRUE
+        RETURNING id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, reuse_count, last_used_at,
+                  deleted_at),
+    told AS (
+        INSERT INTO ingest.outbox (expired_at, ids, caller_ids, cloned_voice_ids, clone_created_ats,
+                                   ttl_expires_ats, reuse_counts, last_used_ats)
+        SELECT max(deleted_at), array_agg(id), array_agg(caller_id), array_agg(cloned_voice_id),
+               array_agg(clone_created_at), array_agg(ttl_expires_at), array_agg(reuse_count),
+               array_agg(last_used_at)
+        FROM expired
+        WHERE $3 IS NULL
+           OR (extract(epoch FROM deleted_at) - extract(epoch FROM ttl_expires_at)) * 1000000 <= $3
+        HAVING count(*) > 0)
+    SELECT (SELECT count(*) FROM due) AS due, count(*) AS expired, max(ttl_expires_at) AS reached FROM expired";
+
+impl Store {
+    /// Expires a chunk of up to so many rows, the longest overdue first, from where the run is; rows that another
+    /// instance has in hand are left to it. Rows that expired longer ago than `max_age` are deleted without an
+    /// event. Returns how many rows expired, and whether there may be more.
+    pub async fn expire(
+        &self,
+        reached: &mut Reached,
+        most: i64,
+        max_age: Option<Duration>,
+    ) -> Result<(usize, bool), Fault> {
+        let max_age = max_age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        let from = reached.0;
+        let mut connection = self.connection().await?;
+        let chunk = connection
+            .transaction::<Chunk, Fault, _>(async |connection| {
+                // With stale statistics PostgreSQL expects few rows, and would rather read and sort all that are due
+                // for each chunk than follow the index, or read the whole table for the update.
+                connection
+                    .batch_execute(
+                        "SET LOCAL enable_sort TO off; SET LOCAL enable_seqscan TO off; SET LOCAL jit TO off",
+                    )
+                    .await?;
+                let chunk = diesel::sql_query(EXPIRE)
+                    .bind::<Timestamp, _>(from)
+                    .bind::<BigInt, _>(most)
+                    .bind::<Nullable<BigInt>, _>(max_age)
+                    .get_result(connection)
+                    .await?;
+                Ok(chunk)
+            })
+            .await?;
+        if let Some(last) = chunk.reached {
+            reached.0 = last;
+        }
+        Ok((usize::try_from(chunk.expired).unwrap_or(0), chunk.due >= most))
+    }
 }

@@ -58,7 +58,7 @@ impl Store {
                 "(SELECT count(*) FROM public.voice_clone_cache WHERE deleted_at IS NOT NULL)",
                 "(SELECT count(*) FROM public.voice_clone_cache
                   WHERE deleted_at IS NULL AND ttl_expires_at <= now() AT TIME ZONE 'utc')",
-                "(SELECT count(*) FROM ingest.outbox)",
+                "(SELECT coalesce(sum(cardinality(ids)), 0)::bigint FROM ingest.outbox)",
                 "(SELECT count(*) FROM ingest.dead_letters)",
                 "(SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL)",
             ]

@@ -3,14 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::{Uuid, uuid};
 
+use voiceclone_events::store::expiry::Reached;
+use voiceclone_events::store::outbox::Expired;
+use voiceclone_events::store::{Store, migrate};
+
+use crate::histories::ingest;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Kafka, Record, Send};
 use crate::support::left_out::{private_kafka, real_kafka};
+use crate::support::postgres::Database;
 use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq};
@@ -61,9 +68,18 @@ fn deleted(scene: &Scene) -> String {
 }
 
 fn wait_for_outbox(scene: &Scene, count: usize) {
-    eventually_eq(MINUTES, "the outbox", count.to_string(), || {
-        scene.database.value("SELECT count(*) FROM ingest.outbox")
-    });
+    eventually_eq(MINUTES, "the outbox", count.to_string(), || waiting(&scene.database));
+}
+
+fn waiting(database: &Database) -> String {
+    database.value("SELECT coalesce(sum(cardinality(ids)), 0) FROM ingest.outbox")
+}
+
+/// Whether one of them says so; else what they say.
+fn says_that_not_everything_went(daemons: &[Daemon]) -> Result<(), Vec<String>> {
+    let logs: Vec<String> = daemons.iter().flat_map(Daemon::logs).collect();
+    let says_so = logs.iter().any(|line| line.contains("not everything could be published"));
+    if says_so { Ok(()) } else { Err(logs) }
 }
 
 fn events(scene: &Scene) -> Vec<Record> {
@@ -130,10 +146,10 @@ fn an_event_has_exactly_the_key_the_headers_and_the_fields_of_the_contract() {
 }
 
 #[test]
-fn two_instances_that_expire_2000_rows_at_once_publish_each_event_exactly_once() {
+fn two_instances_that_expire_12000_rows_at_once_publish_each_event_exactly_once() {
     let scene = Scene::new(real_kafka!(), 2);
     let topic = scene.topic("clone.ready");
-    scene.kafka.send_all((0..2000).map(|number| {
+    scene.kafka.send_all((0..12_000).map(|number| {
         let value = json!({
             "caller_id": format!("caller-{number}"), "greeting_call_id": "g", "cloned_voice_id": "v",
             "ready_at": LONG_AGO, "ttl_seconds": 1,
@@ -142,12 +158,12 @@ fn two_instances_that_expire_2000_rows_at_once_publish_each_event_exactly_once()
     }));
     consume_without_expiring(&scene);
     let _both = [expiring(&scene), expiring(&scene)];
-    eventually_eq(MINUTES, "the expired rows", "2000".to_owned(), || deleted(&scene));
+    eventually_eq(MINUTES, "the expired rows", "12000".to_owned(), || deleted(&scene));
     wait_for_outbox(&scene, 0);
     let events = events(&scene);
-    assert_eq!(events.len(), 2000, "none is doubled");
+    assert_eq!(events.len(), 12_000, "none is doubled");
     let expected: BTreeSet<String> =
-        (0..2000).map(|number| event_id(&format!("caller-{number}"), "v", LONG_AGO + 1)).collect();
+        (0..12_000).map(|number| event_id(&format!("caller-{number}"), "v", LONG_AGO + 1)).collect();
     assert_eq!(ids(&events).into_iter().map(String::from).collect::<BTreeSet<_>>(), expected);
 }
 
@@ -158,11 +174,14 @@ fn a_daemon_killed_between_the_expiry_and_the_publishing_leaves_the_event_to_ano
     scene.kafka.delete_topic(&topic);
     clone_ready(&scene, "v", LONG_AGO);
     let mut daemon = expiring(&scene);
-    scene.wait_until_consumed(MINUTES);
-    wait_for_outbox(&scene, 1);
+    // From here on it has tried to publish the event, whatever it does with one that the broker does not take.
+    eventually(MINUTES, "a line that says that the broker takes nothing", || {
+        says_that_not_everything_went(std::slice::from_ref(&daemon))
+    });
     daemon.signal(Signal::Kill);
     assert_ne!(daemon.wait_exit(SOON), 0);
     assert_eq!(deleted(&scene), "1", "the expiry is committed");
+    assert_eq!(waiting(&scene.database), "1", "and its event with it");
     scene.kafka.create_topic(&topic, 1, &[]);
     let _second = expiring(&scene);
     wait_for_outbox(&scene, 0);
@@ -218,12 +237,7 @@ fn rows_that_expire_while_the_broker_is_away_are_told_when_it_is_back() {
     wait_for_outbox(&scene, 20);
     assert_eq!(deleted(&scene), "20");
     eventually(MINUTES, "a line that says that the broker takes nothing", || {
-        let logs: Vec<String> = both.iter().flat_map(Daemon::logs).collect();
-        if logs.iter().any(|line| line.contains("not everything could be published")) {
-            Ok(())
-        } else {
-            Err(logs)
-        }
+        says_that_not_everything_went(&both)
     });
     broker.start_again();
     wait_for_outbox(&scene, 0);
@@ -256,4 +270,299 @@ fn a_row_made_live_again_by_a_later_clone_expires_again_with_an_event_of_its_own
     let events = events(&scene);
     let expected = [event_id("+15550100", "v", LONG_AGO + 1), event_id("+15550100", "v", again + 1)];
     assert_eq!(ids(&events), expected);
+}
+
+// -------- The store alone, without a daemon
+
+/// Fills the cache with rows whose time was over long ago, a second apart, numbered from 1 on.
+fn due_rows(rows: usize) -> String {
+    format!(
+        "INSERT INTO voice_clone_cache (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, reuse_count,
+                                        last_used_at, created_at)
+         SELECT md5(n::text)::uuid, 'caller ' || n, 'voice', t, t + interval '1 day', 1, t, t
+         FROM (SELECT n, timestamp '2020-01-01' + n * interval '1 second' AS t FROM generate_series(1, {rows}) n) AS m"
+    )
+}
+
+async fn migrated() -> (Database, Store) {
+    let database = Database::new();
+    migrate::up(database.url(), None).await.unwrap();
+    let store = ingest(&database).store;
+    (database, store)
+}
+
+/// One run of the expiry, in chunks of this size; how many rows expired.
+async fn run(store: &Store, chunk: i64) -> usize {
+    let (mut reached, mut total) = (Reached::default(), 0);
+    loop {
+        let (expired, more) = store.expire(&mut reached, chunk, None).await.unwrap();
+        total += expired;
+        if !more {
+            return total;
+        }
+    }
+}
+
+/// Id, key, value, time.
+type Told = (Uuid, Option<String>, String, String);
+
+fn told(event: &Expired) -> Told {
+    let value = String::from_utf8(event.value.clone()).unwrap();
+    (event.event_id, event.key.clone(), value, event.event_time.clone())
+}
+
+/// Publishes so many chunks to nobody, who takes the events at the places that `takes` says. What was there, and what
+/// was taken.
+async fn publish(store: &Store, chunks: i64, takes: impl Fn(usize) -> bool + Sync) -> (Vec<Told>, Vec<Told>) {
+    let (mut seen, mut taken) = (Vec::new(), Vec::new());
+    let counts = store.publish_expired(chunks, |events: &[Expired]| {
+        seen = events.iter().map(told).collect();
+        let places: Vec<usize> = (0..events.len()).filter(|place| takes(*place)).collect();
+        taken = places.iter().map(|place| seen[*place].clone()).collect();
+        Box::pin(async { places })
+    });
+    let counts = counts.await.unwrap();
+    assert_eq!(counts, (seen.len(), taken.len()));
+    (seen, taken)
+}
+
+/// What waits, in order.
+async fn all_waiting(store: &Store) -> Vec<Told> {
+    publish(store, i64::MAX, |_| false).await.0
+}
+
+fn sorted(mut events: Vec<Told>) -> Vec<Told> {
+    events.sort();
+    events
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_chunk_that_went_out_in_part_exactly_the_rest_waits_and_lets_others_go_first() {
+    let (database, store) = migrated().await;
+    // Another tool's table may hold nulls.
+    database.run(&format!(
+        "ALTER TABLE voice_clone_cache ALTER caller_id DROP NOT NULL, ALTER cloned_voice_id DROP NOT NULL,
+             ALTER clone_created_at DROP NOT NULL, ALTER reuse_count DROP NOT NULL, ALTER last_used_at DROP NOT NULL;
+         {};
+         UPDATE voice_clone_cache SET caller_id = NULL, clone_created_at = NULL WHERE caller_id LIKE '%3';
+         UPDATE voice_clone_cache SET cloned_voice_id = NULL, reuse_count = NULL, last_used_at = NULL
+         WHERE caller_id LIKE '%7'",
+        due_rows(30)
+    ));
+    // The same rows again, with another time, in chunks of their own.
+    assert_eq!(run(&store, 10).await, 30);
+    database.run(
+        "UPDATE voice_clone_cache SET deleted_at = NULL, ttl_expires_at = ttl_expires_at + interval '1 year'",
+    );
+    assert_eq!(run(&store, 10).await, 30);
+    let all = all_waiting(&store).await;
+    let different: BTreeSet<_> = all.iter().map(|event| event.0).collect();
+    assert_eq!((all.len(), different.len()), (60, 60));
+    assert_eq!(all.iter().filter(|event| event.1.is_none()).count(), 6);
+
+    let (first, taken) = publish(&store, 2, |place| place < 10 || place % 3 == 0).await;
+    assert_eq!(first, all[..20], "the chunks that have waited longest");
+    assert_eq!(taken.len(), 13, "one whole chunk, and of the other one a part");
+    let (second, none) = publish(&store, 1, |_| false).await;
+    assert_eq!((&second[..], none.len()), (&all[20..30], 0), "the next chunk, not what was just refused");
+    let left = all_waiting(&store).await;
+    let expected: Vec<Told> = all.iter().filter(|event| !taken.contains(event)).cloned().collect();
+    assert_eq!(sorted(left.clone()), sorted(expected));
+    let rest: Vec<&Told> = first.iter().filter(|event| !taken.contains(event)).collect();
+    let place = left.iter().position(|event| event == rest[0]).unwrap();
+    assert_eq!(left[place..place + rest.len()].iter().collect::<Vec<_>>(), rest, "in their order");
+
+    let (_, taken) = publish(&store, i64::MAX, |_| true).await;
+    assert_eq!(sorted(taken), sorted(left));
+    assert_eq!(database.value("SELECT count(*) FROM ingest.outbox"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_waited_in_the_earlier_form_are_published_with_the_same_bytes() {
+    let database = Database::new();
+    migrate::up(database.url(), Some(3)).await.unwrap();
+    let row = |caller: &str, voice: &str, created: &str, count: &str, used: &str, expired: &str| {
+        let event_id =
+            Uuid::new_v5(&Uuid::nil(), [caller, voice, created, used, expired].concat().as_bytes());
+        let value = format!(
+            r#"{{"caller_id":{caller},"clone_created_at":{created},"cloned_voice_id":{voice},"event_id":"{event_id}","#
+        ) + &format!(
+            r#""expired_at":"{expired}","last_used_at":{used},"reuse_count":{count},"ttl_expires_at":"2020-01-02T00:00:00.000001Z"}}"#
+        );
+        let key: Option<String> = serde_json::from_str(caller).unwrap();
+        (event_id, key, value, expired.to_owned())
+    };
+    let (day, later) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.100001Z");
+    let quoted = |text: &str| format!("\"{text}\"");
+    let rows = vec![
+        row(r#""+15550100""#, r#""v""#, &quoted(day), "1", &quoted(later), day),
+        row(
+            r#""\"q\" \\ \n\u0001 ü 🎤""#,
+            r#""v 2""#,
+            &quoted(day),
+            "2147483647",
+            &quoted("1999-12-31T23:59:59.999999Z"),
+            day,
+        ),
+        row("null", "null", "null", "null", "null", later),
+        row(
+            r#""no bounds""#,
+            r#""v""#,
+            &quoted("9223372036854775807 microseconds since 1970"),
+            "1",
+            &quoted("-9222425352054775808 microseconds since 1970"),
+            later,
+        ),
+        row(
+            r#""long ago and far ahead""#,
+            r#""v""#,
+            &quoted("-0043-03-15T00:00:00Z"),
+            "1",
+            &quoted("+12026-01-01T00:00:00.500000Z"),
+            later,
+        ),
+    ];
+    let client = database.client().await;
+    for (event_id, key, value, event_time) in &rows {
+        let sql = format!(
+            "INSERT INTO ingest.outbox (event_id, key, value, event_time) VALUES ('{event_id}', $1, $2, $3)"
+        );
+        let key = key.as_deref().map(str::as_bytes);
+        client.execute(&sql, &[&key, &value.as_bytes(), event_time]).await.unwrap();
+    }
+    migrate::up(database.url(), None).await.unwrap();
+    assert_eq!(waiting(&database), rows.len().to_string());
+    let (_, taken) = publish(&ingest(&database).store, i64::MAX, |_| true).await;
+    assert_eq!(sorted(taken), sorted(rows));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_events_wait_when_the_outbox_gets_its_earlier_form_back_expire_again() {
+    let (database, store) = migrated().await;
+    database.run(&due_rows(20));
+    run(&store, 10).await;
+    let (_, taken) = publish(&store, 1, |_| true).await;
+    let left: Vec<Uuid> = all_waiting(&store).await.iter().map(|event| event.0).collect();
+    assert_eq!((taken.len(), left.len()), (10, 10));
+    migrate::down(database.url(), None).await.unwrap();
+    assert_eq!(database.value("SELECT count(*) FROM voice_clone_cache WHERE deleted_at IS NULL"), "10");
+    migrate::up(database.url(), None).await.unwrap();
+    let store = ingest(&database).store;
+    assert_eq!(run(&store, 100).await, 10);
+    let again: BTreeSet<Uuid> = all_waiting(&store).await.iter().map(|event| event.0).collect();
+    assert_eq!(again, left.into_iter().collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_another_session_has_in_hand_are_left_to_the_next_run_and_hold_nobody_up() {
+    let (database, store) = migrated().await;
+    database.run(&due_rows(1000));
+    let holder = database.client().await;
+    let hold = "BEGIN; SELECT 1 FROM voice_clone_cache WHERE caller_id LIKE '%5' FOR UPDATE";
+    holder.batch_execute(hold).await.unwrap();
+    assert_eq!(run(&store, 50).await, 900);
+    assert_eq!(run(&store, 50).await, 0);
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(run(&store, 50).await, 100);
+    assert_eq!(waiting(&database), "1000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_run_reads_each_row_once_also_where_the_table_has_no_statistics() {
+    let (database, store) = migrated().await;
+    database.run("ALTER TABLE voice_clone_cache SET (autovacuum_enabled = off)");
+    database.run(&due_rows(20_000));
+    assert_eq!(run(&store, 500).await, 20_000);
+    drop(store);
+    // A session tells what it has read at its end.
+    eventually_eq(SOON, "the other sessions", "0".to_owned(), || {
+        database.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+    });
+    let read = database
+        .value("SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'voice_clone_cache'");
+    let read: u64 = read.parse().unwrap();
+    assert!((20_000..40_000).contains(&read), "{read} entries of indexes were read");
+    assert_eq!(
+        database.value("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'voice_clone_cache'"),
+        "0"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_another_tool_without_an_end_in_time_expires_like_others() {
+    let (database, store) = migrated().await;
+    database.run(&due_rows(3));
+    database.run("UPDATE voice_clone_cache SET ttl_expires_at = '-infinity' WHERE caller_id = 'caller 1'");
+    database.run("UPDATE voice_clone_cache SET ttl_expires_at = 'infinity' WHERE caller_id = 'caller 2'");
+    database.run(
+        "UPDATE voice_clone_cache SET ttl_expires_at = now() AT TIME ZONE 'utc' WHERE caller_id = 'caller 3'",
+    );
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(store.expire(&mut Reached::default(), 10, hour).await.unwrap(), (2, false));
+    let told = all_waiting(&store).await;
+    assert_eq!(told.iter().map(|event| event.1.as_deref().unwrap()).collect::<Vec<_>>(), ["caller 3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_expire_each_row_exactly_once_while_rows_change_and_live_again() {
+    const ROWS: usize = 20_000;
+    let (database, store) = migrated().await;
+    let other = ingest(&database).store;
+    database.run(&due_rows(ROWS));
+    let identity = "md5(id::text || ttl_expires_at)";
+    let mut expected: BTreeSet<String> =
+        values(&database, &format!("SELECT {identity} FROM voice_clone_cache"));
+    assert_eq!(expected.len(), ROWS);
+
+    let changing = AtomicBool::new(true);
+    let instance = async |store: &Store| {
+        while changing.load(Ordering::Relaxed) {
+            run(store, 300).await;
+        }
+    };
+    let change = async {
+        let client = database.client().await;
+        let mut kept = 0;
+        for number in 0..300 {
+            // One row in a hundred, others each time.
+            let some = format!("hashtext(caller_id || '{number}') % 100 = 0");
+            let touched = format!("UPDATE voice_clone_cache SET reuse_count = reuse_count + 1 WHERE {some}");
+            client.batch_execute(&touched).await.unwrap();
+            let revived = format!(
+                "UPDATE voice_clone_cache SET deleted_at = NULL, ttl_expires_at = ttl_expires_at + interval '1 second'
+                 WHERE deleted_at IS NOT NULL AND {some} RETURNING {identity}"
+            );
+            let revived = client.query(&revived, &[]).await.unwrap();
+            expected.extend(revived.iter().map(|row| row.get::<_, String>(0)));
+            if number < 100 {
+                let extended = format!(
+                    "UPDATE voice_clone_cache c SET ttl_expires_at = '9999-01-01' FROM
+                        (SELECT id, ttl_expires_at FROM voice_clone_cache
+                         WHERE deleted_at IS NULL AND ttl_expires_at < '9999-01-01' AND {some} FOR UPDATE) AS b
+                     WHERE c.id = b.id RETURNING md5(c.id::text || b.ttl_expires_at)"
+                );
+                for row in client.query(&extended, &[]).await.unwrap() {
+                    assert!(expected.remove(row.get::<_, &str>(0)));
+                    kept += 1;
+                }
+            }
+        }
+        changing.store(false, Ordering::Relaxed);
+        kept
+    };
+    let ((), (), kept) = tokio::join!(instance(&store), instance(&other), change);
+    run(&store, 300).await;
+
+    let live = "SELECT count(*), count(*) FILTER (WHERE ttl_expires_at = '9999-01-01') FROM voice_clone_cache WHERE deleted_at IS NULL";
+    assert_eq!(database.rows(live), [[Some(kept.to_string()), Some(kept.to_string())]]);
+    let told = "FROM ingest.outbox o, unnest(o.ids, o.ttl_expires_ats) AS u (id, ttl_expires_at)";
+    assert_eq!(waiting(&database), expected.len().to_string(), "none is doubled");
+    assert_eq!(values(&database, &format!("SELECT md5(u.id::text || u.ttl_expires_at) {told}")), expected);
+    assert!(expected.len() > ROWS, "some have lived again");
+}
+
+fn values(database: &Database, sql: &str) -> BTreeSet<String> {
+    database.rows(sql).into_iter().map(|mut row| row.remove(0).unwrap()).collect()
 }

@@ -233,7 +233,7 @@ fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
     report.add("cache rows expired at the end", rows.len() as u64);
     // The outbox was empty a moment before the instances ended; what came then waits for the next instance.
     let waiting: HashSet<String> = database
-        .rows("SELECT convert_from(value, 'UTF8')::json->>'cloned_voice_id' FROM ingest.outbox")
+        .rows("SELECT unnest(cloned_voice_ids) FROM ingest.outbox")
         .into_iter()
         .filter_map(|mut row| row.remove(0))
         .collect();
