@@ -176,6 +176,15 @@ impl<'a> Job<'a> {
     }
 }
 
+/// How rows are ordered for `COPY`.
+#[derive(Clone, Copy)]
+pub enum Order {
+    /// As they lie in the daemon's tables: each batch by id, which is quicker, as neighbours share pages of an index.
+    AsTheyLie,
+    /// As a program would write them that copies records as they come.
+    OfArrival,
+}
+
 /// The rows of some tables, as `COPY` writes them.
 pub struct Rows {
     tables: Vec<Table>,
@@ -197,11 +206,10 @@ const HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TAIL: &[u8] = b"\xff\xff";
 
 impl Rows {
-    /// All rows that a load has made, in the order in which they lie in their tables: that of arrival but for rows
-    /// that were changed later. They are to go in with as many transactions as the records' full batches have.
-    pub fn of(world: &World, database: &Database, kind: Kind, records: u64) -> Rows {
+    /// All rows that a load has made. They are to go in with as many transactions as the records' full batches have.
+    pub fn of(world: &World, database: &Database, kind: Kind, records: u64, order: Order) -> Rows {
         let session = world.session(database);
-        let tables = kind.tables().iter().map(|name| Table::read(&session, name)).collect();
+        let tables = kind.tables().iter().map(|name| Table::read(&session, name, order)).collect();
         Rows { tables, transactions: usize::try_from(records).unwrap().div_ceil(BATCH) }
     }
 
@@ -254,9 +262,15 @@ impl Rows {
 }
 
 impl Table {
-    fn read(session: &Session, name: &'static str) -> Table {
+    fn read(session: &Session, name: &'static str, order: Order) -> Table {
+        let order = match order {
+            Order::AsTheyLie => "ctid",
+            // within a millisecond as good as at random, as ids are hashes
+            Order::OfArrival => "created_at, md5(id::text)",
+        };
         let all = runtime().block_on(async {
-            let sql = format!("COPY (SELECT * FROM public.{name} ORDER BY ctid) TO STDOUT (FORMAT binary)");
+            let sql =
+                format!("COPY (SELECT * FROM public.{name} ORDER BY {order}) TO STDOUT (FORMAT binary)");
             let mut stream = std::pin::pin!(session.client.copy_out(sql.as_str()).await.unwrap());
             let mut all = BytesMut::new();
             while let Some(bytes) = stream.next().await {
