@@ -54,7 +54,9 @@ soak: ## strikes with random faults for DURATION=10m from SEED=1, and on until R
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory kafka-jars
 	@FIRE_DURATION=$(DURATION) FIRE_SEED=$(SEED) FIRE_RECORDS=$(RECORDS) \
-		cargo test --quiet --locked --test it -- --ignored --exact --nocapture fire::soak
+		cargo test --quiet --locked --release \
+		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
+		--test it -- --ignored --exact --nocapture fire::soak
 
 lint: ## checks the format and what Clippy finds
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{OptionFuture, join_all};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -650,7 +650,14 @@ impl Live {
     /// Lets the batches in hand land if the world lets it, commits, and leaves the group.
     async fn finish(mut self) {
         let writes: Vec<Write> = self.lanes.iter_mut().filter_map(|lane| lane.write.take()).collect();
-        let landed = tokio::time::timeout(Duration::from_millis(4500), join_all(writes)).await;
+        // The last holder of the consumer leaves the group, and what asks the broker holds it as well.
+        let (load, ask) = (self.load.take(), self.ask_topic_ids.take());
+        let questions = async { (OptionFuture::from(load).await, OptionFuture::from(ask).await) };
+        let within = Duration::from_millis(4500);
+        let (landed, _) = futures_util::join!(
+            tokio::time::timeout(within, join_all(writes)),
+            tokio::time::timeout(within, questions),
+        );
         for (_, positions) in landed.into_iter().flatten().flatten() {
             self.move_on(positions);
         }
@@ -755,6 +762,9 @@ impl Loader {
             let partition = (self.ingest.topic_name(key.0), key.1);
             let topic_id = topic_ids.get(&partition.0).copied();
             let start = loop {
+                if self.cancel.is_cancelled() {
+                    return None;
+                }
                 let known = stored.get(&partition).copied();
                 let look = || self.start(&partition, known, topic_id);
                 match persist("finding where a partition starts", &self.cancel, look).await? {

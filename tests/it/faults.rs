@@ -4,6 +4,11 @@
 
 use std::time::{Duration, Instant};
 
+use diesel::dsl::sql;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
+
+use crate::support::block_on;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Kafka, Send};
 use crate::support::left_out::{private_kafka, real_kafka};
@@ -11,6 +16,9 @@ use crate::support::postgres::{Database, PrivateServer};
 use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq};
+use voiceclone_events::cli::SettingFlags;
+use voiceclone_events::config::{Need, Settings};
+use voiceclone_events::store::connect;
 use voiceclone_events::traffic::{Plan, traffic};
 
 /// Enough for a busy machine.
@@ -195,4 +203,36 @@ fn an_event_waits_in_the_outbox_until_its_topic_is_there() {
     let events = scene.kafka.read_all(&topic);
     assert!(!events.is_empty(), "at least once");
     assert!(events.iter().all(|event| event.header("ce_id") == events[0].header("ce_id")), "the same event");
+}
+
+/// `idle_in_transaction_session_timeout` of a fresh connection of the daemon's pool.
+fn patience_with_a_halted_transaction(url: &str) -> String {
+    let variables = [("DATABASE_URL".to_owned(), url.to_owned())];
+    let need = Need { database: true, broker: false };
+    let settings = Settings::from(&SettingFlags::default(), variables.into_iter(), need).unwrap();
+    block_on(async {
+        let pool = connect::pool(&settings).unwrap();
+        let mut connection = pool.get().await.unwrap();
+        let asked = sql::<Text>("SELECT current_setting('idle_in_transaction_session_timeout')");
+        asked.get_result(&mut *connection).await.unwrap()
+    })
+}
+
+#[test]
+fn a_session_halted_in_a_transaction_keeps_its_locks_for_a_minute_at_most() {
+    assert_eq!(patience_with_a_halted_transaction(Database::new().url()), "1min");
+}
+
+#[test]
+fn another_limit_for_halted_transactions_of_the_database_the_role_or_the_server_stands() {
+    let database = Database::new();
+    let name = database.value("SELECT current_database()");
+    database.run(&format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '5s'"));
+    assert_eq!(patience_with_a_halted_transaction(database.url()), "5s");
+
+    let server = PrivateServer::start(&[("idle_in_transaction_session_timeout", "7min")]);
+    let database = Database::on(&server);
+    assert_eq!(patience_with_a_halted_transaction(database.url()), "7min");
+    database.run("CREATE ROLE patient LOGIN PASSWORD 'word'; ALTER ROLE patient SET idle_in_transaction_session_timeout = '1h'");
+    assert_eq!(patience_with_a_halted_transaction(&database.url_as("patient", "word")), "1h");
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 use uuid::{Uuid, uuid};
 
 /// A record as it stands in the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Input {
     /// The topic's name without its prefix, for example `clone.ready`.
     pub topic: String,

@@ -16,6 +16,7 @@ use voiceclone_events::record::{Header, Record, Topic};
 
 use crate::histories::{EMPTY, ingest, migrated, write};
 use crate::support::postgres::Database;
+use crate::support::wait::{SOON, eventually_eq};
 
 const START: i64 = 1_767_225_600;
 
@@ -1053,4 +1054,70 @@ async fn a_mapping_that_another_tool_stored_keeps_its_id_and_its_state_is_older_
         )],
     )
     .await;
+}
+
+// -------- What a rule may cost
+
+/// How often each table was read as a whole, once nobody else is connected: a session counts at its end.
+fn whole_reads(database: &Database) -> Vec<Vec<Option<String>>> {
+    eventually_eq(SOON, "the other sessions", "0".to_owned(), || {
+        database.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+    });
+    database.rows(
+        "SELECT schemaname || '.' || relname, seq_scan FROM pg_stat_user_tables
+         WHERE schemaname = 'public' OR relname IN ('voices', 'calls', 'mappings') ORDER BY 1",
+    )
+}
+
+/// The bookkeeping compares texts by bytes, the tables' indexes do not: a join of the two may use neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_event_reads_a_large_table_as_a_whole() {
+    let database = migrated().await;
+    database.run(
+        "INSERT INTO voice_clone_cache
+            SELECT gen_random_uuid(), 'caller ' || n, 'voice ' || n, now(), now(), 1, now(), now()
+            FROM generate_series(1, 20000) AS n;
+         INSERT INTO call_log (id, call_id, caller_id, status, created_at, updated_at)
+            SELECT gen_random_uuid(), 'call ' || n, 'caller ' || n, 'initiated', now(), now()
+            FROM generate_series(1, 20000) AS n;
+         INSERT INTO caller_voice_mapping (id, caller_id, voice_sample_url, created_at, updated_at)
+            SELECT gen_random_uuid(), 'caller ' || n, 'url', now(), now() FROM generate_series(1, 20000) AS n;
+         INSERT INTO clone_transfer_events
+            SELECT gen_random_uuid(), 'call ' || n, 'agent', 'voice ' || n, now(), now()
+            FROM generate_series(1, 20000) AS n;
+         INSERT INTO clone_ready_events
+            SELECT gen_random_uuid(), 'caller ' || n, 'call ' || n, 'voice ' || n, 1, now(), now()
+            FROM generate_series(1, 20000) AS n;
+         INSERT INTO clone_failed_events
+            SELECT gen_random_uuid(), 'caller ' || n, 'call ' || n, 'error', now(), now()
+            FROM generate_series(1, 20000) AS n;
+         INSERT INTO voice_clone_log (id, caller_id, status, created_at)
+            SELECT id, caller_id, 'failed', now() FROM clone_failed_events;
+         INSERT INTO ingest.voices SELECT cloned_voice_id, 1, now() FROM voice_clone_cache;
+         INSERT INTO ingest.calls (call_id, initiated_at) SELECT call_id, now() FROM call_log;
+         INSERT INTO ingest.mappings (caller_id, state_at, updated_at, created_at)
+            SELECT caller_id, now(), now(), now() FROM caller_voice_mapping;
+         ANALYZE",
+    );
+    let before = whole_reads(&database);
+    let of = json!({"caller_id": "caller 7", "call_id": "call 7", "cloned_voice_id": "voice 7"});
+    let records = [
+        transfer(1, of.clone()),
+        ready(1, of.clone()),
+        failed(1, of.clone()),
+        call(1, of.clone()),
+        mapping(1, of),
+    ];
+    let writer = ingest(&database);
+    // What was there already is looked up instead of written: another statement.
+    for _ in 0..2 {
+        for record in &records {
+            write(&writer, std::slice::from_ref(record)).await;
+        }
+    }
+    drop(writer);
+    assert_eq!(database.value("SELECT reuse_count FROM voice_clone_cache WHERE cloned_voice_id = 'voice 7' ORDER BY 1 DESC LIMIT 1"), "2");
+    assert_eq!(whole_reads(&database), before);
 }

@@ -3,49 +3,160 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value;
 use uuid::{Uuid, uuid};
 
 use super::stage::{PASSWORD, Report, Round};
 use super::traffic::PAYLOAD_TEXT;
-use crate::model;
+use crate::model::{self, Input};
 use crate::support::kafka::Record;
-use crate::support::tables;
+use crate::support::scene::TOPICS;
+use crate::support::tables::{self, DeadLetter};
 
 /// The contract's namespace (section 3).
 const NS: Uuid = uuid!("32912be5-e948-560b-b792-7dcb8baa72b1");
 
-/// Everything that is not as it must be, each with what a person needs to look into it.
-pub fn check(round: &Round, report: &mut Report, logs: &Path, number: u64) -> Vec<String> {
-    let log = round.log();
-    report.add("records compared with the model", log.len() as u64);
-    let mut differences = Vec::new();
-    let folded = model::fold(&round.scene.inputs(&log), 86_400, 8 * 1024 * 1024);
-    let seen = tables::read_with_ids(&round.scene.database);
-    report.add("rows compared with the model", seen.values().map(|rows| rows.len() as u64).sum());
-    if let Some(difference) = model::first_difference(&folded.tables, &seen) {
-        differences
-            .push(format!("{difference}\n{}", records_behind(&difference, &folded.tables, &seen, &log)));
+/// A place of the log, and which of its inputs stands there.
+struct Place {
+    partition: i32,
+    offset: i64,
+    input: usize,
+}
+
+/// All records that ever counted. Exact duplicates are one input: the rows are a function of the set of records.
+#[derive(Default)]
+pub struct Log {
+    inputs: Vec<Input>,
+    places: Vec<Place>,
+}
+
+impl Log {
+    fn read(round: &Round) -> Log {
+        let mut known: HashMap<Input, usize> = HashMap::new();
+        let mut places = Vec::new();
+        for topic in TOPICS {
+            for record in round.log(&round.scene.topic(topic)) {
+                let Record { partition, offset, timestamp, key, value, headers, .. } = record;
+                let timestamp = timestamp.unwrap();
+                let next = known.len();
+                let input = Input { topic: topic.to_owned(), key, value, headers, timestamp };
+                places.push(Place { partition, offset, input: *known.entry(input).or_insert(next) });
+            }
+        }
+        let mut inputs: Vec<(Input, usize)> = known.into_iter().collect();
+        inputs.sort_by_key(|(_, number)| *number);
+        Log { inputs: inputs.into_iter().map(|(input, _)| input).collect(), places }
     }
-    drop(seen);
-    dead_letters(round, report, &folded.unusable, &log, &mut differences);
-    expiries(round, report, &mut differences);
-    log_lines(logs, number, &log, report, &mut differences);
-    differences
+
+    /// A record for a person to read.
+    fn shown(&self, place: &Place) -> String {
+        let input = &self.inputs[place.input];
+        let Place { partition, offset, .. } = place;
+        shown(&input.topic, *partition, *offset, input.timestamp, &input.key, &input.value, &input.headers)
+    }
+}
+
+/// All that a round left, once everything was up again and nothing was left to do.
+pub struct Left {
+    number: u64,
+    prefix: String,
+    restored: bool,
+    log: Log,
+    tables: tables::Tables,
+    dead_letters: Vec<DeadLetter>,
+    /// The records of the topic of the dead letters, deleted ones too.
+    dead_letters_published: Vec<Record>,
+    /// Those of `clone.expired`.
+    expiries_published: Vec<Record>,
+    /// Of each expired row of the cache: its id, the moment in microseconds since 1970, whether that is past its end,
+    /// and its voice.
+    expired: Vec<[String; 4]>,
+    /// The voices of expiries that are still to be published.
+    waiting: HashSet<String>,
+    dead_letters_waiting: String,
+    log_files: Vec<PathBuf>,
+}
+
+impl Left {
+    /// Reads it. Nothing of it is needed from the servers afterwards.
+    pub fn read(round: &Round, logs: &Path, number: u64) -> Left {
+        let database = &round.scene.database;
+        let published = |topic: &str| {
+            let mut all = round.gone_output.clone();
+            all.retain(|record| record.topic.ends_with(topic));
+            all.extend(round.scene.kafka.read_all(&round.scene.topic(topic)));
+            all
+        };
+        let expired = database.rows(
+            "SELECT id::text, (extract(epoch FROM deleted_at) * 1000000)::bigint::text,
+                    (deleted_at >= ttl_expires_at)::text, cloned_voice_id
+             FROM voice_clone_cache WHERE deleted_at IS NOT NULL",
+        );
+        // The outbox was empty a moment before the instances ended; what came then waits for the next instance.
+        let waiting = database.rows("SELECT unnest(cloned_voice_ids) FROM ingest.outbox");
+        let mine = format!("round-{number}-");
+        let log_files = std::fs::read_dir(logs).unwrap().flatten();
+        Left {
+            number,
+            prefix: round.scene.prefix.clone(),
+            restored: round.restored,
+            log: Log::read(round),
+            tables: tables::read_with_ids(database),
+            dead_letters: tables::dead_letters(database),
+            dead_letters_published: published("voiceclone.dead-letters"),
+            expiries_published: published("clone.expired"),
+            expired: expired
+                .into_iter()
+                .map(|row| <[_; 4]>::try_from(row).unwrap().map(Option::unwrap))
+                .collect(),
+            waiting: waiting.into_iter().filter_map(|mut row| row.remove(0)).collect(),
+            dead_letters_waiting: database
+                .value("SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL"),
+            log_files: log_files
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with(&mine))
+                .map(|entry| entry.path())
+                .collect(),
+        }
+    }
+}
+
+/// What was compared and found in a round.
+pub struct Verdict {
+    /// The round.
+    pub number: u64,
+    /// What was compared.
+    pub report: Report,
+    /// Everything that is not as it must be, each with what a person needs to look into it.
+    pub differences: Vec<String>,
+}
+
+/// Compares all that a round left with what it must be.
+pub fn compare(left: Left) -> Verdict {
+    let started = Instant::now();
+    let mut report = Report::default();
+    let mut differences = Vec::new();
+    report.add("records compared with the model", left.log.places.len() as u64);
+    report.add("different records compared with the model", left.log.inputs.len() as u64);
+    let folded = model::fold(&left.log.inputs, 86_400, 8 * 1024 * 1024);
+    report.add("rows compared with the model", left.tables.values().map(|rows| rows.len() as u64).sum());
+    if let Some(difference) = model::first_difference(&folded.tables, &left.tables) {
+        differences.push(format!("{difference}\n{}", records_behind(&difference, &folded.tables, &left)));
+    }
+    dead_letters(&left, &folded.unusable, &mut report, &mut differences);
+    expiries(&left, &mut report, &mut differences);
+    log_lines(&left, &mut report, &mut differences);
+    report.add("time: comparing, beside the next round (ms)", started.elapsed().as_millis() as u64);
+    Verdict { number: left.number, report, differences }
 }
 
 /// The records that name what the row of a difference names.
-fn records_behind(
-    difference: &str,
-    expected: &model::Tables,
-    seen: &model::Tables,
-    log: &[Record],
-) -> String {
+fn records_behind(difference: &str, expected: &model::Tables, left: &Left) -> String {
     let table = difference.split(':').next().unwrap_or_default();
     let id = difference.split("row ").nth(1).and_then(|rest| rest.get(..36)).unwrap_or_default();
-    let row = [expected, seen].into_iter().find_map(|tables| tables.get(table)?.get(id));
+    let row = [expected, &left.tables].into_iter().find_map(|tables| tables.get(table)?.get(id));
     let Some(row) = row else { return "no such row".to_owned() };
     let names: &[&str] = match table {
         "call_log" => &["call_id"],
@@ -57,28 +168,37 @@ fn records_behind(
         _ => &["caller_id", "cloned_voice_id"],
     };
     let texts: Vec<&str> = names.iter().filter_map(|name| row.get(name)?.as_deref()).collect();
-    let names_it = |record: &&Record| {
+    let names_it = |place: &&Place| {
         let text = |bytes: &Option<Vec<u8>>| {
             bytes.as_deref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
         };
-        let all = text(&record.value) + &text(&record.key);
+        let input = &left.log.inputs[place.input];
+        let all = text(&input.value) + &text(&input.key);
         texts.iter().all(|name| all.contains(name))
     };
-    let behind: Vec<String> = log.iter().filter(names_it).take(40).map(shown).collect();
+    let mut behind: Vec<&Place> = left.log.places.iter().filter(names_it).collect();
+    // Each once, however often it was sent.
+    let mut known = HashSet::new();
+    behind.retain(|place| known.insert(place.input));
+    let behind: Vec<String> = behind.into_iter().take(40).map(|place| left.log.shown(place)).collect();
     format!("the whole row: {row:?}\nrecords that name {texts:?}:\n{}", behind.join("\n"))
 }
 
 /// A record for a person to read.
-fn shown(record: &Record) -> String {
+fn shown(
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    timestamp: i64,
+    key: &Option<Vec<u8>>,
+    value: &Option<Vec<u8>>,
+    headers: &[(String, Option<Vec<u8>>)],
+) -> String {
     let text =
         |bytes: &Option<Vec<u8>>| bytes.as_deref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name, text(value))).collect();
-    let (key, value) = (text(&record.key), text(&record.value));
-    let value = value.map(|value| value.chars().take(2000).collect::<String>());
-    format!(
-        "  {} {} {} at {:?}: {key:?} {value:?} {headers:?}",
-        record.topic, record.partition, record.offset, record.timestamp
-    )
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name, text(value))).collect();
+    let value = text(value).map(|value| value.chars().take(2000).collect::<String>());
+    format!("  {topic} {partition} {offset} at {timestamp}: {:?} {value:?} {headers:?}", text(key))
 }
 
 /// Key, value, headers.
@@ -90,73 +210,68 @@ fn flat(headers: &[(String, Option<Vec<u8>>)]) -> Vec<Option<Vec<u8>>> {
 
 /// The table holds exactly the unusable records, and each is on the dead-letter topic, with its bytes.
 fn dead_letters(
-    round: &Round,
-    report: &mut Report,
+    left: &Left,
     unusable: &BTreeMap<usize, BTreeSet<&'static str>>,
-    log: &[Record],
+    report: &mut Report,
     differences: &mut Vec<String>,
 ) {
-    let letters = tables::dead_letters(&round.scene.database);
+    let letters = &left.dead_letters;
     report.add("dead letters", letters.len() as u64);
     // A topic may have been made anew: a place in it may name two records.
-    let mut wanted: HashMap<(&str, i32, i64), Vec<usize>> = HashMap::new();
-    for index in unusable.keys() {
-        let record = &log[*index];
-        wanted.entry((&record.topic, record.partition, record.offset)).or_default().push(*index);
+    let mut wanted: HashMap<(String, i32, i64), Vec<&Place>> = HashMap::new();
+    for place in &left.log.places {
+        if unusable.contains_key(&place.input) {
+            let topic = format!("{}{}", left.prefix, left.log.inputs[place.input].topic);
+            wanted.entry((topic, place.partition, place.offset)).or_default().push(place);
+        }
     }
     let mut published: HashMap<(String, i32, i64), Vec<(Bytes, String)>> = HashMap::new();
-    let mut on_topic = round.gone_output.clone();
-    on_topic.retain(|record| record.topic.ends_with("voiceclone.dead-letters"));
-    on_topic.extend(round.scene.kafka.read_all(&round.scene.topic("voiceclone.dead-letters")));
-    report.add("dead letters published", on_topic.len() as u64);
-    for record in on_topic {
+    report.add("dead letters published", left.dead_letters_published.len() as u64);
+    for record in &left.dead_letters_published {
         let of =
             |name: &str| record.header(&format!("__connect.errors.{name}")).unwrap_or_default().to_owned();
         let place = (of("topic"), of("partition").parse().unwrap_or(-1), of("offset").parse().unwrap_or(-1));
         let headers = flat(&record.headers[..record.headers.len().saturating_sub(5)]);
-        let reason = of("exception.class.name");
-        published.entry(place).or_default().push(((record.key, record.value, headers), reason));
+        let bytes = (record.key.clone(), record.value.clone(), headers);
+        published.entry(place).or_default().push((bytes, of("exception.class.name")));
     }
-    for letter in &letters {
-        let place = (letter.topic.as_str(), letter.partition, letter.record_offset);
+    let mut places = HashSet::new();
+    for letter in letters {
+        let place = (letter.topic.clone(), letter.partition, letter.record_offset);
         let bytes: Bytes = (letter.key.clone(), letter.value.clone(), letter.headers.clone());
-        let same = |index: &usize| {
-            let record = &log[*index];
-            (&record.key, &record.value, flat(&record.headers)) == (&bytes.0, &bytes.1, bytes.2.clone())
+        let same = |place: &&Place| {
+            let input = &left.log.inputs[place.input];
+            (&input.key, &input.value, flat(&input.headers)) == (&bytes.0, &bytes.1, bytes.2.clone())
         };
         let of = wanted.get_mut(&place).and_then(|all| all.iter().position(same).map(|at| all.remove(at)));
         match of {
             None => differences
                 .push(format!("a dead letter of no unusable record, or with other bytes: {letter:?}")),
-            Some(index) if !unusable[&index].contains(letter.reason.as_str()) => {
+            Some(of) if !unusable[&of.input].contains(letter.reason.as_str()) => {
                 differences.push(format!(
                     "a dead letter for another reason than {:?}: {letter:?}",
-                    unusable[&index]
+                    unusable[&of.input]
                 ));
             }
             Some(_) => {}
         }
-        let copies = published.get(&(letter.topic.clone(), letter.partition, letter.record_offset));
-        let copied = copies
+        let copied = published
+            .get(&place)
             .is_some_and(|all| all.iter().any(|(copy, reason)| *copy == bytes && *reason == letter.reason));
         if !copied {
             differences.push(format!("a dead letter that is not on its topic as it came: {letter:?}"));
         }
+        places.insert(place);
     }
-    for index in wanted.into_values().flatten() {
+    for place in wanted.into_values().flatten() {
         differences.push(format!(
-            "an unusable record without a dead letter ({:?}): {:?}",
-            unusable[&index], log[index]
+            "an unusable record without a dead letter ({:?}): {}",
+            unusable[&place.input],
+            left.log.shown(place)
         ));
     }
-    let places: HashSet<(&str, i32, i64)> = letters
-        .iter()
-        .map(|letter| (letter.topic.as_str(), letter.partition, letter.record_offset))
-        .collect();
-    for (topic, partition, offset) in published.keys() {
-        if !places.contains(&(topic.as_str(), *partition, *offset)) {
-            differences.push(format!("published as a dead letter, and none: {topic} {partition} {offset}"));
-        }
+    for place in published.keys().filter(|place| !places.contains(*place)) {
+        differences.push(format!("published as a dead letter, and none: {place:?}"));
     }
     differences.truncate(20);
 }
@@ -164,15 +279,15 @@ fn dead_letters(
 /// Every expired row has its event, by the moment that both hold; an id stands for one expiry of one row. It repeats
 /// with the same bytes, unless the database was restored in between: the restored row does not know that it had
 /// expired, and does so again, at another moment and with what it has by then.
-fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
-    let database = &round.scene.database;
-    let mut events = round.gone_output.clone();
-    events.retain(|record| record.topic.ends_with("clone.expired"));
-    events.extend(round.scene.kafka.read_all(&round.scene.topic("clone.expired")));
-    report.add("expiries published", events.len() as u64);
-    let mut by_id: BTreeMap<String, Record> = BTreeMap::new();
+fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
+    let shown = |event: &Record| {
+        let Record { topic, partition, offset, timestamp, key, value, headers } = event;
+        shown(topic, *partition, *offset, timestamp.unwrap_or(-1), key, value, headers)
+    };
+    report.add("expiries published", left.expiries_published.len() as u64);
+    let mut by_id: BTreeMap<String, &Record> = BTreeMap::new();
     let mut told: HashSet<(String, String)> = HashSet::new();
-    for event in events {
+    for event in &left.expiries_published {
         let value: Value = match event.value.as_deref().map(serde_json::from_slice) {
             Some(Ok(value)) => value,
             other => {
@@ -193,7 +308,7 @@ fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
             ["ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type"]
                 .map(|name| event.header(name).unwrap_or_default().to_owned())
         };
-        let [version, ce_id, source, kind, time, content] = headers(&event);
+        let [version, ce_id, source, kind, time, content] = headers(event);
         let sound = version == "1.0"
             && ce_id == id
             && !source.is_empty()
@@ -204,80 +319,52 @@ fn expiries(round: &Round, report: &mut Report, differences: &mut Vec<String>) {
             && event.key.as_deref() == Some(text("caller_id").as_bytes())
             && micros(&text("expired_at")) >= micros(&text("ttl_expires_at"));
         if !sound {
-            differences.push(format!(
-                "an expiry that contradicts itself (its id should be {id}): {}",
-                shown(&event)
-            ));
+            differences
+                .push(format!("an expiry that contradicts itself (its id should be {id}): {}", shown(event)));
         }
         told.insert((row, micros(&text("expired_at")).to_string()));
         if let Some(first) = by_id.get(&id) {
             report.add("expiries published again", 1);
             let same =
                 (&first.key, &first.value, &first.headers) == (&event.key, &event.value, &event.headers);
-            if !same && !round.restored {
-                differences.push(format!(
-                    "one expiry told in two ways:\n{}\n{}",
-                    shown(first),
-                    shown(&event)
-                ));
+            if !same && !left.restored {
+                differences.push(format!("one expiry told in two ways:\n{}\n{}", shown(first), shown(event)));
             }
         } else {
             by_id.insert(id, event);
         }
     }
-    let rows = database.rows(
-        "SELECT id::text, (extract(epoch FROM deleted_at) * 1000000)::bigint::text,
-                (deleted_at >= ttl_expires_at)::text, cloned_voice_id
-         FROM voice_clone_cache WHERE deleted_at IS NOT NULL",
-    );
-    report.add("cache rows expired at the end", rows.len() as u64);
-    // The outbox was empty a moment before the instances ended; what came then waits for the next instance.
-    let waiting: HashSet<String> = database
-        .rows("SELECT unnest(cloned_voice_ids) FROM ingest.outbox")
-        .into_iter()
-        .filter_map(|mut row| row.remove(0))
-        .collect();
-    for row in rows {
-        let [Some(id), Some(deleted_at), Some(after), Some(voice)] = row.as_slice() else { unreachable!() };
+    report.add("cache rows expired at the end", left.expired.len() as u64);
+    for [id, deleted_at, after, voice] in &left.expired {
         if after != "true" {
             differences.push(format!("cache row {id} was deleted before its time"));
         }
-        if !told.contains(&(id.clone(), deleted_at.clone())) && !waiting.contains(voice) {
+        if !told.contains(&(id.clone(), deleted_at.clone())) && !left.waiting.contains(voice) {
             differences.push(format!("the expiry of cache row {id} at {deleted_at} was never published"));
         }
     }
-    let known: HashSet<String> = database
-        .rows("SELECT id::text FROM voice_clone_cache")
-        .into_iter()
-        .filter_map(|mut row| row.remove(0))
-        .collect();
     for (row, at) in &told {
-        if !known.contains(row) {
+        if !left.tables["voice_clone_cache"].contains_key(row) {
             differences.push(format!("the expiry at {at} of cache row {row}, which there is not"));
         }
     }
-    let left = database.value("SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL");
-    if left != "0" {
-        differences.push(format!("{left} dead letters are still to be published"));
+    if left.dead_letters_waiting != "0" {
+        differences.push(format!("{} dead letters are still to be published", left.dead_letters_waiting));
     }
 }
 
 /// No line of any instance holds a number, what was said, a text of a payload, or the password.
-fn log_lines(logs: &Path, number: u64, log: &[Record], report: &mut Report, differences: &mut Vec<String>) {
+fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     let mut numbers: HashSet<String> = HashSet::new();
-    for record in log {
-        if let Some(key) = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok())
+    for input in &left.log.inputs {
+        if let Some(key) = input.key.as_deref().and_then(|key| std::str::from_utf8(key).ok())
             && let Some(digits) = key.strip_prefix('+')
         {
             numbers.insert(digits.to_owned());
         }
     }
-    let mine = format!("round-{number}-");
-    for entry in std::fs::read_dir(logs).unwrap().flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(&mine) {
-            continue;
-        }
-        for line in BufReader::new(File::open(entry.path()).unwrap()).lines() {
+    for file in &left.log_files {
+        for line in BufReader::new(File::open(file).unwrap()).lines() {
             let line = line.unwrap();
             report.add("log lines looked at", 1);
             let forbidden = ["Agent: ", "Caller: ", "samples.example.com", PAYLOAD_TEXT, PASSWORD];
@@ -286,7 +373,7 @@ fn log_lines(logs: &Path, number: u64, log: &[Record], report: &mut Report, diff
                 .split(|c: char| !c.is_ascii_digit())
                 .find(|digits| digits.len() >= 10 && numbers.contains(*digits));
             if let Some(found) = text.copied().or(digits) {
-                differences.push(format!("{:?} stands in a log line of {:?}: {line}", found, entry.path()));
+                differences.push(format!("{found:?} stands in a log line of {file:?}: {line}"));
             }
             for (part, what) in [
                 (
@@ -296,6 +383,7 @@ fn log_lines(logs: &Path, number: u64, log: &[Record], report: &mut Report, diff
                 ("a batch is kept and tried again", "log: batches kept and tried again"),
                 ("the database's offsets are not those", "log: another state of the database noticed"),
                 ("no longer has the stored offset", "log: stored offsets that the topic no longer had"),
+                ("a batch has landed", "log: batches written"),
                 ("partitions are assigned", "log: assignments"),
                 ("partitions are revoked", "log: revocations"),
                 ("the program panicked", "log: PANICS"),

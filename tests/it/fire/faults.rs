@@ -118,8 +118,11 @@ impl Fault {
         RestoreRenamed,
     ];
 
+    /// Those that need nothing, and last no longer than they strike.
+    pub const BRIEF: [Fault; 5] = [Killed, Comes, Goes, Cut, KafkaCut];
+
     /// Whether it wants nothing else to be wrong when it strikes.
-    fn wants_calm(self) -> bool {
+    pub fn wants_calm(self) -> bool {
         matches!(
             self,
             TopicAnew
@@ -172,11 +175,13 @@ pub enum Lasting {
 }
 
 impl Lasting {
-    fn stops_postgres(&self) -> bool {
+    /// Whether PostgreSQL does not answer meanwhile.
+    pub fn stops_postgres(&self) -> bool {
         matches!(self, Lasting::PostgresDown | Lasting::DiskFull)
     }
 
-    fn stops_broker(&self) -> bool {
+    /// Whether the broker does not.
+    pub fn stops_broker(&self) -> bool {
         matches!(self, Lasting::BrokerDown | Lasting::BrokerHalted)
     }
 }
@@ -197,7 +202,8 @@ impl Stage {
             self.lift_when_due(Lasting::stops_broker);
         }
         self.look_after_instances();
-        eprintln!("fire: {fault:?}");
+        self.hold_or_let_go();
+        eprintln!("fire: {:.1?}: {fault:?}", self.elapsed());
         self.report.add("faults", 1);
         self.report.add(&format!("faults: {fault:?}"), 1);
         match fault {
@@ -379,6 +385,11 @@ impl Stage {
             Dump => self.dump(),
             RestoreStopped | RestoreInPlace | RestoreRenamed => self.restore(fault),
         }
+    }
+
+    /// Whether something lasts for so long from now.
+    pub fn is_struck_for(&mut self, time: Duration) -> bool {
+        self.round().lasting.iter().any(|(due, _)| *due > Instant::now() + time)
     }
 
     /// Lifts all that lasts, each when it is due.
@@ -569,9 +580,9 @@ impl Stage {
         }
         // Who never notices is told so, and started again, lest the rest of the run look at nothing else.
         let patience = Instant::now() + Duration::from_secs(60);
-        while !stopped && !self.lag().is_empty() {
+        while !stopped && !self.lag().0.is_empty() {
             if Instant::now() > patience {
-                let behind = self.lag();
+                let (behind, _) = self.lag();
                 self.difference(format!(
                     "after 60 s running instances do not read {name}, made anew: {behind:?}"
                 ));

@@ -1,9 +1,13 @@
 //! What the harness found, each as a test of its own that needs no luck.
 
+use std::time::Duration;
+
+use super::stage::broker_behind_proxy;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Kafka, Send};
-use crate::support::left_out::{private_kafka, real_kafka};
+use crate::support::left_out::{or_left_out, private_kafka, real_kafka};
 use crate::support::processes::Signal;
+use crate::support::proxy::Mode;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq};
 
@@ -70,24 +74,43 @@ fn a_topic_made_anew_after_a_restart_of_the_broker_is_read_by_the_running_instan
     assert!(daemon.is_running());
 }
 
+/// Where a daemon says so in its log: the last line.
+fn logged(daemon: &Daemon, part: &str) -> Result<usize, String> {
+    daemon.logs().iter().rposition(|line| line.contains(part)).ok_or_else(|| format!("nothing of {part}"))
+}
+
+/// Keeps transfers from being written, does something, and lets them be written if that did not.
+fn while_transfers_are_locked(scene: &Scene, do_it: impl FnOnce(&dyn Fn())) {
+    let held =
+        "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    let release = || {
+        scene.database.value(&format!("SELECT count(pg_terminate_backend(pid)) FROM ({held}) AS held"));
+    };
+    std::thread::scope(|scope| {
+        let hold = "BEGIN; LOCK TABLE clone_transfer_events IN EXCLUSIVE MODE; SELECT pg_sleep(120)";
+        let holder = scope.spawn(|| scene.database.try_rows(hold));
+        eventually_eq(SOON, "the sessions that lock", 1, || scene.database.rows(held).len());
+        do_it(&release);
+        release();
+        assert!(holder.join().unwrap().is_err());
+    });
+}
+
+/// Sends so many transfers, one partition after the other.
+fn send_transfers(scene: &Scene, count: i32, partitions: i32) {
+    scene.kafka.send_all((0..count).map(|number| {
+        let value = format!(r#"{{"greeting_call_id":"g","agent_call_id":"{number}","cloned_voice_id":"v"}}"#);
+        Send::to(&scene.topic("clone.transfer")).partition(number % partitions).value(value)
+    }));
+}
+
 #[test]
 fn partitions_lost_while_they_are_paused_are_read_when_they_come_back() {
     let scene = Scene::new(real_kafka!(), 4);
     let mut first = scene.daemon(&[("BATCH_MAX_RECORDS", "1"), ("RUST_LOG", "voiceclone_events=debug")]);
     first.wait_ready(SOON);
-    let logged = |daemon: &Daemon, part: &str| {
-        daemon.logs().iter().rposition(|line| line.contains(part)).ok_or_else(|| format!("nothing of {part}"))
-    };
-    std::thread::scope(|scope| {
-        let hold = "BEGIN; LOCK TABLE clone_transfer_events IN EXCLUSIVE MODE; SELECT pg_sleep(120)";
-        let holder = scope.spawn(|| scene.database.try_rows(hold));
-        let held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
-        eventually_eq(SOON, "the sessions that lock", "1".to_owned(), || scene.database.value(held));
-        scene.kafka.send_all((0..40).map(|number| {
-            let value =
-                format!(r#"{{"greeting_call_id":"g","agent_call_id":"{number}","cloned_voice_id":"v"}}"#);
-            Send::to(&scene.topic("clone.transfer")).partition(number % 4).value(value)
-        }));
+    while_transfers_are_locked(&scene, |_| {
+        send_transfers(&scene, 40, 4);
         eventually(SOON, "the first instance to pause", || logged(&first, "the partitions are paused"));
         let mut second = scene.daemon(&[]);
         let revoked =
@@ -99,12 +122,48 @@ fn partitions_lost_while_they_are_paused_are_read_when_they_come_back() {
             line if line > revoked => Ok(()),
             line => Err(format!("line {line}, not after {revoked}")),
         });
-        let end = format!(
-            "SELECT count(pg_terminate_backend(pid)) FROM ({}) AS held",
-            held.replace("count(*)", "pid")
-        );
-        scene.database.value(&end);
-        assert!(holder.join().unwrap().is_err());
     });
     scene.wait_until_consumed(SOON);
+}
+
+/// A batch that had been gathered was due, and gone with its partitions: nothing was to be written, at once, for ever.
+#[test]
+fn an_instance_that_lost_all_that_it_had_gathered_reads_on() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let session = [("KAFKA_SESSION_TIMEOUT_MS", "2000"), ("KAFKA_HEARTBEAT_INTERVAL_MS", "500")];
+    let patient = [("KAFKA_SESSION_TIMEOUT_MS", "30000"), ("KAFKA_HEARTBEAT_INTERVAL_MS", "3000")];
+    let variables = [("BATCH_MAX_RECORDS", "1"), ("RUST_LOG", "voiceclone_events=debug")];
+    let mut first = scene.daemon(&[variables, session].concat());
+    first.wait_ready(SOON);
+    while_transfers_are_locked(&scene, |release| {
+        send_transfers(&scene, 10, 1);
+        eventually(SOON, "the first instance to pause", || logged(&first, "the partitions are paused"));
+        first.signal(Signal::Stop);
+        // It notices that the group has changed, and lets the first one in again, only after some seconds.
+        let mut second = scene.daemon(&patient);
+        eventually(SOON, "the second one to have its partitions", || logged(&second, "a partition starts"));
+        first.signal(Signal::Cont);
+        eventually(SOON, "the first one to lose them", || logged(&first, "partitions are revoked"));
+        release();
+        second.signal(Signal::Term);
+        second.wait_exit(SOON);
+    });
+    scene.wait_until_consumed(SOON);
+}
+
+/// What asks the broker where partitions start holds the consumer, too, and a consumer leaves its group with its last
+/// holder: the process had ended before.
+#[test]
+fn an_instance_that_ends_while_it_asks_where_its_partitions_start_leaves_its_group() {
+    or_left_out!(crate::support::kafka::available());
+    let (broker, proxy) = broker_behind_proxy();
+    let scene = Scene::new(&broker, 1);
+    let address = proxy.address();
+    proxy.set(Mode::Delay(Duration::from_millis(800)));
+    let mut daemon =
+        scene.daemon(&[("KAFKA_BOOTSTRAP_SERVERS", &address), ("KAFKA_SESSION_TIMEOUT_MS", "120000")]);
+    eventually(SOON * 4, "partitions to be assigned", || logged(&daemon, "partitions are assigned"));
+    daemon.signal(Signal::Term);
+    assert_eq!(daemon.wait_exit(Duration::from_secs(10)), 0);
+    eventually_eq(SOON, "the members of the group", 0, || scene.kafka.group_members(&scene.group));
 }

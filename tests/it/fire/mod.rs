@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use self::faults::Fault;
 use self::stage::{Needs, Stage};
+use self::traffic::Pace;
 use crate::support::left_out::{or_left_out, real_kafka};
 
 /// From `FIRE_SEED`, else always the same.
@@ -34,7 +35,7 @@ fn seed() -> u64 {
 fn short(name: &str, kafka: Option<&crate::support::kafka::Kafka>, needs: Needs, faults: &[Fault]) {
     let command = format!("FIRE_SEED={} cargo test --test it fire::{name}", seed());
     let mut stage = Stage::new(name, seed(), &command, kafka, needs);
-    stage.begin_round(600, 25_000);
+    stage.begin_round(Pace { per_second: 600, most: 25_000, duplicates_per_mille: 30, ahead: u64::MAX });
     let mut faults = faults.to_vec();
     stage.dice.shuffle(&mut faults);
     for fault in faults {
@@ -123,13 +124,16 @@ fn soak() {
         format!("make soak DURATION={} SEED={} RECORDS={records}", text("FIRE_DURATION", "10m"), seed());
     let mut stage = Stage::new("soak", seed(), &command, None, Needs { small_disk: true });
     let started = Instant::now();
-    // To reach a number of records, rounds are larger and traffic is as fast as the records need.
-    let pace = (records / duration.as_secs().max(1) * 13 / 10).max(1000);
-    let most = if records > 0 { 200_000 } else { 60_000 };
+    let pace = Pace { per_second: 8_000, most: 1_000_000, duplicates_per_mille: 1500, ahead: 30_000 };
     while started.elapsed() < duration || stage.report.count("records sent") < records {
-        stage.begin_round(pace, most);
+        stage.begin_round(pace);
         for _ in 0..20 + stage.dice.below(11) {
             let fault = stage.dice.pick(&Fault::ALL);
+            // What cannot overlap with others waits for their end; that is no time of rest.
+            while fault.wants_calm() && stage.is_struck_for(Duration::from_millis(1500)) {
+                let brief = stage.dice.pick(&Fault::BRIEF);
+                stage.strike(brief);
+            }
             stage.strike(fault);
         }
         stage.end_round();

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::check;
+use super::check::{self, Left, Verdict};
 use super::dice::Dice;
 use super::faults::Lasting;
-use super::traffic::Producer;
+use super::traffic::{Pace, Producer};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Kafka, PrivateKafka, Record};
 use crate::support::postgres::{Database, PrivateServer};
@@ -43,6 +44,13 @@ impl Report {
     /// Adds to a line.
     pub fn add(&mut self, what: &str, count: u64) {
         *self.0.entry(what.to_owned()).or_default() += count;
+    }
+
+    /// Adds every line of another one.
+    pub fn extend(&mut self, other: Report) {
+        for (what, count) in other.0 {
+            self.add(&what, count);
+        }
     }
 
     /// What a line says.
@@ -85,6 +93,8 @@ pub struct Stage {
     rounds: u64,
     made: u64,
     lost_commits: u64,
+    /// The round before is being compared with the model while this one is under way.
+    comparing: Option<JoinHandle<Verdict>>,
     pub(super) round: Option<Round>,
 }
 
@@ -98,6 +108,10 @@ pub struct Round {
     pub instances: Vec<Instance>,
     /// What sends.
     pub producer: Producer,
+    /// How it sends.
+    pace: Pace,
+    /// When it began.
+    started: Instant,
     /// Faults that go on.
     pub lasting: Vec<(Instant, Lasting)>,
     /// Records that were read, and whose topics no longer have them. (A broker that is killed may have them again:
@@ -154,6 +168,7 @@ impl Stage {
             rounds: 0,
             made: 0,
             lost_commits: 0,
+            comparing: None,
             round: None,
         }
     }
@@ -163,25 +178,28 @@ impl Stage {
         self.round.as_mut().expect("no round is under way")
     }
 
+    /// Since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Fresh topics and a fresh database, two or three instances, and traffic.
-    pub fn begin_round(&mut self, per_second: u64, most: u64) {
+    pub fn begin_round(&mut self, pace: Pace) {
+        let started = Instant::now();
         self.rounds += 1;
         let database = Database::on(&self.server);
         let name = database.value("SELECT current_database()");
         database.run(&format!("ALTER DATABASE {name} OWNER TO {ROLE}"));
         let scene = Scene::on(&self.kafka, database, PARTITIONS);
-        let producer = Producer::start(
-            &self.kafka.servers,
-            &scene.prefix,
-            self.seed * 1_000_003 + self.rounds,
-            per_second,
-            most,
-        );
+        let producer =
+            Producer::start(&self.kafka.servers, &scene.prefix, self.seed * 1_000_003 + self.rounds, pace);
         self.round = Some(Round {
             scene,
             database: name,
             instances: Vec::new(),
             producer,
+            pace,
+            started,
             lasting: Vec::new(),
             gone: Vec::new(),
             lost: Vec::new(),
@@ -198,6 +216,7 @@ impl Stage {
     /// Starts one more instance.
     pub fn start_instance(&mut self) {
         self.made += 1;
+        self.report.add("instances started", 1);
         let name = format!("round-{}-instance-{}.log", self.rounds, self.made);
         let batch = self.dice.pick(&["20", "200", "1000", "5000"]);
         let log = self.logs.join(&name);
@@ -252,6 +271,9 @@ impl Stage {
 
     /// Adds up what an instance counted, before it ends.
     pub fn count_metrics(&mut self, instance: &Instance) {
+        if instance.halted {
+            return;
+        }
         let Ok((200, metrics)) = instance.daemon.try_http_get("/metrics") else { return };
         for (metric, what) in [
             ("voiceclone_records_total", "records written (as far as /metrics told)"),
@@ -268,8 +290,12 @@ impl Stage {
 
     /// Notes what must not be.
     pub fn difference(&mut self, what: String) {
-        eprintln!("fire: DIFFERENCE in round {} (seed {}): {what}", self.rounds, self.seed);
-        self.differences.push(what);
+        self.difference_in(self.rounds, what);
+    }
+
+    fn difference_in(&mut self, round: u64, what: String) {
+        eprintln!("fire: DIFFERENCE in round {round} (seed {}): {what}", self.seed);
+        self.differences.push(format!("round {round}: {what}"));
     }
 
     /// Notes every instance that is no longer running and should be, and starts another one in its place.
@@ -298,10 +324,10 @@ impl Stage {
         eventually(SOON * 2, "PostgreSQL's answer", || database.try_rows("SELECT 1"));
     }
 
-    /// The offset that comes next in each partition, by the database and by the topics, where they differ.
-    pub fn lag(&mut self) -> Vec<String> {
+    /// The partitions in which the database is not where the topics end, and how many records are to be read in all.
+    pub fn lag(&mut self) -> (Vec<String>, u64) {
         let scene = &self.round().scene;
-        let stored: BTreeMap<(String, String), String> = scene
+        let stored: BTreeMap<(String, String), i64> = scene
             .database
             .rows(&format!(
                 "SELECT topic, partition::text, next_offset::text FROM ingest.consumer_offsets WHERE group_id = '{}'",
@@ -310,25 +336,36 @@ impl Stage {
             .into_iter()
             .map(|mut row| {
                 let mut take = || row.remove(0).unwrap();
-                ((take(), take()), take())
+                ((take(), take()), take().parse().unwrap())
             })
             .collect();
-        let mut behind = Vec::new();
+        let (mut behind, mut unread) = (Vec::new(), 0);
         for topic in TOPICS.map(|topic| scene.topic(topic)) {
-            for (partition, (_, high)) in scene.kafka.watermarks(&topic) {
-                let stored = stored.get(&(topic.clone(), partition.to_string()));
-                if stored != Some(&high.to_string()) {
+            for (partition, (low, high)) in scene.kafka.watermarks(&topic) {
+                let stored = stored.get(&(topic.clone(), partition.to_string())).copied();
+                if stored != Some(high) {
                     behind.push(format!("{topic} {partition}: {stored:?} of {high}"));
+                    unread += (high - stored.unwrap_or(low)).unsigned_abs();
                 }
             }
         }
-        behind
+        (behind, unread)
+    }
+
+    /// Keeps the producer from running too far ahead of the instances. Asks only while the servers answer.
+    pub fn hold_or_let_go(&mut self) {
+        let silent = |lasting: &Lasting| lasting.stops_postgres() || lasting.stops_broker();
+        if !self.round().lasting.iter().any(|(_, lasting)| silent(lasting)) {
+            let (_, unread) = self.lag();
+            let round = self.round();
+            round.producer.hold(unread > round.pace.ahead);
+        }
     }
 
     /// Waits until all that the topics hold is in the database.
     pub fn wait_until_consumed(&mut self) {
         eventually(SETTLED, "everything to be consumed", || {
-            let behind = self.lag();
+            let (behind, _) = self.lag();
             std::thread::sleep(Duration::from_millis(200));
             if behind.is_empty() { Ok(()) } else { Err(behind) }
         });
@@ -350,8 +387,11 @@ impl Stage {
         });
     }
 
-    /// Lifts what lasts, waits until all is done, ends the instances, and looks at what they left.
+    /// Lifts what lasts, waits until all is done, ends the instances, and reads what they left. It is compared with
+    /// the model while the next round is under way.
     pub fn end_round(&mut self) {
+        let struck = self.round().started.elapsed();
+        let draining = Instant::now();
         self.lift_all();
         self.round().producer.end();
         self.look_after_instances();
@@ -361,6 +401,7 @@ impl Stage {
         self.wait_until_settled();
         self.look_after_instances();
         self.stop_instances();
+        let drained = draining.elapsed();
         let lost = self.proxy.lost_commits() - self.lost_commits;
         self.lost_commits += lost;
         self.report.add("commits, or answers to them, lost", lost);
@@ -373,24 +414,51 @@ impl Stage {
         self.report.add("rounds", 1);
         self.report.add("records sent", round.producer.sent());
         self.report.add("exact duplicates sent", round.producer.duplicates());
-        let mut found = check::check(&round, &mut self.report, &self.logs, self.rounds);
-        let further = found.split_off(found.len().min(10));
-        for difference in found {
-            self.difference(difference);
-        }
-        if !further.is_empty() {
-            self.difference(format!("{} further differences in this round", further.len()));
-        }
+        let reading = Instant::now();
+        let left = Left::read(&round, &self.logs, self.rounds);
         for topic in TOPICS.iter().chain(&["clone.expired", "voiceclone.dead-letters"]) {
             round.scene.kafka.delete_topic(&round.scene.topic(topic));
         }
+        let sent = round.producer.sent();
+        drop(round);
+        let read = reading.elapsed();
+        let waiting = Instant::now();
+        self.take_in_comparison();
+        let waited = waiting.elapsed();
+        self.comparing = Some(std::thread::spawn(move || check::compare(left)));
+        for (what, took) in [
+            ("striking", struck),
+            ("draining", drained),
+            ("reading", read),
+            ("waiting for a comparison", waited),
+        ] {
+            self.report.add(&format!("time: {what} (ms)"), took.as_millis() as u64);
+        }
         eprintln!(
-            "fire: round {} done after {:.0?}: {} records, {} differences so far",
+            "fire: round {} done after {:.0?}: {sent} records; {struck:.1?} of striking, {drained:.1?} of draining, \
+             {read:.1?} of reading, {waited:.1?} of waiting for the comparison of the round before; in all {} \
+             faults, {} records, {} differences before this round; {} MiB of memory",
             self.rounds,
             self.started.elapsed(),
-            round.producer.sent(),
-            self.differences.len()
+            self.report.count("faults"),
+            self.report.count("records sent"),
+            self.differences.len(),
+            memory("VmRSS:"),
         );
+    }
+
+    /// Waits for what the last comparison found.
+    fn take_in_comparison(&mut self) {
+        let Some(comparing) = self.comparing.take() else { return };
+        let Verdict { number, report, differences } = comparing.join().expect("the comparison failed");
+        self.report.extend(report);
+        let further = differences.len().saturating_sub(10);
+        for difference in differences.into_iter().take(10) {
+            self.difference_in(number, difference);
+        }
+        if further > 0 {
+            self.difference_in(number, format!("{further} further differences in this round"));
+        }
     }
 
     /// Prints what was done and found.
@@ -398,7 +466,9 @@ impl Stage {
     /// # Panics
     /// Where something was found.
     pub fn finish(mut self) {
-        let (records, faults) = (self.report.count("records sent"), self.report.count("faults"));
+        self.take_in_comparison();
+        self.report.add("MiB of memory that the tests' own process had at most", memory("VmHWM:"));
+        let count = |what: &str| self.report.count(what);
         let mut table = format!("\n{}, seed {}, {:.0?}\n", self.name, self.seed, self.started.elapsed());
         for (what, count) in &self.report.0 {
             table.push_str(&format!("  {count:>9}  {what}\n"));
@@ -407,8 +477,17 @@ impl Stage {
             table.push_str(&format!("DIFFERENCE: {difference}\n"));
         }
         table.push_str(&format!(
-            "logs: {}\nsoak: {faults} faults, {records} records, {} differences, seed {}",
+            "logs: {}\nsoak: {} faults ({} kinds), {} records ({} exact duplicates), {} batches, {} kills, {} rebalances, \
+             {} instances started, {} differences, seed {}",
             self.logs.display(),
+            count("faults"),
+            self.report.0.keys().filter(|what| what.starts_with("faults: ")).count(),
+            count("records sent"),
+            count("exact duplicates sent"),
+            count("log: batches written"),
+            count("faults: Killed"),
+            count("log: assignments"),
+            count("instances started"),
             self.differences.len(),
             self.seed
         ));
@@ -421,6 +500,9 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            if let Some(Ok(verdict)) = self.comparing.take().map(JoinHandle::join) {
+                self.differences.extend(verdict.differences);
+            }
             eprintln!("fire: {} failed with seed {}; again: {}", self.name, self.seed, self.command);
             eprintln!("fire: the logs of all instances are in {}", self.logs.display());
             for difference in &self.differences {
@@ -430,8 +512,15 @@ impl Drop for Stage {
     }
 }
 
+/// Of this process, in MiB.
+fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
+}
+
 /// A broker that tells its clients to come through the proxy, but for this process, which has a listener of its own.
-fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
+pub fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
     let (behind, front) = (free_port(), free_port());
     let listeners = format!(
         "PLAINTEXT://127.0.0.1:{{port}},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{{controller}}"
@@ -459,18 +548,16 @@ impl Round {
         records
     }
 
-    /// All records that ever counted, each once.
-    pub fn log(&self) -> Vec<Record> {
-        let mut log = self.gone.clone();
-        log.extend(TOPICS.iter().flat_map(|topic| self.read(&self.scene.topic(topic))));
-        log.sort_by(|a, b| {
-            (&a.topic, a.partition, a.offset, a.timestamp).cmp(&(
-                &b.topic,
-                b.partition,
-                b.offset,
-                b.timestamp,
-            ))
-        });
+    /// All records of a topic that ever counted, each once.
+    pub fn log(&self, topic: &str) -> Vec<Record> {
+        let mut log: Vec<Record> = self
+            .gone
+            .iter()
+            .filter(|record| record.topic == topic)
+            .cloned()
+            .chain(self.read(topic))
+            .collect();
+        log.sort_by_key(|record| (record.partition, record.offset, record.timestamp));
         log.dedup();
         log
     }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use voiceclone_events::record::{Header, Outgoing};
@@ -18,7 +18,20 @@ use crate::support::scene::{TOPICS, sendable};
 pub const PAYLOAD_TEXT: &str = "PAYLOAD-TEXT";
 
 /// How many records are remembered to be sent again.
-const MEMORY: usize = 3000;
+const MEMORY: usize = 10_000;
+
+/// How fast and how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Records a second. What an outage has held up is sent at once when it is over.
+    pub per_second: u64,
+    /// Records at most.
+    pub most: u64,
+    /// So many exact duplicates of earlier records come with a thousand records.
+    pub duplicates_per_mille: u64,
+    /// Nothing is sent while so many records are still to be read.
+    pub ahead: u64,
+}
 
 /// A thread that sends until it is ended, or has sent so many records.
 pub struct Producer {
@@ -32,13 +45,14 @@ pub struct Producer {
 #[derive(Default)]
 struct Counts {
     end: AtomicBool,
+    hold: AtomicBool,
     sent: AtomicU64,
     duplicates: AtomicU64,
 }
 
 impl Producer {
-    /// Starts to send to the topics with this prefix, so many records a second and so many at most.
-    pub fn start(servers: &str, prefix: &str, seed: u64, per_second: u64, most: u64) -> Producer {
+    /// Starts to send to the topics with this prefix.
+    pub fn start(servers: &str, prefix: &str, seed: u64, pace: Pace) -> Producer {
         let (gate, counts) = (Arc::default(), Arc::<Counts>::default());
         let sender = Sender {
             kafka: Kafka::at(servers),
@@ -48,13 +62,18 @@ impl Producer {
             gate: Arc::clone(&gate),
             counts: Arc::clone(&counts),
         };
-        let thread = Some(std::thread::spawn(move || sender.run(per_second, most)));
+        let thread = Some(std::thread::spawn(move || sender.run(pace)));
         Producer { gate, counts, thread }
     }
 
     /// Keeps it from sending for as long as it is locked.
     pub fn gate(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.gate)
+    }
+
+    /// Lets it send no more, or go on.
+    pub fn hold(&self, hold: bool) {
+        self.counts.hold.store(hold, Ordering::Relaxed);
     }
 
     /// How many records it has sent.
@@ -86,13 +105,19 @@ struct Sender {
 }
 
 impl Sender {
-    fn run(mut self, per_second: u64, most: u64) {
+    fn run(mut self, pace: Pace) {
         let mut memory: Vec<Send> = Vec::new();
         let mut wave = 0;
         let mut records = self.wave(wave);
-        let chunk = (per_second / 10).max(1);
-        let started = std::time::Instant::now();
-        while !self.counts.end.load(Ordering::Relaxed) && self.counts.sent.load(Ordering::Relaxed) < most {
+        let chunk = (pace.per_second * 100 / (1000 + pace.duplicates_per_mille)).max(1);
+        let mut started = Instant::now();
+        while !self.counts.end.load(Ordering::Relaxed) && self.counts.sent.load(Ordering::Relaxed) < pace.most
+        {
+            if self.counts.hold.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
+                started += Duration::from_millis(50);
+                continue;
+            }
             let mut sends = Vec::new();
             for _ in 0..chunk {
                 let record = loop {
@@ -105,9 +130,11 @@ impl Sender {
                     }
                 };
                 sends.push(sendable(&self.prefix, record));
-                if self.dice.chance(30) && !memory.is_empty() {
-                    sends.push(self.dice.pick(&memory).clone());
-                    self.counts.duplicates.fetch_add(1, Ordering::Relaxed);
+                let copies = pace.duplicates_per_mille / 1000
+                    + u64::from(self.dice.chance(pace.duplicates_per_mille % 1000));
+                if !memory.is_empty() {
+                    sends.extend((0..copies).map(|_| self.dice.pick(&memory)));
+                    self.counts.duplicates.fetch_add(copies, Ordering::Relaxed);
                 }
                 if self.dice.chance(60) {
                     let now = chrono::Utc::now().timestamp_millis();
@@ -135,7 +162,7 @@ impl Sender {
             self.kafka.send_all(sends);
             drop(open);
             let sent = self.counts.sent.fetch_add(count, Ordering::Relaxed) + count;
-            let due = Duration::from_millis(sent * 1000 / per_second);
+            let due = Duration::from_millis(sent * 1000 / pace.per_second);
             std::thread::sleep(
                 due.saturating_sub(started.elapsed())
                     .clamp(Duration::from_millis(2), Duration::from_millis(500)),
