@@ -111,6 +111,8 @@ struct Lane {
     /// When the buffer must be written.
     due: Option<Instant>,
     write: Option<Write>,
+    /// Of the batch that is being written.
+    written_bytes: usize,
 }
 
 impl Lane {
@@ -126,6 +128,7 @@ impl Lane {
 
     fn take(&mut self) -> Vec<Record> {
         let records = std::mem::take(&mut self.buffer);
+        self.written_bytes = self.buffered_bytes;
         self.clear();
         records
     }
@@ -302,12 +305,24 @@ impl Live {
             return;
         }
         let now = Instant::now();
-        for lane in &mut self.lanes {
-            let due = lane.is_full(self.batch_max_records) || lane.due.is_some_and(|due| due <= now);
-            if lane.write.is_none() && due && !lane.buffer.is_empty() {
+        for number in 0..LANES {
+            let due =
+                |lane: &Lane| lane.is_full(self.batch_max_records) || lane.due.is_some_and(|due| due <= now);
+            let starts = self.lanes.get(number).is_some_and(|lane| self.may_write(lane) && due(lane));
+            if starts && let Some(lane) = self.lanes.get_mut(number) {
                 lane.write = Some(start_write(&self.ingest, lane.take(), &self.positions, &self.cancel));
             }
         }
+    }
+
+    /// Whether there is a batch to be written that only waits for its time. Large ones are written one after the
+    /// other, as a batch is in memory several times on its way.
+    fn may_write(&self, lane: &Lane) -> bool {
+        let writing = self.lanes.iter().filter(|other| other.write.is_some());
+        let writing: usize = writing.map(|other| other.written_bytes).sum();
+        lane.write.is_none()
+            && !lane.buffer.is_empty()
+            && (writing == 0 || writing + lane.buffered_bytes <= 2 * BATCH_MAX_BYTES)
     }
 
     /// When the next batch is due that waits for nothing but its time.
@@ -315,8 +330,7 @@ impl Live {
         if self.load.is_some() || self.outdated {
             return None;
         }
-        let waiting = |lane: &&Lane| lane.write.is_none() && !lane.buffer.is_empty();
-        self.lanes.iter().filter(waiting).filter_map(|lane| lane.due).min()
+        self.lanes.iter().filter(|lane| self.may_write(lane)).filter_map(|lane| lane.due).min()
     }
 
     /// Takes a record into its lane. Returns whether the lane is full then.
