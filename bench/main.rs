@@ -63,7 +63,7 @@ struct Options {
     /// Of load and again only these topics (`mix` is all five at once), separated by commas
     #[arg(long, value_delimiter = ',')]
     topics: Vec<String>,
-    /// Records of clone.ready; the mix has two fifths, everything else a fifth of them
+    /// Records of each first load; where round trips and growth are measured, a fifth of them
     #[arg(long, default_value_t = 500_000)]
     records: u64,
     /// Runs of each measurement
@@ -110,14 +110,6 @@ impl Options {
         let need = Need { database: false, broker: false };
         let read = Settings::from(&SettingFlags::default(), self.settings.iter().cloned(), need);
         read.unwrap_or_else(|error| panic!("--set: {error}"))
-    }
-
-    fn records(&self, kind: Kind) -> u64 {
-        match kind {
-            Kind::Alone(Topic::CloneReady) => self.records,
-            Kind::Mix => self.records * 2 / 5,
-            Kind::Alone(_) => self.records / 5,
-        }
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -234,7 +226,7 @@ fn loads(report: &mut Report, world: &World, options: &Options, kind: Kind) {
         python => python,
     };
     let topics = world.topics(4);
-    let records = world.produce(&topics, kind.records(options.records(kind), SEED));
+    let records = world.produce(&topics, kind.records(options.records, SEED));
     let (rows, arrived) = {
         let database = world.database();
         Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up

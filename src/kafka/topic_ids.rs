@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::ptr;
 use std::slice;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rdkafka::bindings as rd;
@@ -28,11 +28,20 @@ impl<T> Drop for Owned<T> {
 
 /// The ids of those of the topics (names as Kafka has them) that are there and have one: brokers before
 /// version 2.8 give none. Makes no topic. Blocks, for `patience` at most.
+///
+/// By itself librdkafka would ask the controller, which may be away for long while all else works; any broker knows.
 pub(super) fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     names: &[String],
     patience: Duration,
 ) -> anyhow::Result<BTreeMap<String, Uuid>> {
+    let Some(first) = names.first() else {
+        return Ok(BTreeMap::new());
+    };
+    let started = Instant::now();
+    let brokers = client.fetch_metadata(Some(first), patience).context("no broker answers")?;
+    let broker = brokers.brokers().first().context("the cluster has no broker")?.id();
+    let patience = patience.saturating_sub(started.elapsed());
     let names: Vec<CString> =
         names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>().context("a NUL")?;
     let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
@@ -50,6 +59,7 @@ pub(super) fn topic_ids<C: ClientContext>(
             rd::rd_kafka_AdminOptions_destroy,
         );
         rd::rd_kafka_AdminOptions_set_request_timeout(options.0, patience, ptr::null_mut(), 0);
+        rd::rd_kafka_AdminOptions_set_broker(options.0, broker, ptr::null_mut(), 0);
         let queue = Owned(rd::rd_kafka_queue_new(handle), rd::rd_kafka_queue_destroy);
         rd::rd_kafka_DescribeTopics(handle, topics.0, options.0, queue.0);
         let event = Owned(rd::rd_kafka_queue_poll(queue.0, patience), rd::rd_kafka_event_destroy);

@@ -39,6 +39,7 @@ fn it_shows_the_tables_ends_by_itself_and_leaves_nothing_behind() {
         assert!(shown.stdout.contains(text), "{text}: {shown:?}");
     }
     assert!(shown.stderr.trim_end().ends_with("nothing is left behind."), "{shown:?}");
+    assert!(!shown.stderr.contains("ERROR"), "{shown:?}");
     assert_eq!(files(&folder), [] as [PathBuf; 0]);
 }
 
