@@ -266,7 +266,11 @@ impl Kafka {
     pub fn watermarks(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
         // A broker that has just been started may not lead its partitions yet.
         let marks = |partition| {
-            let look = || self.client().fetch_watermarks(topic, partition, CALL);
+            // A client that has seen a broker halted may deny a partition from then on that another one sees.
+            let look = || {
+                let marks = self.client().fetch_watermarks(topic, partition, CALL);
+                marks.or_else(|_| self.consumer(&[]).fetch_watermarks(topic, partition, CALL))
+            };
             (partition, eventually(SOON, "the first and the last offset", look))
         };
         partitions(self.client(), topic).into_iter().map(marks).collect()
