@@ -40,7 +40,7 @@ fuzz: ## puts very many made-up records into the decoder, and measures hostile o
 		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
 		--test it -- --ignored --nocapture --test-threads=1 fuzz::
 
-bench: ## measures this machine, about a quarter of an hour (ARGS="--help" for more)
+bench: ## measures this machine, which takes a while (ARGS="--help" for more)
 	@scripts/setup.sh bench
 	@$(MAKE) --no-print-directory kafka-jars $(BENCH_PYTHON)/.complete
 	@cargo bench --locked --bench bench -- --python "$(abspath $(BENCH_PYTHON))/bin/python" $(ARGS)
