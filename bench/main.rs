@@ -87,6 +87,10 @@ struct Options {
     /// A setting of the daemon other than its default, such as BATCH_MAX_WAIT=5ms; may be given several times
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
+    /// A setting of the server beside or instead of those that the output names, such as wal_compression=lz4; may be
+    /// given several times
+    #[arg(long = "postgres", value_name = "NAME=VALUE", value_parser = setting)]
+    server_settings: Vec<(String, String)>,
     /// Python with the packages of bench/baseline/requirements.txt
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench-venv/bin/python"))]
     python: PathBuf,
@@ -131,7 +135,7 @@ fn main() {
     }
     let started = Instant::now();
     let mut report = Report::default();
-    let world = World::start(&options.settings);
+    let world = World::start(&options.settings, &options.server_settings);
     say_what_this_is(&mut report, &world, &options);
     if options.has(Item::Load) || options.has(Item::Again) || options.has(Item::Baseline) {
         options.kinds().into_iter().for_each(|kind| loads(&mut report, &world, &options, kind));
@@ -173,10 +177,11 @@ fn say_what_this_is(report: &mut Report, world: &World, options: &Options) {
     let root = env!("CARGO_MANIFEST_DIR");
     let database = world.database();
     let version = database.value("SHOW server_version");
-    let defaults: Vec<String> = POSTGRES_SETTINGS
-        .iter()
-        .map(|(name, _)| format!("{name}={}", database.value(&format!("SHOW {name}"))))
-        .collect();
+    let given = options.server_settings.iter().map(|(name, _)| name.as_str());
+    let given = given.filter(|name| !POSTGRES_SETTINGS.iter().any(|(known, _)| known == name));
+    let names = POSTGRES_SETTINGS.iter().map(|(name, _)| *name).chain(given);
+    let defaults: Vec<String> =
+        names.map(|name| format!("{name}={}", database.value(&format!("SHOW {name}")))).collect();
     report.about("source", shell(&format!("git -C {root} describe --always --dirty 2>/dev/null")));
     report.about("machine", shell("sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1"));
     report.about("processors", shell("nproc"));

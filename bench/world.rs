@@ -45,12 +45,13 @@ pub struct World {
 }
 
 impl World {
-    /// Starts both. `settings` go to every daemon.
-    pub fn start(settings: &[(String, String)]) -> World {
+    /// Starts both. `settings` go to every daemon, `server_settings` to the database server.
+    pub fn start(settings: &[(String, String)], server_settings: &[(String, String)]) -> World {
         // Two daemons that start together are to share the partitions from the first round on.
         let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "1000")];
         let kafka = PrivateKafka::start(&ours).unwrap_or_else(|why| panic!("{why}"));
-        let mut server = PrivateServer::start(&POSTGRES_SETTINGS);
+        let given = server_settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut server = PrivateServer::start(&POSTGRES_SETTINGS.into_iter().chain(given).collect::<Vec<_>>());
         let profiles = {
             let database = Database::on(&server);
             let there = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'";

@@ -51,9 +51,9 @@ impl Statement for AdvanceOffsets {
             UPDATE ingest.consumer_offsets o
             SET next_offset = u.next_offset, dead_in_a_row = u.dead_in_a_row,
                 updated_at = now() AT TIME ZONE 'utc'
-            FROM unnest(";
+            FROM ";
     const TAIL: &'static str =
-        ") AS u (group_id, topic, partition, expected_offset, expected_dead, next_offset, dead_in_a_row)
+        " AS u (group_id, topic, partition, expected_offset, expected_dead, next_offset, dead_in_a_row)
             WHERE o.group_id = u.group_id AND o.topic = u.topic AND o.partition = u.partition
               AND o.next_offset = u.expected_offset AND o.dead_in_a_row = u.expected_dead
             RETURNING 1)

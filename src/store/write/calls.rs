@@ -22,9 +22,9 @@ impl Statement for LockCalls {
             (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at, cloned_voice_id_at,
              call_started_at_at, call_ended_at_at, duration_seconds_at, transcript_at, metadata_at,
              metadata_keys_at)
-        SELECT * FROM unnest(";
+        SELECT * FROM ";
     const TAIL: &'static str =
-        ") ON CONFLICT (call_id) DO UPDATE SET call_id = t.call_id WHERE false RETURNING call_id";
+        " AS u ON CONFLICT (call_id) DO UPDATE SET call_id = t.call_id WHERE false RETURNING call_id";
     type Row = Text;
 }
 
@@ -38,8 +38,8 @@ impl Statement for ReadCalls {
             c.initiated_at, c.terminal_at, c.threecx_call_id_at, c.caller_id_at, c.cloned_voice_id_at,
             c.call_started_at_at, c.call_ended_at_at, c.duration_seconds_at, c.transcript_at, c.metadata_at,
             c.metadata_keys_at
-        FROM unnest(";
-    const TAIL: &'static str = ") AS u (call_id)
+        FROM ";
+    const TAIL: &'static str = " AS u (call_id)
         JOIN public.call_log l ON l.call_id = u.call_id
         LEFT JOIN ingest.calls c ON c.call_id = u.call_id";
     type Row = (
@@ -120,9 +120,9 @@ impl Statement for UpsertCalls {
          duration_seconds, transcript, status, metadata, created_at, updated_at)
      SELECT id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
             duration_seconds, transcript, status, metadata::json, created_at, updated_at
-     FROM unnest(";
+     FROM ";
     const TAIL: &'static str =
-        ") AS u (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
+        " AS u (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
              duration_seconds, transcript, status, metadata, created_at, updated_at)
      ON CONFLICT (call_id) DO UPDATE SET
         threecx_call_id = excluded.threecx_call_id, caller_id = excluded.caller_id,
@@ -143,8 +143,8 @@ impl Statement for UpdateCallTimes {
             call_ended_at_at = u.call_ended_at_at, duration_seconds_at = u.duration_seconds_at,
             transcript_at = u.transcript_at, metadata_at = u.metadata_at,
             metadata_keys_at = u.metadata_keys_at
-        FROM unnest(";
-    const TAIL: &'static str = ") AS u (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at,
+        FROM ";
+    const TAIL: &'static str = " AS u (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at,
             cloned_voice_id_at, call_started_at_at, call_ended_at_at, duration_seconds_at, transcript_at,
             metadata_at, metadata_keys_at)
         WHERE c.call_id = u.call_id";

@@ -20,8 +20,8 @@ where
 struct LookForReady;
 
 impl Statement for LookForReady {
-    const HEAD: &'static str = "SELECT u.id FROM unnest(";
-    const TAIL: &'static str = ") AS u (id, ready_at, clone_duration_ms, created_at)
+    const HEAD: &'static str = "SELECT u.id FROM ";
+    const TAIL: &'static str = " AS u (id, ready_at, clone_duration_ms, created_at)
         WHERE (SELECT (u.ready_at, COALESCE(u.clone_duration_ms, -1))
                    <= (t.ready_at, COALESCE(t.clone_duration_ms, -1)) AND u.created_at >= t.created_at
                FROM public.clone_ready_events t WHERE t.id = u.id) IS NOT TRUE";
@@ -33,8 +33,8 @@ struct UpsertReady;
 impl Statement for UpsertReady {
     const HEAD: &'static str = "INSERT INTO public.clone_ready_events AS t
         (id, caller_id, greeting_call_id, cloned_voice_id, ready_at, clone_duration_ms, created_at)
-     SELECT * FROM unnest(";
-    const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
+     SELECT * FROM ";
+    const TAIL: &'static str = " AS u ON CONFLICT (id) DO UPDATE SET
         (ready_at, clone_duration_ms) =
             (SELECT r, d FROM (VALUES (t.ready_at, t.clone_duration_ms),
                                       (excluded.ready_at, excluded.clone_duration_ms)) AS v (r, d)
@@ -72,8 +72,8 @@ pub(super) async fn write_ready(target: Target<'_>, plan: &Plan<'_>) -> Result<W
 struct LookForFailed;
 
 impl Statement for LookForFailed {
-    const HEAD: &'static str = "SELECT u.id FROM unnest(";
-    const TAIL: &'static str = ") AS u (id, error_message, created_at)
+    const HEAD: &'static str = "SELECT u.id FROM ";
+    const TAIL: &'static str = " AS u (id, error_message, created_at)
         WHERE (SELECT u.error_message COLLATE \"C\" <= t.error_message COLLATE \"C\"
                   AND u.created_at >= t.created_at
                FROM public.clone_failed_events t WHERE t.id = u.id) IS NOT TRUE";
@@ -85,8 +85,8 @@ struct UpsertFailed;
 impl Statement for UpsertFailed {
     const HEAD: &'static str = "INSERT INTO public.clone_failed_events AS t
         (id, caller_id, greeting_call_id, failed_at, error_message, created_at)
-     SELECT * FROM unnest(";
-    const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
+     SELECT * FROM ";
+    const TAIL: &'static str = " AS u ON CONFLICT (id) DO UPDATE SET
         error_message = CASE WHEN excluded.error_message COLLATE \"C\" > t.error_message COLLATE \"C\"
                              THEN excluded.error_message ELSE t.error_message END,
         created_at = LEAST(t.created_at, excluded.created_at)
@@ -120,8 +120,8 @@ pub(super) async fn write_failed(target: Target<'_>, plan: &Plan<'_>) -> Result<
 struct LookForCloneLog;
 
 impl Statement for LookForCloneLog {
-    const HEAD: &'static str = "SELECT u.id FROM unnest(";
-    const TAIL: &'static str = ") AS u (id, clone_created_at, cloned_voice_id, api_response_time_ms,
+    const HEAD: &'static str = "SELECT u.id FROM ";
+    const TAIL: &'static str = " AS u (id, clone_created_at, cloned_voice_id, api_response_time_ms,
                sample_file_size_bytes, error_message, created_at)
         WHERE (SELECT (COALESCE(u.clone_created_at, '-infinity'),
                        COALESCE(u.cloned_voice_id, '') COLLATE \"C\",
@@ -142,8 +142,8 @@ impl Statement for UpsertCloneLog {
     const HEAD: &'static str = "INSERT INTO public.voice_clone_log AS t
         (id, caller_id, status, clone_created_at, cloned_voice_id, api_response_time_ms,
          sample_file_size_bytes, error_message, created_at)
-     SELECT * FROM unnest(";
-    const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
+     SELECT * FROM ";
+    const TAIL: &'static str = " AS u ON CONFLICT (id) DO UPDATE SET
         (clone_created_at, cloned_voice_id, api_response_time_ms, sample_file_size_bytes, error_message) =
             (SELECT c, v, a, s, e FROM (VALUES
                 (t.clone_created_at, t.cloned_voice_id, t.api_response_time_ms, t.sample_file_size_bytes,

@@ -20,9 +20,9 @@ pub(super) struct LockMappings;
 impl Statement for LockMappings {
     const HEAD: &'static str =
         "INSERT INTO ingest.mappings AS t (caller_id, state_at, deleted_at, updated_at, created_at)
-        SELECT * FROM unnest(";
+        SELECT * FROM ";
     const TAIL: &'static str =
-        ") ON CONFLICT (caller_id) DO UPDATE SET caller_id = t.caller_id WHERE false RETURNING caller_id";
+        " AS u ON CONFLICT (caller_id) DO UPDATE SET caller_id = t.caller_id WHERE false RETURNING caller_id";
     type Row = Text;
 }
 
@@ -32,8 +32,8 @@ struct ReadMappings;
 impl Statement for ReadMappings {
     const HEAD: &'static str = "SELECT u.caller_id, m.id, m.voice_sample_url, m.voice_name, m.description,
             m.account_id, m.created_at, c.state_at, c.deleted_at, c.updated_at, c.created_at
-        FROM unnest(";
-    const TAIL: &'static str = ") AS u (caller_id)
+        FROM ";
+    const TAIL: &'static str = " AS u (caller_id)
         LEFT JOIN public.caller_voice_mapping m ON m.caller_id = u.caller_id
         LEFT JOIN ingest.mappings c ON c.caller_id = u.caller_id";
     type Row = (
@@ -84,8 +84,8 @@ impl Statement for UpsertMappings {
     const HEAD: &'static str = "INSERT INTO public.caller_voice_mapping AS t
         (id, caller_id, voice_sample_url, voice_name, description, account_id, created_at, updated_at,
          deleted_at)
-     SELECT * FROM unnest(";
-    const TAIL: &'static str = ") ON CONFLICT (caller_id) DO UPDATE SET
+     SELECT * FROM ";
+    const TAIL: &'static str = " AS u ON CONFLICT (caller_id) DO UPDATE SET
         voice_sample_url = excluded.voice_sample_url, voice_name = excluded.voice_name,
         description = excluded.description, account_id = excluded.account_id,
         created_at = excluded.created_at, updated_at = excluded.updated_at,
@@ -98,8 +98,8 @@ pub(super) struct UpdateMappingTimes;
 impl Statement for UpdateMappingTimes {
     const HEAD: &'static str = "UPDATE ingest.mappings c SET state_at = u.state_at,
             deleted_at = u.deleted_at, updated_at = u.updated_at, created_at = u.created_at
-        FROM unnest(";
-    const TAIL: &'static str = ") AS u (caller_id, state_at, deleted_at, updated_at, created_at)
+        FROM ";
+    const TAIL: &'static str = " AS u (caller_id, state_at, deleted_at, updated_at, created_at)
         WHERE c.caller_id = u.caller_id";
     type Row = ();
 }

@@ -16,8 +16,8 @@ use crate::plan::Plan;
 struct LookForTransfers;
 
 impl Statement for LookForTransfers {
-    const HEAD: &'static str = "SELECT u.id FROM unnest(";
-    const TAIL: &'static str = ") AS u (id, transferred_at, created_at)
+    const HEAD: &'static str = "SELECT u.id FROM ";
+    const TAIL: &'static str = " AS u (id, transferred_at, created_at)
         WHERE (SELECT u.transferred_at <= t.transferred_at AND u.created_at >= t.created_at
                FROM public.clone_transfer_events t WHERE t.id = u.id) IS NOT TRUE";
     type Row = SqlUuid;
@@ -26,8 +26,8 @@ impl Statement for LookForTransfers {
 struct LookForCache;
 
 impl Statement for LookForCache {
-    const HEAD: &'static str = "SELECT u.id FROM unnest(";
-    const TAIL: &'static str = ") AS u (id, clone_created_at, ttl_expires_at, last_ready_at, created_at)
+    const HEAD: &'static str = "SELECT u.id FROM ";
+    const TAIL: &'static str = " AS u (id, clone_created_at, ttl_expires_at, last_ready_at, created_at)
         WHERE (SELECT u.clone_created_at >= t.clone_created_at AND u.ttl_expires_at <= t.ttl_expires_at
                   AND u.last_ready_at <= t.last_used_at AND u.created_at >= t.created_at
                FROM public.voice_clone_cache t WHERE t.id = u.id) IS NOT TRUE";
@@ -39,8 +39,8 @@ struct UpsertTransfers;
 impl Statement for UpsertTransfers {
     const HEAD: &'static str = "INSERT INTO public.clone_transfer_events AS t
         (id, greeting_call_id, agent_call_id, cloned_voice_id, transferred_at, created_at)
-     SELECT * FROM unnest(";
-    const TAIL: &'static str = ") ON CONFLICT (id) DO UPDATE SET
+     SELECT * FROM ";
+    const TAIL: &'static str = " AS u ON CONFLICT (id) DO UPDATE SET
         transferred_at = GREATEST(t.transferred_at, excluded.transferred_at),
         created_at = LEAST(t.created_at, excluded.created_at)
      WHERE excluded.transferred_at > t.transferred_at OR excluded.created_at < t.created_at";
@@ -55,8 +55,8 @@ struct LockVoices;
 impl Statement for LockVoices {
     const HEAD: &'static str =
         "INSERT INTO ingest.voices AS t (cloned_voice_id, transfers, last_transferred_at)
-     SELECT * FROM unnest(";
-    const TAIL: &'static str = ") ON CONFLICT (cloned_voice_id) DO UPDATE SET
+     SELECT * FROM ";
+    const TAIL: &'static str = " AS u ON CONFLICT (cloned_voice_id) DO UPDATE SET
         transfers = t.transfers + excluded.transfers,
         last_transferred_at = GREATEST(t.last_transferred_at, excluded.last_transferred_at)
      WHERE excluded.transfers > 0
@@ -73,9 +73,9 @@ impl Statement for UpsertCache {
      SELECT u.id, u.caller_id, u.cloned_voice_id, u.clone_created_at, u.ttl_expires_at,
             GREATEST(u.last_ready_at, v.last_transferred_at), u.created_at,
             LEAST(GREATEST(v.transfers, 1), 2147483647)
-     FROM unnest(";
+     FROM ";
     const TAIL: &'static str =
-        ") AS u (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_ready_at, created_at)
+        " AS u (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_ready_at, created_at)
      JOIN ingest.voices v ON v.cloned_voice_id = u.cloned_voice_id
      ORDER BY u.id
      ON CONFLICT (id) DO UPDATE SET
@@ -99,8 +99,8 @@ impl Statement for TouchCache {
         UPDATE public.voice_clone_cache AS t
         SET reuse_count = LEAST(GREATEST(t.reuse_count, v.transfers), 2147483647),
             last_used_at = GREATEST(t.last_used_at, v.last_transferred_at)
-        FROM unnest(";
-    const TAIL: &'static str = ") AS u (cloned_voice_id)
+        FROM ";
+    const TAIL: &'static str = " AS u (cloned_voice_id)
         JOIN ingest.voices v ON v.cloned_voice_id = u.cloned_voice_id
         WHERE t.cloned_voice_id = u.cloned_voice_id
           AND (v.transfers > t.reuse_count OR v.last_transferred_at > t.last_used_at)
