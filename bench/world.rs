@@ -51,7 +51,8 @@ impl World {
         let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "1000")];
         let kafka = PrivateKafka::start(&ours).unwrap_or_else(|why| panic!("{why}"));
         let given = server_settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let mut server = PrivateServer::start(&POSTGRES_SETTINGS.into_iter().chain(given).collect::<Vec<_>>());
+        let mut server =
+            PrivateServer::start(&POSTGRES_SETTINGS.into_iter().chain(given).collect::<Vec<_>>());
         let profiles = {
             let database = Database::on(&server);
             let there = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'";

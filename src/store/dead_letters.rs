@@ -31,8 +31,7 @@ impl Statement for InsertDeadLetters {
         SELECT u.topic, u.partition, u.record_offset, u.record_timestamp, u.key, u.value, u.reason, u.message,
                CASE WHEN u.first > u.last THEN '{}' ELSE h.parts[u.first:u.last] END
         FROM ";
-    const TAIL: &'static str =
-        " AS u (topic, partition, record_offset, record_timestamp, key, value, reason,
+    const TAIL: &'static str = " AS u (topic, partition, record_offset, record_timestamp, key, value, reason,
                 message, first, last),
             (SELECT ";
     const END: &'static str = " AS parts) AS h

@@ -235,11 +235,12 @@ where
 /// Ids of rows made, and of rows changed.
 type Touched = (Vec<Uuid>, Vec<Uuid>);
 
-/// Writes rows, and says which it made and which it changed.
+/// Writes rows, and says which it made and which it changed. `further` are columns after the compared ones.
 async fn touch<'p, Upsert, R>(
     connection: &AsyncPgConnection,
     table: &Table<'p, R>,
     rows: &Rows<'p, R>,
+    further: Vec<Column<'p>>,
 ) -> Result<Touched, Fault>
 where
     Upsert: Statement<Row = ()> + Send + 'static,
@@ -247,28 +248,33 @@ where
     if rows.is_empty() {
         return Ok(Touched::default());
     }
-    Ok(Telling(Unnest::<Upsert>::new(table.columns(rows, true))).get_result(&mut &*connection).await?)
+    let mut columns = table.columns(rows, true);
+    columns.extend(further);
+    Ok(Telling(Unnest::<Upsert>::new(columns)).get_result(&mut &*connection).await?)
 }
 
-/// Writes those rows of a table that are worth it.
+/// Writes those rows of a table that are worth it. `further` are columns after the compared ones.
 async fn upsert<'p, Upsert, R>(
     target: Target<'_>,
     table: &Table<'p, R>,
     worth: &Rows<'p, R>,
+    further: Vec<Column<'p>>,
 ) -> Result<Written, Fault>
 where
     Upsert: Statement<Row = ()> + Send + 'static,
 {
     let mut written = Written::default();
     let touched = if target.tells {
-        let touched = touch::<Upsert, R>(target.connection, table, worth).await?;
+        let touched = touch::<Upsert, R>(target.connection, table, worth, further).await?;
         let count = touched.0.len() + touched.1.len();
         written.tell(table.name, table.met, touched);
         count
     } else if worth.is_empty() {
         0
     } else {
-        Unnest::<Upsert>::new(table.columns(worth, true)).execute(&mut &*target.connection).await?
+        let mut columns = table.columns(worth, true);
+        columns.extend(further);
+        Unnest::<Upsert>::new(columns).execute(&mut &*target.connection).await?
     };
     table.habit.learn(table.met.len(), touched);
     Ok(written)

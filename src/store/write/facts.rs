@@ -14,7 +14,7 @@ where
     Upsert: Statement<Row = ()> + Send + 'static,
 {
     let rows = worth_writing::<Look, _>(target.connection, table).await?;
-    upsert::<Upsert, _>(target, table, &rows).await
+    upsert::<Upsert, _>(target, table, &rows, Vec::new()).await
 }
 
 struct LookForReady;

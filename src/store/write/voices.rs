@@ -1,15 +1,15 @@
 //! Transfers and the voice cache, which meet: a cache row counts the transfers of its voice, whichever of
 //! them comes first (contract, section 4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use diesel::sql_types::{Array, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamp, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::super::Fault;
-use super::super::unnest::{Column, Statement, Unnest};
-use super::{Did, Table, Target, Written, touch, upsert, worth_writing};
+use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
+use super::{At, Did, Table, Target, Written, touch, upsert, worth_writing};
 use crate::event::Time;
 use crate::plan::Plan;
 
@@ -47,37 +47,36 @@ impl Statement for UpsertTransfers {
     type Row = ();
 }
 
-/// Makes or locks the row of each voice, and counts new transfers into it. Ready and transfer events of one voice
-/// come in different partitions and so in transactions that do not see each other: whoever is second waits here, and
-/// then sees what the first one wrote.
+/// Makes or locks the row of each voice, and counts new transfers into it. Gives the voices that have any. Ready and
+/// transfer events of one voice come in different partitions and so in transactions that do not see each other: whoever
+/// is second waits here, and then sees what the first one wrote. A row with transfers is written anew to be given.
 struct LockVoices;
 
 impl Statement for LockVoices {
-    const HEAD: &'static str =
-        "INSERT INTO ingest.voices AS t (cloned_voice_id, transfers, last_transferred_at)
-     SELECT * FROM ";
+    const HEAD: &'static str = "WITH locked AS (
+        INSERT INTO ingest.voices AS t (cloned_voice_id, transfers, last_transferred_at)
+        SELECT * FROM ";
     const TAIL: &'static str = " AS u ON CONFLICT (cloned_voice_id) DO UPDATE SET
-        transfers = t.transfers + excluded.transfers,
-        last_transferred_at = GREATEST(t.last_transferred_at, excluded.last_transferred_at)
-     WHERE excluded.transfers > 0
-        OR GREATEST(t.last_transferred_at, excluded.last_transferred_at) IS DISTINCT FROM t.last_transferred_at";
-    type Row = ();
+            transfers = t.transfers + excluded.transfers,
+            last_transferred_at = GREATEST(t.last_transferred_at, excluded.last_transferred_at)
+        WHERE t.transfers + excluded.transfers > 0
+           OR COALESCE(t.last_transferred_at, excluded.last_transferred_at) IS NOT NULL
+        RETURNING cloned_voice_id, transfers, last_transferred_at)
+        SELECT cloned_voice_id, transfers, last_transferred_at FROM locked
+        WHERE transfers > 0 OR last_transferred_at IS NOT NULL";
+    type Row = (Text, BigInt, Nullable<Timestamp>);
 }
 
 struct UpsertCache;
 
 impl Statement for UpsertCache {
     const HEAD: &'static str = "INSERT INTO public.voice_clone_cache AS t
-        (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_used_at, created_at,
-         reuse_count)
-     SELECT u.id, u.caller_id, u.cloned_voice_id, u.clone_created_at, u.ttl_expires_at,
-            GREATEST(u.last_ready_at, v.last_transferred_at), u.created_at,
-            LEAST(GREATEST(v.transfers, 1), 2147483647)
+        (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_used_at, created_at, reuse_count)
+     SELECT id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at,
+            GREATEST(last_ready_at, last_transferred_at), created_at, reuse_count
      FROM ";
-    const TAIL: &'static str =
-        " AS u (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_ready_at, created_at)
-     JOIN ingest.voices v ON v.cloned_voice_id = u.cloned_voice_id
-     ORDER BY u.id
+    const TAIL: &'static str = " AS u (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at,
+                last_ready_at, created_at, reuse_count, last_transferred_at)
      ON CONFLICT (id) DO UPDATE SET
         clone_created_at = LEAST(t.clone_created_at, excluded.clone_created_at),
         ttl_expires_at = GREATEST(t.ttl_expires_at, excluded.ttl_expires_at),
@@ -97,23 +96,37 @@ struct TouchCache;
 impl Statement for TouchCache {
     const HEAD: &'static str = "WITH touched AS (
         UPDATE public.voice_clone_cache AS t
-        SET reuse_count = LEAST(GREATEST(t.reuse_count, v.transfers), 2147483647),
-            last_used_at = GREATEST(t.last_used_at, v.last_transferred_at)
+        SET reuse_count = GREATEST(t.reuse_count, u.reuse_count),
+            last_used_at = GREATEST(t.last_used_at, u.last_transferred_at)
         FROM ";
-    const TAIL: &'static str = " AS u (cloned_voice_id)
-        JOIN ingest.voices v ON v.cloned_voice_id = u.cloned_voice_id
+    const TAIL: &'static str = " AS u (cloned_voice_id, reuse_count, last_transferred_at)
         WHERE t.cloned_voice_id = u.cloned_voice_id
-          AND (v.transfers > t.reuse_count OR v.last_transferred_at > t.last_used_at)
+          AND (u.reuse_count > t.reuse_count OR u.last_transferred_at > t.last_used_at)
         RETURNING t.id)
         SELECT COALESCE(array_agg(id), '{}') FROM touched";
     type Row = Array<SqlUuid>;
 }
 
-/// What a batch does to a voice: transfers that are new, and the latest of those that are or that changed.
-#[derive(Default)]
+/// What a batch does to a voice: transfers that are new, and the latest of those that are or that changed. Of a voice
+/// that is locked: all its transfers.
+#[derive(Clone, Copy, Default)]
 struct Voice {
     transfers: i64,
     last_transferred_at: Option<Time>,
+}
+
+impl Voice {
+    fn reuse_count(self) -> i32 {
+        i32::try_from(self.transfers.max(1)).unwrap_or(i32::MAX)
+    }
+}
+
+/// The columns of a cache row that its voice gives.
+fn of_voices(voices: &[Voice]) -> Vec<Column<'static>> {
+    vec![
+        Column::Integers(voices.iter().map(|voice| Some(voice.reuse_count())).collect()),
+        Column::optional_times(voices.iter().map(|voice| voice.last_transferred_at)),
+    ]
 }
 
 /// A row that is looked up and found to have taken its event in needs no lock: it stays so whatever comes.
@@ -161,7 +174,8 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
         worth_writing::<LookForTransfers, _>(connection, &transfer_table),
         worth_writing::<LookForCache, _>(connection, &cache_table),
     )?;
-    let (made, changed) = touch::<UpsertTransfers, _>(connection, &transfer_table, &transfers).await?;
+    let (made, changed) =
+        touch::<UpsertTransfers, _>(connection, &transfer_table, &transfers, Vec::new()).await?;
     let mut voices: BTreeMap<&str, Voice> = BTreeMap::new();
     for (ids, new) in [(&made, 1), (&changed, 0)] {
         for row in ids.iter().filter_map(|id| transfer_table.met.get(id)) {
@@ -179,21 +193,26 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
         written.tell(transfer_table.name, transfer_table.met, (made, changed));
     }
 
+    let mut locked: HashMap<String, Voice> = HashMap::new();
     if !voices.is_empty() {
-        Unnest::<LockVoices>::new(vec![
+        let lock = Unnest::<LockVoices>::new(vec![
             Column::texts(voices.keys().copied()),
             Column::BigInts(voices.values().map(|voice| voice.transfers).collect()),
             Column::optional_times(voices.values().map(|voice| voice.last_transferred_at)),
-        ])
-        .execute(&mut &*connection)
-        .await?;
+        ]);
+        let rows: Vec<(String, i64, At)> = lock.load(&mut &*connection).await?;
+        locked.extend(rows.into_iter().map(|(voice, transfers, last)| {
+            (voice, Voice { transfers, last_transferred_at: last.map(from_timestamp) })
+        }));
     }
-    // what is read of the voices from here on is read under their locks
-    written.add(upsert::<UpsertCache, _>(target, &cache_table, &cached).await?);
+    let of = |voice: &str| locked.get(voice).copied().unwrap_or_default();
+    let theirs: Vec<Voice> = cached.iter().map(|(_, row)| of(&row.cloned_voice_id)).collect();
+    written.add(upsert::<UpsertCache, _>(target, &cache_table, &cached, of_voices(&theirs)).await?);
     if !transferred.is_empty() {
-        let touched: Vec<Uuid> = Unnest::<TouchCache>::new(vec![Column::texts(transferred.into_iter())])
-            .get_result(&mut &*connection)
-            .await?;
+        let theirs: Vec<Voice> = transferred.iter().map(|voice| of(voice)).collect();
+        let mut columns = vec![Column::texts(transferred.into_iter())];
+        columns.extend(of_voices(&theirs));
+        let touched: Vec<Uuid> = Unnest::<TouchCache>::new(columns).get_result(&mut &*connection).await?;
         if target.tells {
             written.note(cache_table.name, touched, Did::Changed);
         }
