@@ -13,6 +13,7 @@ use crate::records::Dice;
 use crate::support::postgres::Database;
 use crate::support::unique;
 use crate::support::wait::{SOON, eventually};
+use crate::usage::Meter;
 use crate::world::{Session, Topics, World, runtime, send};
 
 /// How often the stored offset is looked at.
@@ -36,6 +37,19 @@ pub struct Times {
     pub longest: f64,
     /// How far apart two looks at the database were at most, for 99 of 100: a time may be shown as longer by so much.
     pub resolution: f64,
+    /// What the daemon and the server took meanwhile, where that was measured.
+    pub cost: Option<Cost>,
+}
+
+/// What consuming takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cost {
+    /// CPU time of the daemon, as a share of the time that passed.
+    pub consumer_cpu: f64,
+    /// CPU time of the server's processes.
+    pub postgres_cpu: f64,
+    /// The daemon's resident memory at the end, in MiB.
+    pub memory_mib: f64,
 }
 
 impl Times {
@@ -51,7 +65,7 @@ impl Times {
             p99: at(0.99),
             p999: at(0.999),
             longest: at(1.0),
-            resolution: 0.0,
+            ..Times::default()
         }
     }
 }
@@ -65,6 +79,8 @@ pub struct Pulse {
     seen: Arc<AtomicU64>,
     watcher: JoinHandle<Vec<(Instant, u64)>>,
     watch_stop: Arc<AtomicBool>,
+    /// The process id of the watcher's backend.
+    pub pid: u32,
 }
 
 impl Pulse {
@@ -93,6 +109,7 @@ impl Pulse {
             sent
         });
         let session = world.session(database);
+        let pid = session.pid;
         let (group, topic_seen, ended) = (group.to_owned(), seen.clone(), watch_stop.clone());
         let watcher = std::thread::spawn(move || {
             let sql = "SELECT COALESCE(max(next_offset), 0) FROM ingest.consumer_offsets
@@ -108,7 +125,7 @@ impl Pulse {
             }
             looks
         });
-        Pulse { stop, producer, seen, watcher, watch_stop }
+        Pulse { stop, producer, seen, watcher, watch_stop, pid }
     }
 
     /// Stops sending, waits until all is visible, and says when each record was sent and seen.
@@ -162,12 +179,19 @@ pub fn latency(world: &World, rate: u64, seconds: u64, proxy: Option<&str>) -> T
     world.session(&database).run("CHECKPOINT");
     let pulse = Pulse::start(world, &topics, &database, &group, rate);
     std::thread::sleep(WARM_UP);
+    let meter = Meter::start(world, &database, &[("daemon".to_owned(), daemon.process_id())], &[pulse.pid]);
     let from = Instant::now();
     std::thread::sleep(Duration::from_secs(seconds));
+    let used = meter.finish();
     let times = pulse.finish().times(from, from + Duration::from_secs(seconds));
     drop(daemon);
     topics.delete(world);
-    times
+    let cost = Cost {
+        consumer_cpu: used.consumer_cpu_seconds / used.seconds,
+        postgres_cpu: used.postgres_cpu_seconds / used.seconds,
+        memory_mib: used.memory_mib,
+    };
+    Times { cost: Some(cost), ..times }
 }
 
 /// Waits until the daemon knows where its partitions start.

@@ -112,7 +112,7 @@ impl<'a> Job<'a> {
         let stored =
             format!("SELECT count(*) FROM ingest.consumer_offsets WHERE group_id = '{}'", self.group);
         self.until(&mut consumers, 2, || watch.number(&stored) >= partitions);
-        let meter = Meter::start(self.world, self.database, &pids, &[&hold, &watch]);
+        let meter = Meter::start(self.world, self.database, &pids, &[hold.pid, watch.pid]);
         let next = format!(
             "SELECT COALESCE(sum(next_offset), 0)::bigint FROM ingest.consumer_offsets WHERE group_id = '{}'",
             self.group
@@ -232,7 +232,7 @@ impl Rows {
             .map(|nth| Session::open(&world.url(database, &format!("consumer-copy-{nth}"), proxy)))
             .collect();
         control.run("CHECKPOINT");
-        let meter = Meter::start(world, database, &[], &[&control]);
+        let meter = Meter::start(world, database, &[], &[control.pid]);
         runtime().block_on(async {
             let work = sessions.iter().enumerate().map(|(first, session)| async move {
                 for nth in (first..self.transactions).step_by(connections) {

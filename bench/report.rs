@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
 use crate::expiry::Expiry;
-use crate::latency::Times;
+use crate::latency::{Cost, Times};
 use crate::usage::Measured;
 
 /// One thing that was measured several times.
@@ -118,11 +118,25 @@ impl Report {
 
     /// Shows times: name, runs.
     pub fn times(&mut self, title: &str, note: &str, series: &[(String, Vec<Times>)]) {
-        let mut table =
-            table(&["", "samples", "p50 ms", "p99 ms", "p99.9 ms", "longest ms", "resolution ms"]);
+        let mut table = table(&[
+            "",
+            "samples",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "longest ms",
+            "resolution ms",
+            "CPU %: daemon",
+            "PostgreSQL",
+            "memory MiB",
+        ]);
         for (name, runs) in series {
             let samples = runs.first().map_or(0, |run| run.samples);
             let of = |value: fn(&Times) -> f64| spread(&runs.iter().map(value).collect::<Vec<_>>(), 2);
+            let cost = |value: fn(&Cost) -> f64, digits| {
+                let costs: Vec<f64> = runs.iter().filter_map(|run| run.cost.as_ref()).map(value).collect();
+                if costs.is_empty() { "-".to_owned() } else { spread(&costs, digits) }
+            };
             let enough = |least: usize, text: String| if samples >= least { text } else { "-".to_owned() };
             table.add_row(vec![
                 name.clone(),
@@ -135,6 +149,9 @@ impl Report {
                     usize::from(runs.iter().all(|run| run.resolution == 0.0)) * usize::MAX,
                     of(|run| run.resolution),
                 ),
+                cost(|cost| cost.consumer_cpu * 100.0, 1),
+                cost(|cost| cost.postgres_cpu * 100.0, 1),
+                cost(|cost| cost.memory_mib, 0),
             ]);
         }
         println!("\n## {title}\n\n{note}\n\n{table}");

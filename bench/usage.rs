@@ -61,15 +61,10 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Starts. `consumers` are processes with their names, `ours` further backends to be left out.
-    pub fn start(
-        world: &World,
-        database: &Database,
-        consumers: &[(String, u32)],
-        ours: &[&Session],
-    ) -> Meter {
+    /// Starts. `consumers` are processes with their names, `ours` further backends to be left out, by process id.
+    pub fn start(world: &World, database: &Database, consumers: &[(String, u32)], ours: &[u32]) -> Meter {
         let (session, watch) = (world.session(database), world.session(database));
-        let ours = ours.iter().map(|session| session.pid).chain([session.pid, watch.pid]).collect();
+        let ours = ours.iter().copied().chain([session.pid, watch.pid]).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let sampler = std::thread::spawn(move || sample(&watch, &stopped));

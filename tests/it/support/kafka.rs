@@ -27,6 +27,9 @@ const MAX_BYTES: &str = "16777216";
 /// How long one call to a broker may take.
 const CALL: Duration = Duration::from_secs(30);
 
+/// How long one that changes something may take: it is made again if it takes longer.
+const CHANGE: Duration = Duration::from_secs(10);
+
 /// The broker for the whole run: the one named in `KAFKA_BOOTSTRAP_SERVERS`, else one that is started at the first
 /// call. All tests share it, so each keeps to topics and groups of its own ([`unique`]). The error says why there is
 /// none. Tests call it through `real_kafka!()`.
@@ -152,11 +155,12 @@ impl Kafka {
         for (setting, value) in configs {
             topic = topic.set(setting, value);
         }
-        for result in block_on(self.admin().create_topics([&topic], &options())).unwrap() {
-            result.unwrap();
-        }
+        self.change(RDKafkaErrorCode::TopicAlreadyExists, |admin| {
+            block_on(admin.create_topics([&topic], &options()))
+        });
         eventually(SOON, &format!("topic {name}"), || {
-            let seen = self.client().fetch_metadata(Some(name), CALL).map_err(|error| error.to_string())?;
+            let seen = self.ask(|client| client.fetch_metadata(Some(name), CALL));
+            let seen = seen.map_err(|error| error.to_string())?;
             let led =
                 seen.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0).count();
             if led == partitions as usize { Ok(()) } else { Err(format!("{led} partitions with a leader")) }
@@ -165,11 +169,12 @@ impl Kafka {
 
     /// Deletes a topic and waits until it is gone. (One that is created again under the same name begins at offset 0.)
     pub fn delete_topic(&self, name: &str) {
-        for result in block_on(self.admin().delete_topics(&[name], &options())).unwrap() {
-            result.unwrap();
-        }
+        self.change(RDKafkaErrorCode::UnknownTopicOrPartition, |admin| {
+            block_on(admin.delete_topics(&[name], &options()))
+        });
         eventually(SOON, &format!("the end of topic {name}"), || {
-            let seen = self.client().fetch_metadata(None, CALL).map_err(|error| error.to_string())?;
+            let seen = self.ask(|client| client.fetch_metadata(None, CALL));
+            let seen = seen.map_err(|error| error.to_string())?;
             if seen.topics().iter().any(|topic| topic.name() == name) {
                 Err("still there".to_string())
             } else {
@@ -181,8 +186,11 @@ impl Kafka {
     /// Deletes the records of a partition before this offset, as retention does.
     pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
         let list = offsets(topic, [(partition, Offset::Offset(before))]);
-        let deleted = block_on(self.admin().delete_records(&list, &options())).unwrap();
-        deleted.elements().iter().for_each(|element| element.error().unwrap());
+        self.change(RDKafkaErrorCode::NoError, |admin| {
+            let deleted = block_on(admin.delete_records(&list, &options()))?;
+            deleted.elements().iter().try_for_each(|element| element.error())?;
+            Ok(Vec::new())
+        });
     }
 
     /// Sends one record, and returns its partition and offset once the broker has it.
@@ -232,7 +240,7 @@ impl Kafka {
             ("fetch.wait.max.ms", "10"),
             ("fetch.message.max.bytes", MAX_BYTES),
         ]);
-        let mut ahead = partitions(consumer.client(), topic);
+        let mut ahead = self.partitions(topic);
         consumer
             .assign(&offsets(topic, ahead.iter().map(|partition| (*partition, Offset::Beginning))))
             .unwrap();
@@ -266,23 +274,17 @@ impl Kafka {
     pub fn watermarks(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
         // A broker that has just been started may not lead its partitions yet.
         let marks = |partition| {
-            // A client that has seen a broker halted may deny a partition from then on that another one sees.
-            let look = || {
-                let marks = self.client().fetch_watermarks(topic, partition, CALL);
-                marks.or_else(|_| self.consumer(&[]).fetch_watermarks(topic, partition, CALL))
-            };
+            let look = || self.ask(|client| client.fetch_watermarks(topic, partition, CALL));
             (partition, eventually(SOON, "the first and the last offset", look))
         };
-        partitions(self.client(), topic).into_iter().map(marks).collect()
+        self.partitions(topic).into_iter().map(marks).collect()
     }
 
     /// The offsets that a group has committed for a topic, by partition; those without one are left out.
     pub fn group_offsets(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
         let consumer = self.consumer(&[("group.id", group)]);
-        let asked = offsets(
-            topic,
-            partitions(self.client(), topic).into_iter().map(|partition| (partition, Offset::Invalid)),
-        );
+        let asked =
+            offsets(topic, self.partitions(topic).into_iter().map(|partition| (partition, Offset::Invalid)));
         let committed = consumer.committed_offsets(asked, CALL).unwrap();
         let known =
             committed.elements().into_iter().filter_map(|of| Some((of.partition(), of.offset().to_raw()?)));
@@ -299,14 +301,14 @@ impl Kafka {
 
     /// Deletes a group that has no members, with its offsets.
     pub fn delete_group(&self, group: &str) {
-        for result in block_on(self.admin().delete_groups(&[group], &options())).unwrap() {
-            result.unwrap();
-        }
+        self.change(RDKafkaErrorCode::GroupIdNotFound, |admin| {
+            block_on(admin.delete_groups(&[group], &options()))
+        });
     }
 
     /// How many members a group has.
     pub fn group_members(&self, group: &str) -> usize {
-        let groups = self.client().fetch_group_list(Some(group), CALL).unwrap();
+        let groups = self.ask(|client| client.fetch_group_list(Some(group), CALL)).unwrap();
         groups.groups().iter().map(|group| group.members().len()).sum()
     }
 
@@ -330,21 +332,51 @@ impl Kafka {
         self.admin.get_or_init(|| self.config().create().unwrap())
     }
 
-    /// The same client, for what any client can ask.
-    fn client(&self) -> &Client {
-        self.admin().inner()
+    /// Asks, and once more with another client: one that has seen a broker halted may deny from then on what is there, or
+    /// wait for an answer that never comes.
+    fn ask<T>(
+        &self,
+        ask: impl Fn(&Client<DefaultClientContext>) -> Result<T, KafkaError>,
+    ) -> Result<T, KafkaError> {
+        ask(self.admin().inner()).or_else(|_| ask(self.config().create::<AdminClient<_>>().unwrap().inner()))
+    }
+
+    /// Changes something, and tries once more with another client for the same reason; `done` is what that one says
+    /// where the first one has done it after all.
+    fn change(
+        &self,
+        done: RDKafkaErrorCode,
+        change: impl Fn(&AdminClient<DefaultClientContext>) -> Result<Vec<Changed>, KafkaError>,
+    ) {
+        let change = |admin: &AdminClient<_>| -> Result<(), KafkaError> {
+            let changed = change(admin)?;
+            changed
+                .into_iter()
+                .try_for_each(|one| one.map(drop))
+                .map_err(|(_, code)| KafkaError::AdminOp(code))
+        };
+        let done = KafkaError::AdminOp(done);
+        if let Err(first) = change(self.admin()) {
+            assert_ne!(first, done);
+            if let Err(again) = change(&self.config().create().unwrap()) {
+                assert_eq!(again, done, "first there was {first}");
+            }
+        }
+    }
+
+    fn partitions(&self, topic: &str) -> Vec<i32> {
+        let seen = self.ask(|client| client.fetch_metadata(Some(topic), CALL)).unwrap();
+        let found = &seen.topics()[0];
+        assert!(found.error().is_none(), "topic {topic}: {:?}", found.error().map(RDKafkaErrorCode::from));
+        found.partitions().iter().map(|partition| partition.id()).collect()
     }
 }
 
-fn partitions<C: ClientContext>(client: &Client<C>, topic: &str) -> Vec<i32> {
-    let seen = client.fetch_metadata(Some(topic), CALL).unwrap();
-    let found = &seen.topics()[0];
-    assert!(found.error().is_none(), "topic {topic}: {:?}", found.error().map(RDKafkaErrorCode::from));
-    found.partitions().iter().map(|partition| partition.id()).collect()
-}
+/// What became of one topic or group that was to be changed.
+type Changed = Result<String, (String, RDKafkaErrorCode)>;
 
 fn options() -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(CALL))
+    AdminOptions::new().operation_timeout(Some(CHANGE)).request_timeout(Some(CHANGE))
 }
 
 fn offsets(topic: &str, of: impl IntoIterator<Item = (i32, Offset)>) -> TopicPartitionList {
@@ -474,7 +506,7 @@ log.segment.delete.delay.ms=1000
         eventually(SOON * 4, "the broker's answer", || {
             let status = self.process.as_mut().unwrap().status();
             assert!(status.is_none(), "the broker ended with {}:\n{}", status.unwrap(), self.log());
-            let answer = self.client().fetch_metadata(None, Duration::from_secs(1));
+            let answer = self.admin().inner().fetch_metadata(None, Duration::from_secs(1));
             answer.map(drop).map_err(|error| error.to_string())
         });
     }
