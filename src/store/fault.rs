@@ -114,8 +114,10 @@ fn of_the_world(message: &str) -> Option<String> {
     Some(format!("{} ... {end}", begin.trim_end_matches([' ', '"'])))
 }
 
-/// Parts of the messages of what passes by itself, from PostgreSQL and from the driver.
+/// Parts of the messages of what passes by itself: from `migrate`, whose connection is refused or gets no answer where
+/// others are there; from PostgreSQL; and from the driver.
 const PASSING: &[&str] = &[
+    "no connection to the database",
     "connection closed",
     "error communicating with the server",
     "terminating connection",

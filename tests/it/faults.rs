@@ -14,6 +14,7 @@ use crate::support::kafka::{Kafka, Send};
 use crate::support::left_out::{private_kafka, real_kafka};
 use crate::support::postgres::{Database, PrivateServer};
 use crate::support::processes::Signal;
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq};
 use voiceclone_events::cli::SettingFlags;
@@ -47,6 +48,31 @@ fn a_daemon_without_kafka_and_postgresql_is_alive_not_ready_and_ends_when_asked(
     });
     assert!(daemon.logs().iter().all(|line| !line.contains("secret-word")), "no password in the logs");
     assert!(daemon.logs().iter().all(|line| line.starts_with('{')), "every line is one JSON object");
+    daemon.signal(Signal::Term);
+    assert_eq!(daemon.wait_exit(SOON), 0);
+}
+
+#[test]
+fn a_server_that_does_not_answer_while_run_migrates_is_waited_for() {
+    let database = Database::new();
+    let (_, server) = database.url().split_once('@').unwrap();
+    let (server, _) = server.split_once('/').unwrap();
+    let proxy = Proxy::to(server);
+    proxy.set(Mode::AnswerOne);
+    let url = format!("{}?connect_timeout=1", database.url().replace(server, &proxy.address()));
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("DB_POOL_SIZE", "1"), // has the one connection
+        ("DB_MAX_OVERFLOW", "0"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
+    ];
+    let mut daemon = Daemon::start(&["run", "--migrate"], &variables);
+    eventually(SOON, "a log line that says that migrating is tried again", || {
+        let logs = daemon.logs();
+        if logs.iter().any(|line| line.contains("migrating failed")) { Ok(()) } else { Err(logs) }
+    });
+    proxy.set(Mode::Pass);
+    eventually(SOON, "the schema to be there", || database.try_rows("SELECT 1 FROM ingest.outbox"));
     daemon.signal(Signal::Term);
     assert_eq!(daemon.wait_exit(SOON), 0);
 }

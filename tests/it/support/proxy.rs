@@ -28,6 +28,8 @@ pub enum Mode {
     LoseCommit,
     /// New connections are cut at once; those that are there pass.
     Refuse,
+    /// The first connection passes; further ones are taken, and never hear anything.
+    AnswerOne,
 }
 
 /// `Query` with the text `COMMIT`, as PostgreSQL's protocol writes it.
@@ -103,10 +105,16 @@ impl Proxy {
 
 async fn listen(listener: std::net::TcpListener, address: String, shared: Arc<Shared>) {
     let listener = TcpListener::from_std(listener).unwrap();
+    let mut unanswered = Vec::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
-        if mode(&shared) == Mode::Refuse {
-            continue;
+        match mode(&shared) {
+            Mode::Refuse => continue,
+            Mode::AnswerOne if shared.open.load(Ordering::Relaxed) > 0 => {
+                unanswered.push(client);
+                continue;
+            }
+            _ => {}
         }
         let (shared, address) = (Arc::clone(&shared), address.clone());
         tokio::spawn(async move {
