@@ -133,7 +133,9 @@ impl Stage {
         let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fire").join(format!("{name}-{seed}"));
         let _ = std::fs::remove_dir_all(&logs);
         std::fs::create_dir_all(&logs).unwrap();
-        let settings = [("deadlock_timeout", "200ms"), ("max_wal_size", "256MB")];
+        // A server that stops waits for connections whose first message a stalled proxy holds back.
+        let settings =
+            [("deadlock_timeout", "200ms"), ("max_wal_size", "256MB"), ("authentication_timeout", "12s")];
         let small = if needs.small_disk { PrivateServer::start_on_small_disk(&settings, 3000) } else { None };
         let server = small.unwrap_or_else(|| PrivateServer::start(&settings));
         let (broker, kafka_proxy) = match kafka {
