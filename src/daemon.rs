@@ -118,7 +118,8 @@ async fn work(
     };
     info!(group = settings.kafka_group_id, "consuming");
     loop {
-        match Live::new(settings, ingest.clone(), assigned.clone(), cancel.clone())?.run().await {
+        let live = Live::join(settings, ingest.clone(), assigned.clone(), cancel.clone()).await?;
+        match live.run().await {
             End::Cancelled => {
                 info!("ended in good order");
                 return Ok(());

@@ -25,7 +25,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::topic_ids::topic_ids;
-use super::{BATCH_MAX_BYTES, consumer_config, record};
+use super::{BATCH_MAX_BYTES, asking_client, consumer_config, record};
 use crate::config::Settings;
 use crate::ingest::{Ingest, Positions, Stop, persist};
 use crate::record::{Record, Topic};
@@ -137,6 +137,8 @@ impl Lane {
 /// The consumer with all its state.
 pub struct Live {
     consumer: Arc<StreamConsumer<Context>>,
+    /// All that are subscribed to.
+    topics: Vec<String>,
     rebalances: mpsc::UnboundedReceiver<Rebalance>,
     ingest: Ingest,
     group: String,
@@ -155,7 +157,7 @@ pub struct Live {
     /// What is known of the positions is wrong; they are read again once no batch is being written.
     outdated: bool,
     compare: Option<JoinHandle<Comparison>>,
-    /// The topics that the positions are of, as far as the brokers tell.
+    /// The topics that the positions are of and that this consumer began with, as far as the brokers tell.
     topic_ids: TopicIds,
     /// What the brokers told last.
     told_topic_ids: TopicIds,
@@ -168,23 +170,32 @@ pub struct Live {
 
 impl Live {
     /// Joins the group. `assigned` is told whether partitions are assigned and know where to start.
-    pub fn new(
+    ///
+    /// The topics' ids are asked first, and by another client: whatever the consumer gets to know of the topics is at
+    /// least as new, so that one that is made anew in its lifetime is noticed whoever has its partitions then.
+    pub async fn join(
         settings: &Settings,
         ingest: Ingest,
         assigned: watch::Sender<bool>,
         cancel: CancellationToken,
     ) -> anyhow::Result<Live> {
+        let topics: Vec<String> = Topic::ALL.into_iter().map(|topic| ingest.topic_name(topic)).collect();
+        let asking = Arc::new(asking_client(settings)?);
+        let topic_ids = tokio::select! {
+            ids = ask_topic_ids(asking, topics.clone()) => ids,
+            () = cancel.cancelled() => TopicIds::new(),
+        };
         let (sender, rebalances) = mpsc::unbounded_channel();
         let mut config = consumer_config(settings);
         config.set("group.id", &settings.kafka_group_id);
         let consumer: StreamConsumer<Context> = config
             .create_with_context(Context { rebalances: sender })
             .context("the Kafka consumer could not be made")?;
-        let topics: Vec<String> = Topic::ALL.into_iter().map(|topic| ingest.topic_name(topic)).collect();
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).context("the topics could not be subscribed to")?;
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names).context("the topics could not be subscribed to")?;
         Ok(Live {
             consumer: Arc::new(consumer),
+            topics,
             rebalances,
             group: settings.kafka_group_id.clone(),
             batch_max_records: settings.batch_max_records,
@@ -199,7 +210,7 @@ impl Live {
             load: None,
             outdated: false,
             compare: None,
-            topic_ids: TopicIds::new(),
+            topic_ids,
             told_topic_ids: TopicIds::new(),
             ask_topic_ids: None,
             changes: 0,
@@ -257,7 +268,7 @@ impl Live {
                 result = finished(&mut self.compare) => self.compared(result),
                 result = finished(&mut self.ask_topic_ids) => {
                     self.ask_topic_ids = None;
-                    self.told_topic_ids = result.unwrap_or_default();
+                    self.topic_ids_told(result.unwrap_or_default());
                 }
                 _ = look.tick() => self.start_to_ask_topic_ids(),
                 _ = commit.tick() => {
@@ -449,6 +460,7 @@ impl Live {
         let keys: Vec<Key> = self.starting.iter().chain(self.positions.keys()).copied().collect();
         let loader = Loader {
             consumer: self.consumer.clone(),
+            topics: self.topics.clone(),
             ingest: self.ingest.clone(),
             group: self.group.clone(),
             cancel: self.cancel.clone(),
@@ -638,14 +650,17 @@ impl Live {
         if self.ask_topic_ids.is_some() {
             return;
         }
-        let topics: BTreeSet<String> =
-            self.positions.keys().map(|key| self.ingest.topic_name(key.0)).collect();
-        if topics.is_empty() {
-            return;
+        self.ask_topic_ids = Some(tokio::spawn(ask_topic_ids(self.consumer.clone(), self.topics.clone())));
+    }
+
+    /// Takes in what the brokers tell. A topic that is new to this consumer is no reason to look at positions, where it
+    /// has none of that topic.
+    fn topic_ids_told(&mut self, told: TopicIds) {
+        let read: BTreeSet<String> = self.positions.keys().map(|key| self.ingest.topic_name(key.0)).collect();
+        for (topic, id) in told.iter().filter(|(topic, _)| !read.contains(*topic)) {
+            self.topic_ids.entry(topic.clone()).or_insert(*id);
         }
-        let consumer = self.consumer.clone();
-        let topics = topics.into_iter().collect();
-        self.ask_topic_ids = Some(tokio::spawn(ask_topic_ids(consumer, topics)));
+        self.told_topic_ids = told;
     }
 
     fn is_idle(&self) -> bool {
@@ -740,8 +755,11 @@ async fn until(due: Option<Instant>) {
 }
 
 /// The ids of the topics, as far as they are told; a topic whose id is not known is taken for the old one.
-async fn ask_topic_ids(consumer: Arc<StreamConsumer<Context>>, topics: Vec<String>) -> TopicIds {
-    let asked = tokio::task::spawn_blocking(move || topic_ids(consumer.client(), &topics, ANSWER));
+async fn ask_topic_ids<C: ConsumerContext>(
+    client: Arc<impl Consumer<C> + Send + Sync + 'static>,
+    topics: Vec<String>,
+) -> TopicIds {
+    let asked = tokio::task::spawn_blocking(move || topic_ids(client.client(), &topics, ANSWER));
     match asked.await {
         Ok(Ok(ids)) => ids,
         Ok(Err(error)) => {
@@ -758,6 +776,7 @@ async fn ask_topic_ids(consumer: Arc<StreamConsumer<Context>>, topics: Vec<Strin
 /// Finds out where partitions start.
 struct Loader {
     consumer: Arc<StreamConsumer<Context>>,
+    topics: Vec<String>,
     ingest: Ingest,
     group: String,
     cancel: CancellationToken,
@@ -767,8 +786,7 @@ impl Loader {
     /// Where each partition starts: where the database says, or at the earliest record where it says
     /// nothing, or something that the topic does not have. `None` when cancelled before.
     async fn load(self, keys: Vec<Key>) -> Option<(BTreeMap<Key, Position>, TopicIds)> {
-        let topics: BTreeSet<String> = keys.iter().map(|key| self.ingest.topic_name(key.0)).collect();
-        let topic_ids = ask_topic_ids(self.consumer.clone(), topics.into_iter().collect()).await;
+        let topic_ids = ask_topic_ids(self.consumer.clone(), self.topics.clone()).await;
         let read = || self.ingest.store.positions(&self.group);
         let mut stored = persist("reading the stored offsets", &self.cancel, read).await?;
         let mut loaded = BTreeMap::new();

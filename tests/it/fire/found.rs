@@ -74,6 +74,43 @@ fn a_topic_made_anew_after_a_restart_of_the_broker_is_read_by_the_running_instan
     assert!(daemon.is_running());
 }
 
+/// A consumer knows the leader epochs of all topics that it has subscribed to, those of others' partitions too: one that
+/// is given partitions of a topic that was made anew in its lifetime may fetch them in vain.
+#[test]
+fn a_topic_made_anew_is_noticed_by_an_instance_that_has_none_of_its_partitions() {
+    let mut broker = private_kafka!();
+    let scene = Scene::new(&Kafka::at(&broker.servers), 1);
+    let mut first = scene.daemon(&[]);
+    first.wait_ready(SOON);
+    broker.stop();
+    broker.start_again();
+    let mut second = scene.daemon(&[]);
+    second.wait_ready(SOON * 2);
+    let seconds =
+        |name: &&&str| logged(&second, &format!(r#""a partition starts","topic":"{name}""#)).is_ok();
+    let name =
+        *["clone.transfer", "clone.failed", "call.lifecycle"].iter().find(|name| !seconds(name)).unwrap();
+    let topic = scene.topic(name);
+    let send = |count: usize| scene.kafka.send_all((0..count).map(|_| Send::to(&topic).value("no event")));
+    let read = |count: &str| {
+        let stored = "SELECT next_offset FROM ingest.consumer_offsets WHERE topic";
+        let stored = || scene.database.value(&format!("{stored} = '{topic}'"));
+        eventually_eq(SOON * 2, "the stored offset", count.to_owned(), stored);
+    };
+    send(10);
+    read("10");
+    scene.kafka.delete_topic(&topic);
+    scene.kafka.create_topic(&topic, 1, &[]);
+    send(3);
+    read("3");
+    eventually(SOON, "a new consumer of the second instance", || logged(&second, "a topic was made anew"));
+    first.signal(Signal::Term);
+    assert_eq!(first.wait_exit(SOON), 0);
+    send(2);
+    read("5");
+    assert!(second.is_running());
+}
+
 /// Where a daemon says so in its log: the last line.
 fn logged(daemon: &Daemon, part: &str) -> Result<usize, String> {
     daemon.logs().iter().rposition(|line| line.contains(part)).ok_or_else(|| format!("nothing of {part}"))
