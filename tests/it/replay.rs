@@ -296,7 +296,8 @@ fn a_great_many_records_are_replayed_in_bounded_memory_with_rate_and_time_left()
 fn a_database_emptied_by_migrations_is_filled_again_byte_for_byte_by_two_instances() {
     let scene = Scene::new(real_kafka!(), 3);
     send_traffic(&scene, 800, 23);
-    let mut daemon = scene.daemon(&[("EXPIRY_INTERVAL", "1h")]);
+    // An instance expires what is due as soon as it starts: here nothing is.
+    let mut daemon = scene.daemon(&[("CACHE_TTL", "36500d")]);
     scene.wait_until_consumed(MINUTES);
     let before = tables::read(&scene.database);
     daemon.signal(Signal::Term);
@@ -311,7 +312,7 @@ fn a_database_emptied_by_migrations_is_filled_again_byte_for_byte_by_two_instanc
         "0",
         "nor do offsets stay"
     );
-    let _both = [(); 2].map(|()| scene.daemon(&[("EXPIRY_INTERVAL", "1h"), ("BATCH_MAX_RECORDS", "70")]));
+    let _both = [(); 2].map(|()| scene.daemon(&[("CACHE_TTL", "36500d"), ("BATCH_MAX_RECORDS", "70")]));
     scene.wait_until_consumed(MINUTES);
     tables::assert_same(&tables::read(&scene.database), &before);
 }
