@@ -137,8 +137,6 @@ impl Lane {
 /// The consumer with all its state.
 pub struct Live {
     consumer: Arc<StreamConsumer<Context>>,
-    /// All that are subscribed to.
-    topics: Vec<String>,
     rebalances: mpsc::UnboundedReceiver<Rebalance>,
     ingest: Ingest,
     group: String,
@@ -179,7 +177,7 @@ impl Live {
         assigned: watch::Sender<bool>,
         cancel: CancellationToken,
     ) -> anyhow::Result<Live> {
-        let topics: Vec<String> = Topic::ALL.into_iter().map(|topic| ingest.topic_name(topic)).collect();
+        let topics = topics(&ingest);
         let asking = Arc::new(asking_client(settings)?);
         let topic_ids = tokio::select! {
             ids = ask_topic_ids(asking, topics.clone()) => ids,
@@ -195,7 +193,6 @@ impl Live {
         consumer.subscribe(&names).context("the topics could not be subscribed to")?;
         Ok(Live {
             consumer: Arc::new(consumer),
-            topics,
             rebalances,
             group: settings.kafka_group_id.clone(),
             batch_max_records: settings.batch_max_records,
@@ -231,7 +228,8 @@ impl Live {
         let cancel = self.cancel.clone();
         let mut commit = tokio::time::interval(COMMIT_EVERY);
         commit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut look = tokio::time::interval(TOPIC_IDS_EVERY);
+        // They were asked for before this consumer was made.
+        let mut look = tokio::time::interval_at(Instant::now() + TOPIC_IDS_EVERY, TOPIC_IDS_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.start_what_is_due();
@@ -460,7 +458,6 @@ impl Live {
         let keys: Vec<Key> = self.starting.iter().chain(self.positions.keys()).copied().collect();
         let loader = Loader {
             consumer: self.consumer.clone(),
-            topics: self.topics.clone(),
             ingest: self.ingest.clone(),
             group: self.group.clone(),
             cancel: self.cancel.clone(),
@@ -650,7 +647,7 @@ impl Live {
         if self.ask_topic_ids.is_some() {
             return;
         }
-        self.ask_topic_ids = Some(tokio::spawn(ask_topic_ids(self.consumer.clone(), self.topics.clone())));
+        self.ask_topic_ids = Some(tokio::spawn(ask_topic_ids(self.consumer.clone(), topics(&self.ingest))));
     }
 
     /// Takes in what the brokers tell. A topic that is new to this consumer is no reason to look at positions, where it
@@ -754,6 +751,11 @@ async fn until(due: Option<Instant>) {
     }
 }
 
+/// The topics that are subscribed to, named as Kafka has them.
+fn topics(ingest: &Ingest) -> Vec<String> {
+    Topic::ALL.into_iter().map(|topic| ingest.topic_name(topic)).collect()
+}
+
 /// The ids of the topics, as far as they are told; a topic whose id is not known is taken for the old one.
 async fn ask_topic_ids<C: ConsumerContext>(
     client: Arc<impl Consumer<C> + Send + Sync + 'static>,
@@ -776,7 +778,6 @@ async fn ask_topic_ids<C: ConsumerContext>(
 /// Finds out where partitions start.
 struct Loader {
     consumer: Arc<StreamConsumer<Context>>,
-    topics: Vec<String>,
     ingest: Ingest,
     group: String,
     cancel: CancellationToken,
@@ -786,7 +787,7 @@ impl Loader {
     /// Where each partition starts: where the database says, or at the earliest record where it says
     /// nothing, or something that the topic does not have. `None` when cancelled before.
     async fn load(self, keys: Vec<Key>) -> Option<(BTreeMap<Key, Position>, TopicIds)> {
-        let topic_ids = ask_topic_ids(self.consumer.clone(), self.topics.clone()).await;
+        let topic_ids = ask_topic_ids(self.consumer.clone(), topics(&self.ingest)).await;
         let read = || self.ingest.store.positions(&self.group);
         let mut stored = persist("reading the stored offsets", &self.cancel, read).await?;
         let mut loaded = BTreeMap::new();
