@@ -13,7 +13,7 @@ use crate::records::Dice;
 use crate::support::postgres::Database;
 use crate::support::unique;
 use crate::support::wait::{SOON, eventually};
-use crate::usage::Meter;
+use crate::usage::{Measured, Meter};
 use crate::world::{Session, Topics, World, runtime, send};
 
 /// How often the stored offset is looked at.
@@ -38,18 +38,7 @@ pub struct Times {
     /// How far apart two looks at the database were at most, for 99 of 100: a time may be shown as longer by so much.
     pub resolution: f64,
     /// What the daemon and the server took meanwhile, where that was measured.
-    pub cost: Option<Cost>,
-}
-
-/// What consuming takes.
-#[derive(Clone, Debug, Serialize)]
-pub struct Cost {
-    /// CPU time of the daemon, as a share of the time that passed.
-    pub consumer_cpu: f64,
-    /// CPU time of the server's processes.
-    pub postgres_cpu: f64,
-    /// The daemon's resident memory at the end, in MiB.
-    pub memory_mib: f64,
+    pub cost: Option<Measured>,
 }
 
 impl Times {
@@ -182,16 +171,11 @@ pub fn latency(world: &World, rate: u64, seconds: u64, proxy: Option<&str>) -> T
     let meter = Meter::start(world, &database, &[("daemon".to_owned(), daemon.process_id())], &[pulse.pid]);
     let from = Instant::now();
     std::thread::sleep(Duration::from_secs(seconds));
-    let used = meter.finish();
+    let cost = Some(meter.finish());
     let times = pulse.finish().times(from, from + Duration::from_secs(seconds));
     drop(daemon);
     topics.delete(world);
-    let cost = Cost {
-        consumer_cpu: used.consumer_cpu_seconds / used.seconds,
-        postgres_cpu: used.postgres_cpu_seconds / used.seconds,
-        memory_mib: used.memory_mib,
-    };
-    Times { cost: Some(cost), ..times }
+    Times { cost, ..times }
 }
 
 /// Waits until the daemon knows where its partitions start.

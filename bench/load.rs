@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 
-use crate::records::Kind;
 use crate::support::daemon::Daemon;
 use crate::support::postgres::Database;
 use crate::support::processes::{Process, Signal, command};
@@ -15,9 +14,6 @@ use crate::support::unique;
 use crate::support::wait::SOON;
 use crate::usage::{Measured, Meter};
 use crate::world::{Session, Topics, World, runtime};
-
-/// Records in one transaction, of the daemon (its default), of the baseline and of `COPY`.
-const BATCH: usize = 5000;
 
 /// No load of this benchmark takes as long.
 const LONG: Duration = Duration::from_secs(3600);
@@ -160,7 +156,7 @@ impl<'a> Job<'a> {
                 program.env("DATABASE_URL", self.world.url(self.database, &name, None));
                 program.env("KAFKA_BOOTSTRAP_SERVERS", &self.world.kafka.servers);
                 program.env("KAFKA_GROUP_ID", &self.group).env("TOPIC", self.topics.name("clone.ready"));
-                program.env("BATCH_MAX_RECORDS", BATCH.to_string()).stdout(Stdio::null());
+                program.env("BATCH_MAX_RECORDS", self.world.batch.to_string()).stdout(Stdio::null());
                 ("baseline".to_owned(), Consumer::Baseline(Process::spawn(&mut program, Signal::Kill)))
             }
         }
@@ -206,11 +202,18 @@ const HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TAIL: &[u8] = b"\xff\xff";
 
 impl Rows {
-    /// All rows that a load has made. They are to go in with as many transactions as the records' full batches have.
-    pub fn of(world: &World, database: &Database, kind: Kind, records: u64, order: Order) -> Rows {
+    /// All rows of these tables that a load has made. They are to go in with as many transactions as the records' full
+    /// batches have.
+    pub fn of(
+        world: &World,
+        database: &Database,
+        tables: &[&'static str],
+        records: u64,
+        order: Order,
+    ) -> Rows {
         let session = world.session(database);
-        let tables = kind.tables().iter().map(|name| Table::read(&session, name, order)).collect();
-        Rows { tables, transactions: usize::try_from(records).unwrap().div_ceil(BATCH) }
+        let tables = tables.iter().map(|name| Table::read(&session, name, order)).collect();
+        Rows { tables, transactions: usize::try_from(records).unwrap().div_ceil(world.batch) }
     }
 
     /// How many there are.
@@ -249,7 +252,7 @@ impl Rows {
         for table in &self.tables {
             let rows = table.starts.len() - 1;
             let (from, to) = (rows * nth / self.transactions, rows * (nth + 1) / self.transactions);
-            let sql = format!("COPY public.{} FROM STDIN (FORMAT binary)", table.name);
+            let sql = format!("COPY {} FROM STDIN (FORMAT binary)", table.name);
             let sink = session.client.copy_in::<_, Bytes>(sql.as_str()).await.unwrap();
             let mut sink = std::pin::pin!(sink);
             sink.send(Bytes::from_static(HEAD)).await.unwrap();
@@ -269,8 +272,7 @@ impl Table {
             Order::OfArrival => "created_at, md5(id::text)",
         };
         let all = runtime().block_on(async {
-            let sql =
-                format!("COPY (SELECT * FROM public.{name} ORDER BY {order}) TO STDOUT (FORMAT binary)");
+            let sql = format!("COPY (SELECT * FROM {name} ORDER BY {order}) TO STDOUT (FORMAT binary)");
             let mut stream = std::pin::pin!(session.client.copy_out(sql.as_str()).await.unwrap());
             let mut all = BytesMut::new();
             while let Some(bytes) = stream.next().await {

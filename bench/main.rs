@@ -135,7 +135,7 @@ fn main() {
     }
     let started = Instant::now();
     let mut report = Report::default();
-    let world = World::start(&options.settings, &options.server_settings);
+    let world = World::start(&options.settings, options.daemon().batch_max_records, &options.server_settings);
     say_what_this_is(&mut report, &world, &options);
     if options.has(Item::Load) || options.has(Item::Again) || options.has(Item::Baseline) {
         options.kinds().into_iter().for_each(|kind| loads(&mut report, &world, &options, kind));
@@ -232,18 +232,22 @@ fn loads(report: &mut Report, world: &World, options: &Options, kind: Kind) {
     };
     let topics = world.topics(4);
     let records = world.produce(&topics, kind.records(options.records, SEED));
-    let (rows, arrived) = {
+    let (rows, with_own, arrived) = {
         let database = world.database();
         Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up
-        let rows = |order| Rows::of(world, &database, kind, records, order);
-        (rows(Order::AsTheyLie), rows(Order::OfArrival))
+        let rows = |tables: &[_], order| Rows::of(world, &database, tables, records, order);
+        let with_own = (options.has(Item::Load) && !kind.own_tables().is_empty())
+            .then(|| rows(&[kind.tables(), kind.own_tables()].concat(), Order::AsTheyLie));
+        (rows(kind.tables(), Order::AsTheyLie), with_own, rows(kind.tables(), Order::OfArrival))
     };
     let (mut copy, mut copy_two, mut one, mut two, mut again) = (vec![], vec![], vec![], vec![], vec![]);
-    let mut copy_arrived = vec![];
+    let (mut copy_arrived, mut copy_with_own) = (vec![], vec![]);
     let (mut baseline, mut baseline_again) = (vec![], vec![]);
     for _ in 0..options.repeats.max(1) {
         copy.push(rows.copy(world, &world.database(), 1, None));
         copy_arrived.push(arrived.copy(world, &world.database(), 1, None));
+        copy_with_own
+            .extend(with_own.as_ref().map(|with_own| with_own.copy(world, &world.database(), 1, None)));
         let database = world.database();
         let job = Job::new(world, &topics, records, &database);
         one.push(job.load(Who::Daemons(1, None)));
@@ -279,6 +283,7 @@ fn loads(report: &mut Report, world: &World, options: &Options, kind: Kind) {
     let all = [
         copy,
         series("COPY of the same rows in the order of arrival", copy_arrived, ceiling),
+        series("COPY of the same rows and of those in the daemon's own tables", copy_with_own, ceiling),
         series("first load, one daemon", one, ceiling),
         series("reading again, one daemon", again, ceiling),
         copy_two,
@@ -292,15 +297,14 @@ fn loads(report: &mut Report, world: &World, options: &Options, kind: Kind) {
         kind.name(),
         number(records as f64, 0),
         number(rows.count() as f64, 0),
-        kind.tables().join(", ")
+        kind.tables().join(", ").replace("public.", "")
     );
     report.loads(&title, &measured);
 }
 
 fn assert_same_rows(world: &World, job: &Job<'_>, kind: Kind, rows: &Rows) {
     let session = world.session(job.database);
-    let counts =
-        kind.tables().iter().map(|table| session.number(&format!("SELECT count(*) FROM public.{table}")));
+    let counts = kind.tables().iter().map(|table| session.number(&format!("SELECT count(*) FROM {table}")));
     assert_eq!(u64::try_from(counts.sum::<i64>()).unwrap(), rows.count(), "rows of {}", kind.name());
 }
 
@@ -343,7 +347,7 @@ impl Load {
         let records = world.produce(&topics, kind.records(options.records / 5, SEED));
         let database = world.database();
         Job::new(world, &topics, records, &database).load(Who::Daemons(1, None)); // this one warms up
-        let rows = Rows::of(world, &database, kind, records, Order::AsTheyLie);
+        let rows = Rows::of(world, &database, kind.tables(), records, Order::AsTheyLie);
         Load { topics, records, rows }
     }
 

@@ -32,23 +32,36 @@ impl Kind {
         }
     }
 
-    /// The tables of `public` that its rows go to.
+    /// The public tables that its rows go to.
     pub fn tables(self) -> &'static [&'static str] {
         match self {
-            Kind::Alone(Topic::CloneReady) => &["clone_ready_events", "voice_clone_log", "voice_clone_cache"],
-            Kind::Alone(Topic::CloneFailed) => &["clone_failed_events", "voice_clone_log"],
-            Kind::Alone(Topic::CloneTransfer) => &["clone_transfer_events"],
-            Kind::Alone(Topic::CallLifecycle) => &["call_log"],
-            Kind::Alone(Topic::CallerVoiceMapping) => &["caller_voice_mapping"],
+            Kind::Alone(Topic::CloneReady) => {
+                &["public.clone_ready_events", "public.voice_clone_log", "public.voice_clone_cache"]
+            }
+            Kind::Alone(Topic::CloneFailed) => &["public.clone_failed_events", "public.voice_clone_log"],
+            Kind::Alone(Topic::CloneTransfer) => &["public.clone_transfer_events"],
+            Kind::Alone(Topic::CallLifecycle) => &["public.call_log"],
+            Kind::Alone(Topic::CallerVoiceMapping) => &["public.caller_voice_mapping"],
             Kind::Mix => &[
-                "clone_ready_events",
-                "clone_failed_events",
-                "clone_transfer_events",
-                "voice_clone_log",
-                "voice_clone_cache",
-                "call_log",
-                "caller_voice_mapping",
+                "public.clone_ready_events",
+                "public.clone_failed_events",
+                "public.clone_transfer_events",
+                "public.voice_clone_log",
+                "public.voice_clone_cache",
+                "public.call_log",
+                "public.caller_voice_mapping",
             ],
+        }
+    }
+
+    /// The daemon's own tables that it writes a row into for each voice, call or caller.
+    pub fn own_tables(self) -> &'static [&'static str] {
+        match self {
+            Kind::Alone(Topic::CloneFailed) => &[],
+            Kind::Alone(Topic::CloneReady | Topic::CloneTransfer) => &["ingest.voices"],
+            Kind::Alone(Topic::CallLifecycle) => &["ingest.calls"],
+            Kind::Alone(Topic::CallerVoiceMapping) => &["ingest.mappings"],
+            Kind::Mix => &["ingest.voices", "ingest.calls", "ingest.mappings"],
         }
     }
 
@@ -78,13 +91,13 @@ impl Kind {
     }
 }
 
-/// A call begins, and ends 2,500 records later: so about half of the calls begin in one batch of 5,000 and end in
+/// A call begins, and ends 1,500 records later: so about half of the calls begin in one batch of 3,000 and end in
 /// another.
 fn lifecycle(count: u64, seed: u64) -> impl Iterator<Item = Outgoing> {
     let mut dice = Dice::new(seed);
     let mut open = VecDeque::new();
     (0..count).map(move |nth| {
-        let ends = open.len() >= 1250 && nth % 2 == 1 || u64::try_from(open.len()).unwrap() >= count - nth;
+        let ends = open.len() >= 750 && nth % 2 == 1 || u64::try_from(open.len()).unwrap() >= count - nth;
         let call: String = if ends { open.pop_front().unwrap() } else { dice.token("conv_", 26) };
         let value = dice.call(&call, ends, nth, count);
         if !ends {

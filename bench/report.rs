@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
 use crate::expiry::Expiry;
-use crate::latency::{Cost, Times};
+use crate::latency::Times;
 use crate::usage::Measured;
 
 /// One thing that was measured several times.
@@ -133,7 +133,7 @@ impl Report {
         for (name, runs) in series {
             let samples = runs.first().map_or(0, |run| run.samples);
             let of = |value: fn(&Times) -> f64| spread(&runs.iter().map(value).collect::<Vec<_>>(), 2);
-            let cost = |value: fn(&Cost) -> f64, digits| {
+            let cost = |value: fn(&Measured) -> f64, digits| {
                 let costs: Vec<f64> = runs.iter().filter_map(|run| run.cost.as_ref()).map(value).collect();
                 if costs.is_empty() { "-".to_owned() } else { spread(&costs, digits) }
             };
@@ -145,12 +145,13 @@ impl Report {
                 enough(100, of(|run| run.p99)),
                 enough(1000, of(|run| run.p999)),
                 of(|run| run.longest),
-                enough(
-                    usize::from(runs.iter().all(|run| run.resolution == 0.0)) * usize::MAX,
-                    of(|run| run.resolution),
-                ),
-                cost(|cost| cost.consumer_cpu * 100.0, 1),
-                cost(|cost| cost.postgres_cpu * 100.0, 1),
+                if runs.iter().all(|run| run.resolution == 0.0) {
+                    "-".to_owned()
+                } else {
+                    of(|run| run.resolution)
+                },
+                cost(|cost| cost.consumer_cpu_seconds / cost.seconds * 100.0, 1),
+                cost(|cost| cost.postgres_cpu_seconds / cost.seconds * 100.0, 1),
                 cost(|cost| cost.memory_mib, 0),
             ]);
         }

@@ -40,13 +40,15 @@ pub struct World {
     pub server: PrivateServer,
     /// Whether `pg_stat_statements` says what each statement took.
     pub profiles: bool,
+    /// Records in one transaction at most, of the daemon, of the baseline and of `COPY`.
+    pub batch: usize,
     migrated: Database,
     settings: Vec<(String, String)>,
 }
 
 impl World {
     /// Starts both. `settings` go to every daemon, `server_settings` to the database server.
-    pub fn start(settings: &[(String, String)], server_settings: &[(String, String)]) -> World {
+    pub fn start(settings: &[(String, String)], batch: usize, server_settings: &[(String, String)]) -> World {
         // Two daemons that start together are to share the partitions from the first round on.
         let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "1000")];
         let kafka = PrivateKafka::start(&ours).unwrap_or_else(|why| panic!("{why}"));
@@ -72,7 +74,7 @@ impl World {
         if profiles {
             migrated.run("CREATE EXTENSION pg_stat_statements");
         }
-        World { kafka, server, profiles, migrated, settings: settings.to_vec() }
+        World { kafka, server, profiles, batch, migrated, settings: settings.to_vec() }
     }
 
     /// A database with the schema and no rows.

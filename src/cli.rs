@@ -62,7 +62,7 @@ pub struct SettingFlags {
     /// Publish no expiry event for a row that expired longer ago than this [default: no limit]
     #[arg(long, global = true, env = "EXPIRED_EVENT_MAX_AGE", hide_env_values = true, value_name = "TIME")]
     pub expired_event_max_age: Option<String>,
-    /// Records written in one transaction, at most [default: 5000]
+    /// Records written in one transaction, at most [default: 3000]
     #[arg(long, global = true, env = "BATCH_MAX_RECORDS", hide_env_values = true, value_name = "N")]
     pub batch_max_records: Option<String>,
     /// A record that arrives alone waits at most this long; takes ms, too [default: 20ms]

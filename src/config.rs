@@ -220,7 +220,7 @@ impl Reader {
                 "BATCH_MAX_RECORDS",
                 &flags.batch_max_records,
                 1..=100_000,
-                5_000,
+                3_000,
                 count,
             ),
             batch_max_wait: self
@@ -522,7 +522,7 @@ mod tests {
         assert_eq!(s.kafka_group_id, "voiceclone-events");
         assert_eq!((s.cache_ttl.as_secs(), s.expiry_interval.as_secs()), (86_400, 60));
         assert_eq!(s.expired_event_max_age, None);
-        assert_eq!((s.batch_max_records, s.batch_max_wait), (5_000, Duration::from_millis(20)));
+        assert_eq!((s.batch_max_records, s.batch_max_wait), (3_000, Duration::from_millis(20)));
         assert_eq!((s.record_max_bytes, s.dead_letter_limit), (8 << 20, 10_000));
         assert_eq!(s.http_addr.unwrap().to_string(), "127.0.0.1:8080");
         assert_eq!(s.topic_prefix, "");
@@ -560,7 +560,7 @@ mod tests {
         assert_eq!(Settings::from(&flags, vars(&env), NEITHER).unwrap().cache_ttl.as_secs(), 7_200);
         flags.cache_ttl = Some(String::new());
         assert_eq!(Settings::from(&flags, vars(&env), NEITHER).unwrap().cache_ttl.as_secs(), 3_600);
-        assert_eq!(with(&[("BATCH_MAX_RECORDS", " ")]).unwrap().batch_max_records, 5_000);
+        assert_eq!(with(&[("BATCH_MAX_RECORDS", " ")]).unwrap().batch_max_records, 3_000);
         assert_eq!(with(&[("HTTP_ADDR", "")]).unwrap().http_addr, None);
     }
 

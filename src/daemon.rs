@@ -21,7 +21,7 @@ use crate::store::dead_letters::Unpublished;
 use crate::store::expiry::Reached;
 use crate::store::outbox::Expired;
 use crate::store::write::Mode;
-use crate::store::{Store, connect, fault, migrate};
+use crate::store::{Fault, Store, connect, fault, migrate};
 
 /// Rows that one transaction of the expiry takes: 5,000 are hardly quicker, and delay the consuming beside it.
 const EXPIRY_CHUNK: i64 = 2000;
@@ -42,10 +42,10 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// The consumer must have ended by then after it was asked to; the contract gives the whole 10 s.
-const END_WITHIN: Duration = Duration::from_secs(8);
+const END_WITHIN: Duration = Duration::from_millis(7500);
 
-/// The other tasks must have ended by then after the consumer.
-const TASKS_END_WITHIN: Duration = Duration::from_secs(1);
+/// The other tasks must have ended by then after the consumer: time for what is being published to be noted as such.
+const TASKS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until `cancel`. An error is one that only a person can mend.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
@@ -107,7 +107,7 @@ async fn work(
     let sender = Sender::new(settings)?;
     let poke = Arc::new(Notify::new());
     tasks.spawn(expire(settings.clone(), store.clone(), poke.clone(), cancel.clone()));
-    tasks.spawn(publish(store.clone(), sender, poke, cancel.clone()));
+    tasks.spawn(publish(settings.clone(), store.clone(), sender, poke, cancel.clone()));
     let ingest = Ingest {
         store,
         limits: settings.limits(),
@@ -125,6 +125,9 @@ async fn work(
                 return Ok(());
             }
             End::TopicMadeAnew => warn!("a topic was made anew: a new consumer goes on"),
+            End::BrokersLost => {
+                warn!("the brokers are there and the consumer has lost them: a new consumer goes on");
+            }
             End::DeadLetterLimit(topic, partition) => bail!(
                 "{} records of {topic} partition {partition} could not be used, one after the other \
                  (DEAD_LETTER_LIMIT): look at ingest.dead_letters, mend the producer, then run \
@@ -199,42 +202,72 @@ async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, cancel: Can
     }
 }
 
-/// Publishes what waits, expiries and dead letters side by side, whichever instance made it.
-async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, cancel: CancellationToken) {
+/// Publishes what waits, expiries and dead letters side by side, whichever instance made it. Ends between two rounds:
+/// what the broker has is not published again.
+async fn publish(
+    settings: Settings,
+    store: Store,
+    sender: Sender,
+    poke: Arc<Notify>,
+    cancel: CancellationToken,
+) {
     let expired = async {
-        loop {
+        let mut sender = sender.clone();
+        while !cancel.is_cancelled() {
+            let sending = sender.clone();
             let sent = store
                 .publish_expired(PUBLISHED_CHUNKS, |events: &[Expired]| {
-                    let sender = sender.clone();
-                    Box::pin(async move { send_expired(&sender, events).await })
+                    Box::pin(async move { send_expired(&sending, events).await })
                 })
                 .await;
-            rest(sent, EXPIRED_TOPIC, poke.notified()).await;
+            sender = next_sender(sender, &settings, &sent);
+            rest(sent, EXPIRED_TOPIC, poke.notified(), &cancel).await;
         }
     };
     let dead_letters = async {
-        loop {
+        let mut sender = sender.clone();
+        while !cancel.is_cancelled() {
+            let sending = sender.clone();
             let sent = store
                 .publish_dead_letters(DEAD_LETTERS, DEAD_LETTER_BYTES, |letters: &[Unpublished]| {
-                    let sender = sender.clone();
-                    Box::pin(async move { send_dead_letters(&sender, letters).await })
+                    Box::pin(async move { send_dead_letters(&sending, letters).await })
                 })
                 .await;
-            rest(sent, DEAD_LETTER_TOPIC, std::future::pending()).await;
+            sender = next_sender(sender, &settings, &sent);
+            rest(sent, DEAD_LETTER_TOPIC, std::future::pending(), &cancel).await;
         }
     };
-    tokio::select! {
-        () = cancel.cancelled() => {}
-        () = expired => {}
-        () = dead_letters => {}
+    futures_util::join!(expired, dead_letters);
+}
+
+/// How many were to be published, and how many the broker has.
+type Published = Result<(usize, usize), Fault>;
+
+/// Who sends in the next round: a new producer where the broker took nothing of the last one, as the old one may have
+/// lost the brokers for good (as [`End::BrokersLost`] says of a consumer) or have failed for good.
+fn next_sender(sender: Sender, settings: &Settings, sent: &Published) -> Sender {
+    if !matches!(sent, Ok((1.., 0))) {
+        return sender;
+    }
+    match Sender::new(settings) {
+        Ok(anew) => {
+            // It waits for what is on its way.
+            tokio::task::spawn_blocking(move || drop(sender));
+            anew
+        }
+        Err(error) => {
+            error!(error = format!("{error:#}"), "no new producer could be made");
+            sender
+        }
     }
 }
 
 /// Goes on at once while there is more, else waits for the next look.
 async fn rest(
-    sent: Result<(usize, usize), crate::store::Fault>,
+    sent: Published,
     topic: &'static str,
     poked: impl Future<Output = ()>,
+    cancel: &CancellationToken,
 ) {
     match sent {
         Ok((waiting, published)) => {
@@ -252,6 +285,7 @@ async fn rest(
         Err(fault) => warn!(%fault, topic, "publishing failed and is tried again"),
     }
     tokio::select! {
+        () = cancel.cancelled() => {}
         () = tokio::time::sleep(PUBLISH_EVERY) => {}
         () = poked => {}
     }
@@ -325,22 +359,17 @@ async fn watch_readiness(
     ready: watch::Sender<Readiness>,
     cancel: CancellationToken,
 ) {
-    let client = match kafka::asking_client(&settings) {
-        Ok(client) => Arc::new(client),
-        Err(error) => {
-            error!(error = format!("{error:#}"), "readiness cannot be watched");
-            return;
-        }
-    };
+    let mut client = None;
     loop {
-        let asked = client.clone();
-        let broker = tokio::task::spawn_blocking(move || kafka::broker_answers(asked.as_ref()));
+        let (asking, settings) = (client.take(), settings.clone());
+        let broker = tokio::task::spawn_blocking(move || kafka::answered(&settings, asking));
         let schema = tokio::time::timeout(Duration::from_secs(2), store.schema_state());
         let (broker, schema) = tokio::join!(broker, schema);
+        client = broker.unwrap_or(None);
         let readiness = Readiness {
             database: matches!(schema, Ok(Ok(_))),
             schema: matches!(schema, Ok(Ok(state)) if state.pending.is_empty()),
-            broker: broker.unwrap_or(false),
+            broker: client.is_some(),
             assigned: *assigned.borrow(),
         };
         if *ready.borrow() != readiness {

@@ -147,7 +147,7 @@ impl<'a> Call<'a> {
         if let Some((_, given)) = self.duration_seconds {
             return Some(given);
         }
-        let micros = self.ended_at()?.micros() - self.started_at()?.micros();
+        let micros = self.ended_at()?.micros().saturating_sub(self.started_at()?.micros());
         if micros < 0 { None } else { i32::try_from(micros / 1_000_000).ok() }
     }
 

@@ -233,7 +233,7 @@ impl Ingest {
                     _ if usable => 0,
                     count => count + 1,
                 };
-                after.insert(key, Position { next_offset: record.offset + 1, dead_in_a_row });
+                after.insert(key, Position { next_offset: record.offset + 1, dead_in_a_row, ..before });
             }
         }
         let advances = match &self.group {

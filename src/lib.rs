@@ -4,12 +4,13 @@
 //! The data flows one way, and so do the imports:
 //!
 //! ```text
-//! main -> cli, config, logging      parse, check the settings, dispatch
+//! main -> logging                   dispatches; text or JSON lines
 //!      -> commands                  one module a command: publish, simulate, replay, check, migrate, dead-letters, demo
 //!      -> daemon, http              what `run` runs beside what; /healthz, /readyz, /metrics
 //!      -> kafka                     the only place that knows rdkafka: consume, read a range, send
 //!      -> ingest                    a batch: decode, plan, write; retry the world's faults, isolate a row's
 //!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
+//!      -> config -> cli             environment and flags, checked
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
 //!      -> record                    plain data: topics, headers, records

@@ -60,22 +60,17 @@ fn filter(filter: Option<&str>, daemon: bool) -> Result<EnvFilter, SettingError>
     })
 }
 
-/// Stands in for the standard hook, whose lines would not be JSON.
+/// Stands in for the standard hook, whose lines would not be JSON. What the panic says is left out: it may quote
+/// what was in hand, as that of a text cut in the middle of a character does.
 fn log_panic(info: &PanicHookInfo<'_>) {
-    let payload = info.payload();
-    let message = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
-        tracing::error!(panic = message, place, thread, %backtrace, "this is a bug: the program panicked");
+        tracing::error!(place, thread, %backtrace, "this is a bug: the program panicked");
     } else {
-        tracing::error!(panic = message, place, thread, "this is a bug: the program panicked");
+        tracing::error!(place, thread, "this is a bug: the program panicked");
     }
 }
 

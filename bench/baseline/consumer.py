@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 
 NS = uuid.UUID("32912be5-e948-560b-b792-7dcb8baa72b1")
 GROUP, TOPIC = os.environ["KAFKA_GROUP_ID"], os.environ["TOPIC"]
-BATCH = int(os.environ.get("BATCH_MAX_RECORDS", "5000"))
+BATCH = int(os.environ["BATCH_MAX_RECORDS"])
 
 EVENTS = """INSERT INTO clone_ready_events AS t
     (id, caller_id, greeting_call_id, cloned_voice_id, clone_duration_ms, ready_at, created_at)

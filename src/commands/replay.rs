@@ -143,9 +143,7 @@ impl Replay {
         let store = super::store(settings).await?;
         let reader = Reader::new(settings, topic)?;
         let ranges = reader.resolve(options.partition, from, to).await?;
-        let start = |range: &Range| {
-            ((topic, range.partition), Position { next_offset: range.start, dead_in_a_row: 0 })
-        };
+        let start = |range: &Range| ((topic, range.partition), Position::at(range.start, None));
         Ok(Replay {
             topic,
             dry_run: options.dry_run,

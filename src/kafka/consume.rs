@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::{OptionFuture, join_all};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
@@ -30,7 +30,7 @@ use crate::config::Settings;
 use crate::ingest::{Ingest, Positions, Stop, persist};
 use crate::record::{Record, Topic};
 use crate::store::Fault;
-use crate::store::offsets::{Partition, Position, Stored};
+use crate::store::offsets::{Partition, Position};
 use crate::store::write::Written;
 
 type Key = (Topic, i32);
@@ -49,6 +49,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(2);
 /// How often the brokers are asked whether the topics are still those that they were.
 const TOPIC_IDS_EVERY: Duration = Duration::from_secs(5);
 
+/// Once the brokers have so often answered another client and not this one, a new one takes its place.
+const UNHEARD: u32 = 3;
+
 /// How long the broker may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -56,14 +59,16 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// goes on and the group keeps this member.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
-/// What the group decided.
-enum Rebalance {
+/// What the client tells by itself.
+enum Told {
     Assigned(Vec<(String, i32)>),
     Revoked(Vec<(String, i32)>),
+    /// The broker did not take offsets that were committed; which, librdkafka does not always say.
+    CommitFailed,
 }
 
 struct Context {
-    rebalances: mpsc::UnboundedSender<Rebalance>,
+    told: mpsc::UnboundedSender<Told>,
 }
 
 impl ClientContext for Context {}
@@ -75,15 +80,31 @@ impl ConsumerContext for Context {
         let partitions: Vec<(String, i32)> =
             list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect();
         if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            let _ = self.rebalances.send(Rebalance::Assigned(partitions));
+            let _ = self.told.send(Told::Assigned(partitions));
             return;
         }
         if let Err(error) = consumer.incremental_unassign(list) {
             warn!(%error, "revoked partitions could not be given up one by one; all are given up");
             let _ = consumer.unassign();
         }
-        let _ = self.rebalances.send(Rebalance::Revoked(partitions));
+        let _ = self.told.send(Told::Revoked(partitions));
     }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if result.is_err() || offsets.elements().iter().any(|element| element.error().is_err()) {
+            let _ = self.told.send(Told::CommitFailed);
+        }
+    }
+}
+
+/// Which client the brokers answered.
+enum Answer {
+    /// The consumer's own, with the topics' ids.
+    Ours(TopicIds),
+    /// Only one that was made to ask.
+    Anothers,
+    /// None.
+    Nobodys,
 }
 
 /// Why consuming ended.
@@ -94,12 +115,15 @@ pub enum End {
     /// A topic was made anew, and the client cannot be trusted with it: librdkafka 2.12 takes no leader of a new
     /// topic whose epoch is lower than the old one's, and fetches in vain. A new consumer is to go on.
     TopicMadeAnew,
+    /// Another client reaches the brokers, and this one does not: librdkafka 2.12 never connects again once brokers have
+    /// told it that there is none, as they do for a moment after they were away. A new consumer is to go on.
+    BrokersLost,
     /// `DEAD_LETTER_LIMIT` records of this partition failed one after the other.
     DeadLetterLimit(String, i32),
 }
 
 type Write = JoinHandle<(Result<Written, Stop>, Positions)>;
-type Comparison = (u64, Result<BTreeMap<Partition, Stored>, Fault>);
+type Comparison = (u64, Result<BTreeMap<Partition, Position>, Fault>);
 type TopicIds = BTreeMap<String, Uuid>;
 type Load = JoinHandle<Option<(BTreeMap<Key, Position>, TopicIds)>>;
 
@@ -137,12 +161,11 @@ impl Lane {
 /// The consumer with all its state.
 pub struct Live {
     consumer: Arc<StreamConsumer<Context>>,
-    rebalances: mpsc::UnboundedReceiver<Rebalance>,
+    told: mpsc::UnboundedReceiver<Told>,
     ingest: Ingest,
-    group: String,
-    batch_max_records: usize,
-    batch_max_wait: Duration,
+    settings: Settings,
     assigned: watch::Sender<bool>,
+    /// Cancelled at its end, whatever that is.
     cancel: CancellationToken,
     /// Where the partitions stand in the database, as far as this process knows.
     positions: Positions,
@@ -152,6 +175,8 @@ pub struct Live {
     starting: BTreeSet<Key>,
     lanes: [Lane; LANES],
     load: Option<Load>,
+    /// Partitions that were revoked while a batch was being written, which may hold records of theirs.
+    left: BTreeSet<Key>,
     /// What is known of the positions is wrong; they are read again once no batch is being written.
     outdated: bool,
     compare: Option<JoinHandle<Comparison>>,
@@ -159,7 +184,9 @@ pub struct Live {
     topic_ids: TopicIds,
     /// What the brokers told last.
     told_topic_ids: TopicIds,
-    ask_topic_ids: Option<JoinHandle<TopicIds>>,
+    ask_topic_ids: Option<JoinHandle<Answer>>,
+    /// How often the brokers answered only another client, since they last answered this one.
+    unheard: u32,
     /// Counts what changed the positions, so that an old comparison is known as such.
     changes: u64,
     paused: bool,
@@ -180,36 +207,36 @@ impl Live {
         let topics = topics(&ingest);
         let asking = Arc::new(asking_client(settings)?);
         let topic_ids = tokio::select! {
-            ids = ask_topic_ids(asking, topics.clone()) => ids,
+            ids = ask_topic_ids(asking, topics.clone()) => ids.unwrap_or_default(),
             () = cancel.cancelled() => TopicIds::new(),
         };
-        let (sender, rebalances) = mpsc::unbounded_channel();
+        let (sender, told) = mpsc::unbounded_channel();
         let mut config = consumer_config(settings);
         config.set("group.id", &settings.kafka_group_id);
         let consumer: StreamConsumer<Context> = config
-            .create_with_context(Context { rebalances: sender })
+            .create_with_context(Context { told: sender })
             .context("the Kafka consumer could not be made")?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&names).context("the topics could not be subscribed to")?;
         Ok(Live {
             consumer: Arc::new(consumer),
-            rebalances,
-            group: settings.kafka_group_id.clone(),
-            batch_max_records: settings.batch_max_records,
-            batch_max_wait: settings.batch_max_wait,
+            told,
             ingest,
+            settings: settings.clone(),
             assigned,
-            cancel,
+            cancel: cancel.child_token(),
             positions: Positions::new(),
             next: BTreeMap::new(),
             starting: BTreeSet::new(),
             lanes: Default::default(),
             load: None,
+            left: BTreeSet::new(),
             outdated: false,
             compare: None,
             topic_ids,
             told_topic_ids: TopicIds::new(),
             ask_topic_ids: None,
+            unheard: 0,
             changes: 0,
             paused: false,
             committed: BTreeMap::new(),
@@ -233,13 +260,13 @@ impl Live {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.start_what_is_due();
-            let full = self.lanes.iter().any(|lane| lane.is_full(self.batch_max_records));
+            let full = self.lanes.iter().any(|lane| lane.is_full(self.settings.batch_max_records));
             let stalled = full && !self.paused;
             let due = self.next_due();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return End::Cancelled,
-                Some(rebalance) = self.rebalances.recv() => self.rebalanced(rebalance),
+                Some(told) = self.told.recv() => self.take_in(told),
                 result = landed(&mut self.lanes) => {
                     if let Some(end) = self.written(result) {
                         return end;
@@ -266,7 +293,9 @@ impl Live {
                 result = finished(&mut self.compare) => self.compared(result),
                 result = finished(&mut self.ask_topic_ids) => {
                     self.ask_topic_ids = None;
-                    self.topic_ids_told(result.unwrap_or_default());
+                    if let Some(end) = self.answered(result.unwrap_or(Answer::Nobodys)) {
+                        return end;
+                    }
                 }
                 _ = look.tick() => self.start_to_ask_topic_ids(),
                 _ = commit.tick() => {
@@ -306,7 +335,7 @@ impl Live {
             self.reload();
         }
         if self.outdated {
-            if self.lanes.iter().all(|lane| lane.write.is_none()) {
+            if !self.is_writing() {
                 self.outdated = false;
                 self.forget_what_was_gathered();
                 self.start_load();
@@ -315,8 +344,9 @@ impl Live {
         }
         let now = Instant::now();
         for number in 0..LANES {
-            let due =
-                |lane: &Lane| lane.is_full(self.batch_max_records) || lane.due.is_some_and(|due| due <= now);
+            let due = |lane: &Lane| {
+                lane.is_full(self.settings.batch_max_records) || lane.due.is_some_and(|due| due <= now)
+            };
             let starts = self.lanes.get(number).is_some_and(|lane| self.may_write(lane) && due(lane));
             if starts && let Some(lane) = self.lanes.get_mut(number) {
                 lane.write = Some(start_write(&self.ingest, lane.take(), &self.positions, &self.cancel));
@@ -356,14 +386,18 @@ impl Live {
             return false;
         }
         *next = record.offset + 1;
-        lane.due.get_or_insert_with(|| Instant::now() + self.batch_max_wait);
+        lane.due.get_or_insert_with(|| Instant::now() + self.settings.batch_max_wait);
         lane.buffered_bytes += record.size();
         lane.buffer.push(record);
-        lane.is_full(self.batch_max_records)
+        lane.is_full(self.settings.batch_max_records)
     }
 
     fn written(&mut self, result: Option<(Result<Written, Stop>, Positions)>) -> Option<End> {
         self.resume();
+        // A partition that came back before this batch landed was started where the batch was not yet counted.
+        if self.left.iter().any(|key| self.positions.contains_key(key) || self.starting.contains(key)) {
+            self.reload();
+        }
         let Some((result, positions)) = result else {
             error!("the writer died; the positions are read again");
             self.reload();
@@ -371,6 +405,9 @@ impl Live {
         };
         self.changes += 1;
         self.move_on(positions);
+        if !self.is_writing() {
+            self.left.clear();
+        }
         match result {
             Ok(written) => {
                 if written.dead_letters > 0 {
@@ -394,7 +431,7 @@ impl Live {
 
     /// Takes in how far a write has come.
     fn move_on(&mut self, positions: Positions) {
-        for (key, position) in positions {
+        for (key, position) in positions.into_iter().filter(|(key, _)| !self.left.contains(key)) {
             if let Some(mine) = self.positions.get_mut(&key)
                 && position.next_offset > mine.next_offset
             {
@@ -409,7 +446,7 @@ impl Live {
         Some(End::DeadLetterLimit(self.ingest.topic_name(key.0), key.1))
     }
 
-    fn rebalanced(&mut self, rebalance: Rebalance) {
+    fn take_in(&mut self, told: Told) {
         let keys = |partitions: Vec<(String, i32)>, prefix: &str| -> Vec<Key> {
             partitions
                 .into_iter()
@@ -419,8 +456,12 @@ impl Live {
                 .collect()
         };
         self.changes += 1;
-        match rebalance {
-            Rebalance::Assigned(partitions) => {
+        match told {
+            Told::CommitFailed => {
+                debug!("offsets were not committed to Kafka; they are with the next ones");
+                self.committed.clear();
+            }
+            Told::Assigned(partitions) => {
                 info!(partitions = partitions.len(), "partitions are assigned");
                 self.starting.extend(keys(partitions, &self.ingest.topic_prefix));
                 if self.starting.is_empty() {
@@ -428,9 +469,12 @@ impl Live {
                 }
                 self.start_load();
             }
-            Rebalance::Revoked(partitions) => {
+            Told::Revoked(partitions) => {
                 info!(partitions = partitions.len(), "partitions are revoked");
                 for key in keys(partitions, &self.ingest.topic_prefix) {
+                    if self.is_writing() {
+                        self.left.insert(key);
+                    }
                     self.starting.remove(&key);
                     self.positions.remove(&key);
                     self.next.remove(&key);
@@ -459,7 +503,7 @@ impl Live {
         let loader = Loader {
             consumer: self.consumer.clone(),
             ingest: self.ingest.clone(),
-            group: self.group.clone(),
+            group: self.settings.kafka_group_id.clone(),
             cancel: self.cancel.clone(),
         };
         self.load = Some(tokio::spawn(async move { loader.load(keys).await }));
@@ -617,7 +661,7 @@ impl Live {
     fn start_comparison(&mut self) {
         if self.compare.is_none() && self.load.is_none() && self.is_idle() {
             let store = self.ingest.store.clone();
-            let group = self.group.clone();
+            let group = self.settings.kafka_group_id.clone();
             let changes = self.changes;
             self.compare = Some(tokio::spawn(async move { (changes, store.positions(&group).await) }));
         }
@@ -633,7 +677,7 @@ impl Live {
         }
         let differs = |(key, mine): (&Key, &Position)| {
             let stored = stored.get(&(self.ingest.topic_name(key.0), key.1));
-            stored.map(|stored| stored.position.next_offset) != Some(mine.next_offset)
+            stored.map(|stored| stored.next_offset) != Some(mine.next_offset)
         };
         if self.positions.iter().any(differs) {
             warn!("the database's offsets are not those of this process; it goes on from the database's");
@@ -647,7 +691,35 @@ impl Live {
         if self.ask_topic_ids.is_some() {
             return;
         }
-        self.ask_topic_ids = Some(tokio::spawn(ask_topic_ids(self.consumer.clone(), topics(&self.ingest))));
+        let (client, settings, topics) = (self.consumer.clone(), self.settings.clone(), topics(&self.ingest));
+        self.ask_topic_ids = Some(tokio::spawn(async move {
+            if let Some(ids) = ask_topic_ids(client, topics.clone()).await {
+                return Answer::Ours(ids);
+            }
+            let Ok(another) = asking_client(&settings) else {
+                return Answer::Nobodys;
+            };
+            match ask_topic_ids(Arc::new(another), topics).await {
+                Some(_) => Answer::Anothers,
+                None => Answer::Nobodys,
+            }
+        }));
+    }
+
+    /// Takes in whether the brokers answer, and what.
+    fn answered(&mut self, answer: Answer) -> Option<End> {
+        match answer {
+            Answer::Ours(ids) => {
+                self.unheard = 0;
+                self.topic_ids_told(ids);
+            }
+            Answer::Anothers => {
+                self.unheard += 1;
+                debug!(times = self.unheard, "the brokers answer another client, and not this one");
+            }
+            Answer::Nobodys => {}
+        }
+        (self.unheard >= UNHEARD).then_some(End::BrokersLost)
     }
 
     /// Takes in what the brokers tell. A topic that is new to this consumer is no reason to look at positions, where it
@@ -660,8 +732,12 @@ impl Live {
         self.told_topic_ids = told;
     }
 
+    fn is_writing(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.write.is_some())
+    }
+
     fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.write.is_none() && lane.buffer.is_empty())
+        !self.is_writing() && self.lanes.iter().all(|lane| lane.buffer.is_empty())
     }
 
     /// Whether one of the topics is another than the one that this consumer began with.
@@ -675,6 +751,7 @@ impl Live {
 
     /// Lets the batches in hand land if the world lets it, commits, and leaves the group.
     async fn finish(mut self) {
+        self.cancel.cancel();
         let writes: Vec<Write> = self.lanes.iter_mut().filter_map(|lane| lane.write.take()).collect();
         // The last holder of the consumer leaves the group, and what asks the broker holds it as well.
         let (load, ask) = (self.load.take(), self.ask_topic_ids.take());
@@ -756,21 +833,18 @@ fn topics(ingest: &Ingest) -> Vec<String> {
     Topic::ALL.into_iter().map(|topic| ingest.topic_name(topic)).collect()
 }
 
-/// The ids of the topics, as far as they are told; a topic whose id is not known is taken for the old one.
+/// The ids of the topics, as far as they are told (a topic whose id is not known is taken for the old one); `None`
+/// where no broker answers.
 async fn ask_topic_ids<C: ConsumerContext>(
     client: Arc<impl Consumer<C> + Send + Sync + 'static>,
     topics: Vec<String>,
-) -> TopicIds {
+) -> Option<TopicIds> {
     let asked = tokio::task::spawn_blocking(move || topic_ids(client.client(), &topics, ANSWER));
-    match asked.await {
-        Ok(Ok(ids)) => ids,
-        Ok(Err(error)) => {
-            debug!(error = format!("{error:#}"), "the topics' ids are not known");
-            TopicIds::new()
-        }
+    match asked.await.unwrap_or_else(|died| Err(died.into())) {
+        Ok(ids) => Some(ids),
         Err(error) => {
-            debug!(%error, "the topics' ids are not known");
-            TopicIds::new()
+            debug!(error = format!("{error:#}"), "the topics' ids are not known");
+            None
         }
     }
 }
@@ -787,7 +861,7 @@ impl Loader {
     /// Where each partition starts: where the database says, or at the earliest record where it says
     /// nothing, or something that the topic does not have. `None` when cancelled before.
     async fn load(self, keys: Vec<Key>) -> Option<(BTreeMap<Key, Position>, TopicIds)> {
-        let topic_ids = ask_topic_ids(self.consumer.clone(), topics(&self.ingest)).await;
+        let topic_ids = ask_topic_ids(self.consumer.clone(), topics(&self.ingest)).await.unwrap_or_default();
         let read = || self.ingest.store.positions(&self.group);
         let mut stored = persist("reading the stored offsets", &self.cancel, read).await?;
         let mut loaded = BTreeMap::new();
@@ -815,24 +889,24 @@ impl Loader {
     async fn start(
         &self,
         partition: &Partition,
-        stored: Option<Stored>,
+        stored: Option<Position>,
         topic_id: Option<Uuid>,
     ) -> Result<Option<Position>, Fault> {
         let (low, high) = self.watermarks(partition.clone()).await?;
-        let mut to = Stored { position: Position { next_offset: low, dead_in_a_row: 0 }, topic_id };
+        let mut to = Position::at(low, topic_id);
         if let Some(stored) = stored {
             let made_anew = stored.topic_id.is_some() && topic_id.is_some() && stored.topic_id != topic_id;
-            let there = (low..=high).contains(&stored.position.next_offset);
+            let there = (low..=high).contains(&stored.next_offset);
             if there && !made_anew {
                 if stored.topic_id.is_some() || topic_id.is_none() {
-                    return Ok(Some(stored.position));
+                    return Ok(Some(stored));
                 }
-                to.position = stored.position;
+                to = Position { topic_id, ..stored };
             } else {
                 error!(
                     topic = partition.0,
                     partition = partition.1,
-                    stored = stored.position.next_offset,
+                    stored = stored.next_offset,
                     low,
                     high,
                     "the topic no longer has the stored offset: {}; starting from the earliest record",
@@ -845,7 +919,7 @@ impl Loader {
                 metrics::counter!("voiceclone_offsets_lost_total").increment(1);
             }
         }
-        let expected = stored.map(|stored| stored.position.next_offset);
+        let expected = stored.map(|stored| stored.next_offset);
         self.ingest.store.set_position(&self.group, partition, expected, to).await?;
         Ok(None)
     }

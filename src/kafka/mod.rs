@@ -55,7 +55,9 @@ fn consumer_config(settings: &Settings) -> ClientConfig {
         ("fetch.queue.backoff.ms", "10".to_owned()),
         ("fetch.message.max.bytes", "1048576".to_owned()),
         ("fetch.max.bytes", ahead.to_string()),
-        ("receive.message.max.bytes", (2 * largest + 1024).to_string()),
+        // Also the most that a compressed batch may unpack to; librdkafka reads no further in the partition behind a
+        // larger one.
+        ("receive.message.max.bytes", (2 * largest + 1024).max(256 * 1024 * 1024).to_string()),
     ];
     for (property, value) in defaults {
         if !settings.kafka_properties.contains_key(property) {
@@ -86,9 +88,16 @@ pub fn check_properties(settings: &Settings) -> Result<(), SettingError> {
     Ok(())
 }
 
-/// Whether a broker answers within a second or so. Blocks.
-pub fn broker_answers(consumer: &impl Consumer) -> bool {
-    consumer.client().fetch_metadata(None, Duration::from_secs(2)).is_ok()
+/// Asks the brokers for a sign of life, by this client or else a new one, and gives back the client where one answers
+/// within 2 s. One that got no answer may never get one again, where another does. Blocks.
+pub fn answered(settings: &Settings, client: Option<BaseConsumer>) -> Option<BaseConsumer> {
+    let client = match client {
+        Some(client) => client,
+        None => asking_client(settings)
+            .inspect_err(|error| tracing::error!(error = format!("{error:#}"), "the brokers cannot be asked"))
+            .ok()?,
+    };
+    client.client().fetch_metadata(None, Duration::from_secs(2)).is_ok().then_some(client)
 }
 
 /// A client that only asks.

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use diesel::{ConnectionError, ConnectionResult};
+use diesel::result::{DatabaseErrorKind, Error};
+use diesel::{ConnectionError, ConnectionResult, QueryResult};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
 };
@@ -30,6 +31,8 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long TLS and the login may take on top of that.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to answer before it is used; one that does not is closed.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// When an unused connection is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// When a connection whose packets nobody acknowledges is given up.
@@ -40,9 +43,9 @@ const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 /// The pool: `DB_POOL_SIZE` connections and `DB_MAX_OVERFLOW` further ones at most.
 ///
 /// It starts without a database, and connects in the background; it must be called within a tokio runtime.
-/// Connections are handed out newest first, unless they are known to have died, and further ones that nobody has
-/// needed for a minute are closed. A caller waits
-/// at most five seconds; why a connection failed goes to the log, as bb8 tells the caller only of the wait.
+/// Connections are handed out newest first, each once it has answered, and further ones that nobody has needed for
+/// a minute are closed. A caller waits at most five seconds; why a connection failed goes to the log, as bb8 tells
+/// the caller only of the wait.
 pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
     let size = settings.db_pool_size.saturating_add(settings.db_max_overflow);
     if size == 0 {
@@ -51,8 +54,8 @@ pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
     // what is wrong with the URL will not mend itself: say it now, not at each attempt
     Target::parse(&settings.database_url)?;
     let mut config = ManagerConfig::default();
-    // A test query would cost a round trip a batch; a connection that has died is found when it is used.
-    config.recycling_method = RecyclingMethod::Fast;
+    config.recycling_method =
+        RecyclingMethod::CustomFunction(Box::new(|connection| ping(connection).boxed()));
     config.custom_setup = Box::new(|url| {
         let url = url.to_owned();
         async move { connect(&url).await }.boxed()
@@ -67,6 +70,17 @@ pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
         .queue_strategy(bb8::QueueStrategy::Lifo)
         .error_sink(Box::new(LogErrors))
         .build_unchecked(manager))
+}
+
+/// A round trip with nothing in it.
+async fn ping(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    match tokio::time::timeout(PING_TIMEOUT, connection.batch_execute("")).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let silence = format!("no answer within {} s", PING_TIMEOUT.as_secs());
+            Err(Error::DatabaseError(DatabaseErrorKind::ClosedConnection, Box::new(silence)))
+        }
+    }
 }
 
 /// Logs why a connection could not be made or had died. The messages come from the driver and the server,
@@ -109,13 +123,15 @@ pub async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
     if let Err(error) = connection.batch_execute(english).await {
         tracing::debug!(%error, "the server's messages stay in its own language");
     }
-    // A process that is halted, or whose host is gone, in the middle of a transaction keeps its locks no longer.
-    let patience = format!(
-        "SELECT set_config('idle_in_transaction_session_timeout', '{}', false)
+    // Whoever waited for a lock must see what its holder wrote, whatever the role's default is. And a process that
+    // is halted, or whose host is gone, in the middle of a transaction keeps its locks no longer.
+    let session = format!(
+        "SET default_transaction_isolation TO 'read committed';
+         SELECT set_config('idle_in_transaction_session_timeout', '{}', false)
          WHERE current_setting('idle_in_transaction_session_timeout') = '0'",
         IDLE_IN_TRANSACTION.as_millis()
     );
-    connection.batch_execute(&patience).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+    connection.batch_execute(&session).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(connection)
 }
 

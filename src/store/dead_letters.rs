@@ -172,8 +172,8 @@ impl Store {
     }
 
     /// Publishes some dead letters that are not yet: locks them against other instances, lets `publish`
-    /// say which of them the broker has, and marks those. Returns how many there were and how many the
-    /// broker has. Killed in between, they are published again.
+    /// say which of them the broker has, and marks those; the others go to the end of the queue. Returns how many
+    /// there were and how many the broker has. Killed in between, they are published again.
     pub async fn publish_dead_letters(
         &self,
         most: i64,
@@ -186,11 +186,12 @@ impl Store {
                 let waiting: Vec<Unpublished> = diesel::sql_query(
                     "WITH waiting AS (
                         SELECT id, topic, partition, record_offset, key, value, headers, reason, message,
-                               sum(COALESCE(length(value), 0)) OVER (ORDER BY id) AS bytes
+                               row_number() OVER turn AS turn, sum(COALESCE(length(value), 0)) OVER turn AS bytes
                         FROM (SELECT * FROM ingest.dead_letters WHERE published_at IS NULL
-                              ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) AS locked)
+                              ORDER BY tried_at NULLS FIRST, id LIMIT $1 FOR UPDATE SKIP LOCKED) AS locked
+                        WINDOW turn AS (ORDER BY tried_at NULLS FIRST, id))
                      SELECT id, topic, partition, record_offset, key, value, headers, reason, message
-                     FROM waiting WHERE bytes <= $2 OR id = (SELECT min(id) FROM waiting) ORDER BY id",
+                     FROM waiting WHERE bytes <= $2 OR turn = 1 ORDER BY turn",
                 )
                 .bind::<BigInt, _>(most)
                 .bind::<BigInt, _>(most_bytes)
@@ -200,9 +201,14 @@ impl Store {
                     return Ok((0, 0));
                 }
                 let published = publish(&waiting).await;
+                let tried: Vec<i64> = waiting.iter().map(|letter| letter.id).collect();
                 diesel::sql_query(
-                    "UPDATE ingest.dead_letters SET published_at = now() AT TIME ZONE 'utc' WHERE id = ANY($1)",
+                    "UPDATE ingest.dead_letters
+                     SET published_at = CASE WHEN id = ANY ($2) THEN now() AT TIME ZONE 'utc' END,
+                         tried_at = now() AT TIME ZONE 'utc'
+                     WHERE id = ANY ($1)",
                 )
+                .bind::<Array<BigInt>, _>(&tried)
                 .bind::<Array<BigInt>, _>(&published)
                 .execute(connection)
                 .await?;

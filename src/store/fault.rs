@@ -114,10 +114,12 @@ fn of_the_world(message: &str) -> Option<String> {
     Some(format!("{} ... {end}", begin.trim_end_matches([' ', '"'])))
 }
 
-/// Parts of the messages of what passes by itself: from `migrate`, whose connection is refused or gets no answer where
-/// others are there; from PostgreSQL; and from the driver.
+/// What `migrate` says where its connection is refused or gets no answer.
+pub(super) const NO_CONNECTION: &str = "no connection to the database";
+
+/// Parts of the messages of what passes by itself: from `migrate`, from PostgreSQL, and from the driver.
 const PASSING: &[&str] = &[
-    "no connection to the database",
+    NO_CONNECTION,
     "connection closed",
     "error communicating with the server",
     "terminating connection",

@@ -10,6 +10,7 @@ use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, Simple
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::connect::connect;
+use super::fault::NO_CONNECTION;
 
 /// The directory `migrations`, as it was when the program was built.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
@@ -259,7 +260,7 @@ enum Direction {
 
 /// A connection that holds the lock: for as long as it lives, or until it gives it back.
 async fn locked(url: &str) -> anyhow::Result<AsyncPgConnection> {
-    let mut conn = connect(url).await.map_err(|e| anyhow!("no connection to the database: {e}"))?;
+    let mut conn = connect(url).await.map_err(|e| anyhow!("{NO_CONNECTION}: {e}"))?;
     // Diesel's table belongs in public, whatever the role's search path; and neither waiting for another
     // program nor an index on a large table is to run into a limit that the role has for its queries.
     conn.batch_execute("SET search_path TO public; SET statement_timeout TO 0; SET lock_timeout TO 0")

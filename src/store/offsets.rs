@@ -19,15 +19,15 @@ pub struct Position {
     pub next_offset: i64,
     /// Unusable records since the last usable one.
     pub dead_in_a_row: i64,
+    /// The topic that the offset is of; `None` where that is not known.
+    pub topic_id: Option<Uuid>,
 }
 
-/// What is stored of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Where it stands.
-    pub position: Position,
-    /// The topic that the position is of; `None` where that is not known.
-    pub topic_id: Option<Uuid>,
+impl Position {
+    /// The start of a partition.
+    pub fn at(next_offset: i64, topic_id: Option<Uuid>) -> Position {
+        Position { next_offset, dead_in_a_row: 0, topic_id }
+    }
 }
 
 /// A partition's step: from the position that is expected in the database to a new one.
@@ -38,7 +38,8 @@ pub struct Advance {
     /// Whose position.
     pub partition: Partition,
     /// What must be stored, or nothing is written. The count is part of it, so that a process with an
-    /// older one does not undo `dead-letters accept`.
+    /// older one does not undo `dead-letters accept`; the topic is, so that no batch of a topic that was
+    /// deleted moves the one that was made anew.
     pub expected: Position,
     /// What is stored then.
     pub to: Position,
@@ -53,9 +54,11 @@ impl Statement for AdvanceOffsets {
                 updated_at = now() AT TIME ZONE 'utc'
             FROM ";
     const TAIL: &'static str =
-        " AS u (group_id, topic, partition, expected_offset, expected_dead, next_offset, dead_in_a_row)
+        " AS u (group_id, topic, partition, expected_offset, expected_dead, expected_topic_id,
+                    next_offset, dead_in_a_row)
             WHERE o.group_id = u.group_id AND o.topic = u.topic AND o.partition = u.partition
               AND o.next_offset = u.expected_offset AND o.dead_in_a_row = u.expected_dead
+              AND COALESCE(o.topic_id, '00000000-0000-0000-0000-000000000000') = u.expected_topic_id
             RETURNING 1)
         SELECT count(*) FROM advanced";
     type Row = BigInt;
@@ -72,6 +75,7 @@ pub(super) async fn advance(connection: &AsyncPgConnection, advances: &[Advance]
         Column::Integers(advances.iter().map(|advance| Some(advance.partition.1)).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.expected.next_offset).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.expected.dead_in_a_row).collect()),
+        Column::Uuids(advances.iter().map(|advance| advance.expected.topic_id.unwrap_or_default()).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.to.next_offset).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.to.dead_in_a_row).collect()),
     ]);
@@ -81,7 +85,7 @@ pub(super) async fn advance(connection: &AsyncPgConnection, advances: &[Advance]
 
 impl Store {
     /// The stored positions of a group.
-    pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Stored>, Fault> {
+    pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Position>, Fault> {
         let mut connection = self.connection().await?;
         let rows: Vec<Row> = diesel::sql_query(
             "SELECT topic, partition, next_offset, dead_in_a_row, topic_id
@@ -91,8 +95,8 @@ impl Store {
         .load(&mut connection)
         .await?;
         let stored = |row: Row| {
-            let position = Position { next_offset: row.next_offset, dead_in_a_row: row.dead_in_a_row };
-            ((row.topic, row.partition), Stored { position, topic_id: row.topic_id })
+            let Row { topic, partition, next_offset, dead_in_a_row, topic_id } = row;
+            ((topic, partition), Position { next_offset, dead_in_a_row, topic_id })
         };
         Ok(rows.into_iter().map(stored).collect())
     }
@@ -104,7 +108,7 @@ impl Store {
         group: &str,
         partition: &Partition,
         expected: Option<i64>,
-        to: Stored,
+        to: Position,
     ) -> Result<(), Fault> {
         let mut connection = self.connection().await?;
         diesel::sql_query(match expected {
@@ -122,8 +126,8 @@ impl Store {
         .bind::<Text, _>(group)
         .bind::<Text, _>(&partition.0)
         .bind::<Integer, _>(partition.1)
-        .bind::<BigInt, _>(to.position.next_offset)
-        .bind::<BigInt, _>(to.position.dead_in_a_row)
+        .bind::<BigInt, _>(to.next_offset)
+        .bind::<BigInt, _>(to.dead_in_a_row)
         .bind::<Nullable<SqlUuid>, _>(to.topic_id)
         .bind::<Nullable<BigInt>, _>(expected)
         .execute(&mut connection)

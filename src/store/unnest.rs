@@ -56,9 +56,13 @@ impl<'a> Column<'a> {
 const EPOCH_DIFFERENCE: i64 = 946_684_800_000_000;
 
 pub(super) fn timestamp(time: Time) -> PgTimestamp {
-    PgTimestamp(time.micros() - EPOCH_DIFFERENCE)
+    match time.micros() {
+        i64::MAX => PgTimestamp(i64::MAX),
+        micros => PgTimestamp(micros.saturating_sub(EPOCH_DIFFERENCE)),
+    }
 }
 
+/// `infinity`, which only another tool's rows may hold, is the greatest time, and comes back as it was.
 pub(super) fn from_timestamp(timestamp: PgTimestamp) -> Time {
     Time::from_micros(timestamp.0.saturating_add(EPOCH_DIFFERENCE))
 }

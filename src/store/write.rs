@@ -204,14 +204,25 @@ struct Table<'p, R> {
 }
 
 impl<'p, R> Table<'p, R> {
-    fn columns(&self, rows: &Rows<'p, R>, with_identity: bool) -> Vec<Column<'p>> {
-        let mut columns = vec![Column::Uuids(rows.iter().map(|(id, _)| *id).collect())];
-        if with_identity {
-            columns.extend((self.identity)(rows));
-        }
+    /// Those that a look compares.
+    fn looked_at(&self, rows: &Rows<'p, R>) -> Vec<Column<'p>> {
+        let mut columns = vec![ids(rows)];
         columns.extend((self.compared)(rows));
         columns
     }
+
+    /// Those of an upsert. `further` come after the compared ones.
+    fn written(&self, rows: &Rows<'p, R>, further: Vec<Column<'p>>) -> Vec<Column<'p>> {
+        let mut columns = vec![ids(rows)];
+        columns.extend((self.identity)(rows));
+        columns.extend((self.compared)(rows));
+        columns.extend(further);
+        columns
+    }
+}
+
+fn ids<'p, R>(rows: &Rows<'p, R>) -> Column<'p> {
+    Column::Uuids(rows.iter().map(|(id, _)| *id).collect())
 }
 
 /// Those rows that would make or change something. `Look` gives the ids of such; without the habit of
@@ -227,7 +238,7 @@ where
     if all.is_empty() || !table.habit.looks_first() {
         return Ok(all);
     }
-    let ids: Vec<Uuid> = Unnest::<Look>::new(table.columns(&all, false)).load(&mut &*connection).await?;
+    let ids: Vec<Uuid> = Unnest::<Look>::new(table.looked_at(&all)).load(&mut &*connection).await?;
     let ids: HashSet<Uuid> = ids.into_iter().collect();
     Ok(all.into_iter().filter(|(id, _)| ids.contains(id)).collect())
 }
@@ -235,7 +246,7 @@ where
 /// Ids of rows made, and of rows changed.
 type Touched = (Vec<Uuid>, Vec<Uuid>);
 
-/// Writes rows, and says which it made and which it changed. `further` are columns after the compared ones.
+/// Writes rows, and says which it made and which it changed.
 async fn touch<'p, Upsert, R>(
     connection: &AsyncPgConnection,
     table: &Table<'p, R>,
@@ -248,12 +259,10 @@ where
     if rows.is_empty() {
         return Ok(Touched::default());
     }
-    let mut columns = table.columns(rows, true);
-    columns.extend(further);
-    Ok(Telling(Unnest::<Upsert>::new(columns)).get_result(&mut &*connection).await?)
+    Ok(Telling(Unnest::<Upsert>::new(table.written(rows, further))).get_result(&mut &*connection).await?)
 }
 
-/// Writes those rows of a table that are worth it. `further` are columns after the compared ones.
+/// Writes those rows of a table that are worth it.
 async fn upsert<'p, Upsert, R>(
     target: Target<'_>,
     table: &Table<'p, R>,
@@ -272,9 +281,7 @@ where
     } else if worth.is_empty() {
         0
     } else {
-        let mut columns = table.columns(worth, true);
-        columns.extend(further);
-        Unnest::<Upsert>::new(columns).execute(&mut &*target.connection).await?
+        Unnest::<Upsert>::new(table.written(worth, further)).execute(&mut &*target.connection).await?
     };
     table.habit.learn(table.met.len(), touched);
     Ok(written)

@@ -45,7 +45,7 @@ fn it_shows_the_tables_ends_by_itself_and_leaves_nothing_behind() {
 
 /// Ctrl-C on a terminal: to the whole process group, PostgreSQL included.
 fn interrupt_group(daemon: &Daemon) {
-    let kill = format!("kill -s INT -- -{}", daemon.id());
+    let kill = format!("kill -s INT -- -{}", daemon.process_id());
     assert!(std::process::Command::new("/bin/sh").args(["-c", &kill]).status().unwrap().success());
 }
 

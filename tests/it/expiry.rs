@@ -189,12 +189,11 @@ fn a_daemon_killed_between_the_expiry_and_the_publishing_leaves_the_event_to_ano
     assert_eq!(ids(&events), [event_id("+15550100", "v", LONG_AGO + 1)]);
 }
 
-#[test]
-fn a_daemon_killed_after_the_publishing_and_before_its_commit_has_the_event_repeated_byte_for_byte() {
-    let scene = Scene::new(real_kafka!(), 1);
-    clone_ready(&scene, "v", LONG_AGO);
-    consume_without_expiring(&scene);
-    // What has been published is taken out of the outbox only once this test lets go of the lock.
+/// An event that has been published is taken out of the outbox only once `signal` was sent to the daemon. Gives its exit
+/// status.
+fn signalled_between_the_publishing_and_its_commit(scene: &Scene, signal: Signal) -> i32 {
+    clone_ready(scene, "v", LONG_AGO);
+    consume_without_expiring(scene);
     scene.database.run(
         "CREATE FUNCTION ingest.hold() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN PERFORM pg_advisory_xact_lock(1); RETURN OLD; END $$;
@@ -204,16 +203,33 @@ fn a_daemon_killed_after_the_publishing_and_before_its_commit_has_the_event_repe
     let holder = runtime.block_on(scene.database.client());
     runtime.block_on(holder.batch_execute("SELECT pg_advisory_lock(1)")).unwrap();
 
-    let mut daemon = expiring(&scene);
-    eventually_eq(MINUTES, "the published expiries", 1, || events(&scene).len());
+    let mut daemon = expiring(scene);
+    eventually_eq(MINUTES, "the published expiries", 1, || events(scene).len());
     eventually_eq(MINUTES, "the sessions that wait for the lock", "1".to_owned(), || {
         scene.database.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'",
         )
     });
-    daemon.signal(Signal::Kill);
-    assert_ne!(daemon.wait_exit(SOON), 0);
+    daemon.signal(signal);
+    if signal == Signal::Kill {
+        daemon.wait_exit(SOON);
+    }
     runtime.block_on(holder.batch_execute("SELECT pg_advisory_unlock(1)")).unwrap();
+    daemon.wait_exit(SOON)
+}
+
+#[test]
+fn a_daemon_that_ends_in_good_order_notes_what_it_has_just_published() {
+    let scene = Scene::new(real_kafka!(), 1);
+    assert_eq!(signalled_between_the_publishing_and_its_commit(&scene, Signal::Term), 0);
+    assert_eq!(waiting(&scene.database), "0");
+    assert_eq!(events(&scene).len(), 1);
+}
+
+#[test]
+fn a_daemon_killed_after_the_publishing_and_before_its_commit_has_the_event_repeated_byte_for_byte() {
+    let scene = Scene::new(real_kafka!(), 1);
+    assert_ne!(signalled_between_the_publishing_and_its_commit(&scene, Signal::Kill), 0);
 
     let _second = expiring(&scene);
     wait_for_outbox(&scene, 0);

@@ -13,10 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use voiceclone_events::event::Limits;
 use voiceclone_events::ingest::{Ingest, Positions, Stop};
 use voiceclone_events::record::{Header, Record, Topic};
-use voiceclone_events::store::offsets::{Position, Stored};
+use voiceclone_events::store::offsets::Position;
 use voiceclone_events::store::write::Mode;
 use voiceclone_events::store::{Store, connect, migrate};
 
@@ -474,7 +475,7 @@ const WAYS: [Way; 4] = [
 ];
 
 impl Way {
-    async fn write(self, writer: Ingest, records: &[Record], dice: Dice) {
+    async fn write(self, writer: Ingest, records: &[Record], mut dice: Dice) {
         match self {
             Way::InOneBatch => write(&writer, records).await,
             Way::BackwardsOneByOneThenAgainInOneBatch => {
@@ -486,7 +487,7 @@ impl Way {
             Way::InAnyOrderBySeveralWritersAtOnce => in_any_order(writer, records, dice).await,
             Way::ThroughOffsetsWithRivalsThenAgainByAnotherGroup => {
                 for group in ["first", "second"] {
-                    let dice = Dice(ChaCha8Rng::seed_from_u64(dice.0.clone().next_u64()));
+                    let dice = Dice(ChaCha8Rng::seed_from_u64(dice.0.next_u64()));
                     through_offsets(writer.clone(), group, records, dice).await;
                 }
             }
@@ -523,7 +524,7 @@ async fn in_any_order(writer: Ingest, records: &[Record], mut dice: Dice) {
 /// and now and then a rival who thinks the partitions are his writes the same batch at the same moment.
 async fn through_offsets(writer: Ingest, group: &'static str, records: &[Record], mut dice: Dice) {
     let writer = Ingest { group: Some(group.to_owned()), ..writer };
-    let start = Stored { position: Position { next_offset: 0, dead_in_a_row: 0 }, topic_id: None };
+    let start = Position::at(0, None);
     let mut owners: Vec<BTreeMap<(Topic, i32), Vec<Record>>> = vec![BTreeMap::new(); 1 + dice.below(4)];
     for topic in Topic::ALL {
         for partition in 0..3 {
@@ -553,7 +554,7 @@ async fn consume(
     loop {
         let stored = writer.store.positions(group).await.unwrap();
         let mut positions: Positions =
-            partitions.keys().map(|key| (*key, stored[&(key.0.name().to_owned(), key.1)].position)).collect();
+            partitions.keys().map(|key| (*key, stored[&(key.0.name().to_owned(), key.1)])).collect();
         let mut finished = true;
         for _ in 0..1 + dice.below(4) {
             let mut batch = Vec::new();
@@ -627,6 +628,47 @@ fn assert_tables(what: &str, expected: &Tables, seen: &Tables, records: &[Record
 
 fn number_from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_batch_of_a_topic_that_was_deleted_does_not_move_the_offset_of_the_one_made_anew() {
+    let database = migrated().await;
+    let writer = Ingest { group: Some("group".to_owned()), ..ingest(&database) };
+    let [old, new] = [1, 2].map(|id| Position::at(0, Some(Uuid::from_u128(id))));
+    let partition = (Topic::CloneTransfer.name().to_owned(), 0);
+    writer.store.set_position("group", &partition, None, old).await.unwrap();
+    writer.store.set_position("group", &partition, Some(0), new).await.unwrap();
+    let value = r#"{"greeting_call_id":"g","agent_call_id":"a","cloned_voice_id":"v"}"#;
+    let record = Record {
+        topic: Topic::CloneTransfer,
+        partition: 0,
+        offset: 0,
+        timestamp: 1,
+        key: None,
+        value: Some(value.as_bytes().to_vec()),
+        headers: Vec::new(),
+    };
+    for (known, outcome) in [(old, Some(Stop::Fenced)), (new, None)] {
+        let mut positions = Positions::from([((Topic::CloneTransfer, 0), known)]);
+        let never = CancellationToken::new();
+        let written = writer.write(std::slice::from_ref(&record), &mut positions, &never).await;
+        assert_eq!(written.err(), outcome);
+    }
+    let stored = writer.store.positions("group").await.unwrap();
+    assert_eq!(stored, BTreeMap::from([(partition, Position::at(1, new.topic_id))]));
+}
+
+/// Whoever waited for a lock must see what its holder wrote: of a voice, how often it was transferred.
+#[tokio::test]
+async fn transactions_see_what_was_committed_before_each_statement_whatever_the_databases_default_is() {
+    let database = Database::new();
+    let name = database.value("SELECT current_database()");
+    database.run(&format!("ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"));
+    let mut connection = connect::connect(database.url()).await.unwrap();
+    let level = diesel::dsl::sql::<diesel::sql_types::Text>("current_setting('transaction_isolation')");
+    let level: String =
+        diesel_async::RunQueryDsl::get_result(diesel::select(level), &mut connection).await.unwrap();
+    assert_eq!(level, "read committed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

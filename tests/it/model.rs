@@ -996,13 +996,8 @@ fn mapping(facts: &[&Fact]) -> Option<Row> {
     Some(row)
 }
 
-/// The first difference of two sets of tables, for a person to read: table, row, column, both values. Columns
-/// that the expected row does not have are not compared.
-pub fn first_difference(expected: &Tables, actual: &Tables) -> Option<String> {
-    differing_row(expected, actual).map(|(_, _, difference)| difference)
-}
-
-/// As [`first_difference`], with the records that had a part in the row.
+/// The first difference of two sets of tables, for a person to read: table, row, column, both values, and the
+/// records that had a part in the row. Columns that the expected row does not have are not compared.
 pub fn explained_difference(
     expected: &Tables,
     actual: &Tables,
@@ -1046,7 +1041,7 @@ pub fn explained_difference(
     Some(text)
 }
 
-/// Table, id, and what is different.
+/// Table and id of the first row that is different, and what is different.
 fn differing_row(expected: &Tables, actual: &Tables) -> Option<(&'static str, String, String)> {
     let none = BTreeMap::new();
     for table in expected.keys().chain(actual.keys()).copied().collect::<BTreeSet<_>>() {
@@ -1083,6 +1078,10 @@ mod tests {
     fn record(topic: &str, timestamp: i64, value: &str) -> Input {
         let value = Some(value.as_bytes().to_vec());
         Input { topic: topic.to_owned(), key: None, value, headers: Vec::new(), timestamp }
+    }
+
+    fn first_difference(expected: &Tables, actual: &Tables) -> Option<String> {
+        differing_row(expected, actual).map(|(_, _, difference)| difference)
     }
 
     fn with_headers(mut record: Input, headers: &[(&str, &str)]) -> Input {

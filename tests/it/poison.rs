@@ -634,6 +634,23 @@ fn a_row_of_unusable_records_stops_the_daemon_again_and_again_until_it_is_accept
 }
 
 #[test]
+fn dead_letters_that_the_broker_never_takes_hold_no_others_up() {
+    let scene = Scene::new(real_kafka!(), 1);
+    let topic = scene.topic("voiceclone.dead-letters");
+    scene.kafka.delete_topic(&topic);
+    scene.kafka.create_topic(&topic, 1, &[("max.message.bytes", "100000")]);
+    // More than are published at once, in bytes.
+    for _ in 0..3 {
+        scene.kafka.send(Send::to(&scene.topic("clone.failed")).partition(0).value(vec![b' '; 7 << 20]));
+    }
+    bad(&scene, 0, 2);
+    let _daemon = scene.daemon(&[]);
+    eventually_eq(MINUTES, "the published dead letters", 2, || scene.kafka.read_all(&topic).len());
+    let waiting = scene.database.value("SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL");
+    assert_eq!(waiting, "3", "what is not published is kept");
+}
+
+#[test]
 fn ten_thousand_unusable_records_in_a_row_stop_a_daemon_with_the_default_limit() {
     let scene = Scene::new(real_kafka!(), 1);
     bad(&scene, 0, 10_000);

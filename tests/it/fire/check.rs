@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,6 +19,10 @@ use crate::support::tables::{self, DeadLetter};
 
 /// The contract's namespace (section 3).
 const NS: Uuid = uuid!("32912be5-e948-560b-b792-7dcb8baa72b1");
+
+/// The daemon's defaults (section 8): seconds, bytes.
+const CACHE_TTL: i64 = 86_400;
+const RECORD_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// A place of the log, and which of its inputs stands there.
 struct Place {
@@ -63,7 +68,7 @@ impl Log {
 pub struct Left {
     number: u64,
     prefix: String,
-    restored: bool,
+    restores: Vec<Range<i64>>,
     log: Log,
     tables: tables::Tables,
     dead_letters: Vec<DeadLetter>,
@@ -71,11 +76,11 @@ pub struct Left {
     dead_letters_published: Vec<Record>,
     /// Those of `clone.expired`.
     expiries_published: Vec<Record>,
-    /// Of each expired row of the cache: its id, the moment in microseconds since 1970, whether that is past its end,
-    /// and its voice.
-    expired: Vec<[String; 4]>,
-    /// The voices of expiries that are still to be published.
-    waiting: HashSet<String>,
+    /// Each expiry that the database holds or that its witness saw, of rows too that a later event has brought back:
+    /// the row's id, the moment in microseconds since 1970, and whether that is past the row's end.
+    expired: Vec<[String; 3]>,
+    /// Rows and moments of those that are still to be published.
+    waiting: HashSet<(String, String)>,
     dead_letters_waiting: String,
     log_files: Vec<PathBuf>,
 }
@@ -92,17 +97,21 @@ impl Left {
         };
         let expired = database.rows(
             "SELECT id::text, (extract(epoch FROM deleted_at) * 1000000)::bigint::text,
-                    (deleted_at >= ttl_expires_at)::text, cloned_voice_id
-             FROM voice_clone_cache WHERE deleted_at IS NOT NULL",
+                    (deleted_at >= ttl_expires_at)::text
+             FROM (SELECT id, deleted_at, ttl_expires_at FROM witness.expired
+                   UNION SELECT id, deleted_at, ttl_expires_at FROM voice_clone_cache
+                         WHERE deleted_at IS NOT NULL) AS every",
         );
         // The outbox was empty a moment before the instances ended; what came then waits for the next instance.
-        let waiting = database.rows("SELECT unnest(cloned_voice_ids) FROM ingest.outbox");
+        let waiting = database.rows(
+            "SELECT unnest(ids)::text, (extract(epoch FROM expired_at) * 1000000)::bigint::text FROM ingest.outbox",
+        );
         let mine = format!("round-{number}-");
         let log_files = std::fs::read_dir(logs).unwrap().flatten();
         Left {
             number,
             prefix: round.scene.prefix.clone(),
-            restored: round.restored,
+            restores: round.restores.clone(),
             log: Log::read(round),
             tables: tables::read_with_ids(database),
             dead_letters: tables::dead_letters(database),
@@ -110,9 +119,12 @@ impl Left {
             expiries_published: published("clone.expired"),
             expired: expired
                 .into_iter()
-                .map(|row| <[_; 4]>::try_from(row).unwrap().map(Option::unwrap))
+                .map(|row| <[_; 3]>::try_from(row).unwrap().map(Option::unwrap))
                 .collect(),
-            waiting: waiting.into_iter().filter_map(|mut row| row.remove(0)).collect(),
+            waiting: waiting
+                .into_iter()
+                .map(|row| <[_; 2]>::try_from(row).unwrap().map(Option::unwrap).into())
+                .collect(),
             dead_letters_waiting: database
                 .value("SELECT count(*) FROM ingest.dead_letters WHERE published_at IS NULL"),
             log_files: log_files
@@ -140,48 +152,20 @@ pub fn compare(left: Left) -> Verdict {
     let mut differences = Vec::new();
     report.add("records compared with the model", left.log.places.len() as u64);
     report.add("different records compared with the model", left.log.inputs.len() as u64);
-    let folded = model::fold(&left.log.inputs, 86_400, 8 * 1024 * 1024);
+    let folded = model::fold(&left.log.inputs, CACHE_TTL, RECORD_MAX_BYTES);
     report.add("rows compared with the model", left.tables.values().map(|rows| rows.len() as u64).sum());
-    if let Some(difference) = model::first_difference(&folded.tables, &left.tables) {
-        differences.push(format!("{difference}\n{}", records_behind(&difference, &folded.tables, &left)));
-    }
+    differences.extend(model::explained_difference(
+        &folded.tables,
+        &left.tables,
+        &left.log.inputs,
+        CACHE_TTL,
+        RECORD_MAX_BYTES,
+    ));
     dead_letters(&left, &folded.unusable, &mut report, &mut differences);
     expiries(&left, &mut report, &mut differences);
     log_lines(&left, &mut report, &mut differences);
     report.add("time: comparing, beside the next round (ms)", started.elapsed().as_millis() as u64);
     Verdict { number: left.number, report, differences }
-}
-
-/// The records that name what the row of a difference names.
-fn records_behind(difference: &str, expected: &model::Tables, left: &Left) -> String {
-    let table = difference.split(':').next().unwrap_or_default();
-    let id = difference.split("row ").nth(1).and_then(|rest| rest.get(..36)).unwrap_or_default();
-    let row = [expected, &left.tables].into_iter().find_map(|tables| tables.get(table)?.get(id));
-    let Some(row) = row else { return "no such row".to_owned() };
-    let names: &[&str] = match table {
-        "call_log" => &["call_id"],
-        "caller_voice_mapping" => &["caller_id"],
-        "voice_clone_cache" => &["cloned_voice_id"],
-        "clone_transfer_events" => &["greeting_call_id", "agent_call_id"],
-        "clone_ready_events" => &["greeting_call_id", "cloned_voice_id"],
-        "clone_failed_events" => &["greeting_call_id"],
-        _ => &["caller_id", "cloned_voice_id"],
-    };
-    let texts: Vec<&str> = names.iter().filter_map(|name| row.get(name)?.as_deref()).collect();
-    let names_it = |place: &&Place| {
-        let text = |bytes: &Option<Vec<u8>>| {
-            bytes.as_deref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
-        };
-        let input = &left.log.inputs[place.input];
-        let all = text(&input.value) + &text(&input.key);
-        texts.iter().all(|name| all.contains(name))
-    };
-    let mut behind: Vec<&Place> = left.log.places.iter().filter(names_it).collect();
-    // Each once, however often it was sent.
-    let mut known = HashSet::new();
-    behind.retain(|place| known.insert(place.input));
-    let behind: Vec<String> = behind.into_iter().take(40).map(|place| left.log.shown(place)).collect();
-    format!("the whole row: {row:?}\nrecords that name {texts:?}:\n{}", behind.join("\n"))
 }
 
 /// A record for a person to read.
@@ -276,9 +260,9 @@ fn dead_letters(
     differences.truncate(20);
 }
 
-/// Every expired row has its event, by the moment that both hold; an id stands for one expiry of one row. It repeats
-/// with the same bytes, unless the database was restored in between: the restored row does not know that it had
-/// expired, and does so again, at another moment and with what it has by then.
+/// Every expiry has its event, by the row and the moment that both hold; an id stands for one expiry of one row. It
+/// repeats with the same bytes, unless the database was restored in between: the restored row does not know that it
+/// had expired, and does so again, at another moment and with what it has by then.
 fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     let shown = |event: &Record| {
         let Record { topic, partition, offset, timestamp, key, value, headers } = event;
@@ -327,19 +311,24 @@ fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
             report.add("expiries published again", 1);
             let same =
                 (&first.key, &first.value, &first.headers) == (&event.key, &event.value, &event.headers);
-            if !same && !left.restored {
+            let moment = |event: &Record| micros(event.header("ce_time").unwrap_or_default());
+            let (earlier, later) = (moment(first).min(moment(event)), moment(first).max(moment(event)));
+            let restored =
+                earlier < later && left.restores.iter().any(|at| at.end >= earlier && at.start <= later);
+            if !same && !restored {
                 differences.push(format!("one expiry told in two ways:\n{}\n{}", shown(first), shown(event)));
             }
         } else {
             by_id.insert(id, event);
         }
     }
-    report.add("cache rows expired at the end", left.expired.len() as u64);
-    for [id, deleted_at, after, voice] in &left.expired {
+    report.add("expiries of cache rows", left.expired.len() as u64);
+    for [id, deleted_at, after] in &left.expired {
         if after != "true" {
             differences.push(format!("cache row {id} was deleted before its time"));
         }
-        if !told.contains(&(id.clone(), deleted_at.clone())) && !left.waiting.contains(voice) {
+        let expiry = (id.clone(), deleted_at.clone());
+        if !told.contains(&expiry) && !left.waiting.contains(&expiry) {
             differences.push(format!("the expiry of cache row {id} at {deleted_at} was never published"));
         }
     }

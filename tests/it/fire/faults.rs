@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::stage::{ROLE, Stage};
 use crate::support::block_on;
 use crate::support::kafka::Send;
+use crate::support::left_out;
 use crate::support::processes::Signal;
 use crate::support::proxy::Mode;
 use crate::support::scene::TOPICS;
@@ -61,7 +62,7 @@ pub enum Fault {
     DeadLetterTopicGone,
     /// The same of `clone.expired`.
     ExpiredTopicGone,
-    /// A topic that is read deleted and made anew, once all of it was read; it then has fewer records than before.
+    /// A topic that is read deleted and made anew, once all of it was read, with fewer records than before, or more.
     TopicAnew,
     /// Retention runs past what was read, and past what was not.
     Retention,
@@ -82,8 +83,8 @@ pub enum Fault {
 use Fault::*;
 
 impl Fault {
-    /// All kinds.
-    pub const ALL: [Fault; 32] = [
+    /// Of the instances, and between them and PostgreSQL.
+    pub const NEAR_POSTGRES: [Fault; 16] = [
         Killed,
         Halted,
         Comes,
@@ -100,7 +101,10 @@ impl Fault {
         Deadlock,
         LockedTable,
         Timeouts,
-        DiskFull,
+    ];
+
+    /// Of the broker, its topics, and the offsets in it.
+    pub const OF_KAFKA: [Fault; 11] = [
         BrokerStopped,
         BrokerKilled,
         BrokerHalted,
@@ -112,11 +116,15 @@ impl Fault {
         Retention,
         OffsetsReset,
         GroupDeleted,
-        Dump,
-        RestoreStopped,
-        RestoreInPlace,
-        RestoreRenamed,
     ];
+
+    /// Of what PostgreSQL keeps.
+    pub const OF_STORAGE: [Fault; 5] = [DiskFull, Dump, RestoreStopped, RestoreInPlace, RestoreRenamed];
+
+    /// All kinds.
+    pub fn all() -> Vec<Fault> {
+        [&Self::NEAR_POSTGRES[..], &Self::OF_KAFKA, &Self::OF_STORAGE].concat()
+    }
 
     /// Those that need nothing, and last no longer than they strike.
     pub const BRIEF: [Fault; 5] = [Killed, Comes, Goes, Cut, KafkaCut];
@@ -329,7 +337,7 @@ impl Stage {
                 if self.server.is_on_small_disk() {
                     self.server.fill_disk();
                 } else {
-                    self.report.add("full disks played by a trigger, as mounting is not permitted", 1);
+                    self.note_played_disk();
                     self.round().scene.database.run(
                         "CREATE SCHEMA fire; GRANT USAGE ON SCHEMA fire TO public;
                          CREATE FUNCTION fire.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -477,6 +485,17 @@ impl Stage {
         self.last(millis, Lasting::Proxy);
     }
 
+    fn note_played_disk(&mut self) {
+        let what = "full disks played by a trigger, as mounting is not permitted";
+        if self.report.count(what) == 0 {
+            left_out::note(
+                &format!("the full disk of {}", self.name),
+                "mounting is not permitted; a trigger plays it",
+            );
+        }
+        self.report.add(what, 1);
+    }
+
     fn forget_halt(&mut self, name: &str) {
         self.round().lasting.retain(|(_, lasting)| *lasting != Lasting::Halted(name.to_owned()));
     }
@@ -536,10 +555,10 @@ impl Stage {
         self.last(4000, Lasting::TopicGone(topic));
     }
 
-    /// Nothing of what the old topic held may be unread, as it is lost with it; the new one holds fewer records. With
-    /// more, the stored offset looks as if it were the new topic's: `FIRE_TOPIC_ANEW_WITH_MORE=1` does that.
+    /// Nothing of what the old topic held may be unread, as it is lost with it. The new one holds fewer records; or
+    /// more, and the stored offset looks as if it were the new topic's.
     fn topic_anew(&mut self) {
-        let with_more = std::env::var_os("FIRE_TOPIC_ANEW_WITH_MORE").is_some();
+        let with_more = self.dice.chance(300);
         let stopped = self.dice.chance(500);
         let name = self.dice.pick(&TOPICS);
         let gate = self.round().producer.gate();
@@ -620,7 +639,7 @@ impl Stage {
                 .map_or(0, |row| row[1].as_ref().unwrap().parse().unwrap());
             // After a restore the table may have forgotten records that were read, and whose dead letters and
             // expiries were published: deleted now, they would leave those without a row.
-            let past = self.dice.chance(500) && !self.round().restored;
+            let past = self.dice.chance(500) && self.round().restores.is_empty();
             let most = if past { high } else { next.min(high) };
             if most <= low {
                 continue;
@@ -709,7 +728,7 @@ impl Stage {
         }
         let database = self.round().database.clone();
         let dump = self.round().dump.clone().unwrap().display().to_string();
-        self.round().restored = true;
+        let began = chrono::Utc::now().timestamp_micros();
         let root = self.server.url("postgres");
         let sql = |stage: &Stage, sql: &str| {
             let server = &stage.server;
@@ -748,6 +767,7 @@ impl Stage {
                 self.start_two();
             }
         }
+        self.round().restores.push(began..chrono::Utc::now().timestamp_micros());
     }
 }
 

@@ -8,7 +8,7 @@ use crate::support::kafka::{Kafka, Send};
 use crate::support::left_out::{or_left_out, private_kafka, real_kafka};
 use crate::support::processes::Signal;
 use crate::support::proxy::Mode;
-use crate::support::scene::Scene;
+use crate::support::scene::{Scene, TOPICS};
 use crate::support::wait::{SOON, eventually, eventually_eq};
 
 #[test]
@@ -116,16 +116,16 @@ fn logged(daemon: &Daemon, part: &str) -> Result<usize, String> {
     daemon.logs().iter().rposition(|line| line.contains(part)).ok_or_else(|| format!("nothing of {part}"))
 }
 
-/// Keeps transfers from being written, does something, and lets them be written if that did not.
-fn while_transfers_are_locked(scene: &Scene, do_it: impl FnOnce(&dyn Fn())) {
+/// Keeps a table from being written, does something, and lets it be written if that did not.
+fn while_locked(table: &str, scene: &Scene, do_it: impl FnOnce(&dyn Fn())) {
     let held =
         "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
     let release = || {
         scene.database.value(&format!("SELECT count(pg_terminate_backend(pid)) FROM ({held}) AS held"));
     };
     std::thread::scope(|scope| {
-        let hold = "BEGIN; LOCK TABLE clone_transfer_events IN EXCLUSIVE MODE; SELECT pg_sleep(120)";
-        let holder = scope.spawn(|| scene.database.try_rows(hold));
+        let hold = format!("BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE; SELECT pg_sleep(120)");
+        let holder = scope.spawn(move || scene.database.try_rows(&hold));
         eventually_eq(SOON, "the sessions that lock", 1, || scene.database.rows(held).len());
         do_it(&release);
         release();
@@ -146,21 +146,78 @@ fn partitions_lost_while_they_are_paused_are_read_when_they_come_back() {
     let scene = Scene::new(real_kafka!(), 4);
     let mut first = scene.daemon(&[("BATCH_MAX_RECORDS", "1"), ("RUST_LOG", "voiceclone_events=debug")]);
     first.wait_ready(SOON);
-    while_transfers_are_locked(&scene, |_| {
+    while_locked("clone_transfer_events", &scene, |_| {
         send_transfers(&scene, 40, 4);
         eventually(SOON, "the first instance to pause", || logged(&first, "the partitions are paused"));
-        let mut second = scene.daemon(&[]);
-        let revoked =
-            eventually(SOON, "the first one to lose partitions", || logged(&first, "partitions are revoked"));
-        eventually(SOON, "the second one to have them", || logged(&second, "a partition starts"));
-        second.signal(Signal::Term);
-        second.wait_exit(SOON);
-        eventually(SOON, "them to come back", || match logged(&first, "a partition starts")? {
-            line if line > revoked => Ok(()),
-            line => Err(format!("line {line}, not after {revoked}")),
-        });
+        partitions_go_to_another_one_and_come_back(&scene, &first);
     });
     scene.wait_until_consumed(SOON);
+}
+
+fn partitions_go_to_another_one_and_come_back(scene: &Scene, first: &Daemon) {
+    let mut second = scene.daemon(&[]);
+    let revoked =
+        eventually(SOON, "the first one to lose partitions", || logged(first, "partitions are revoked"));
+    eventually(SOON, "the second one to have them", || logged(&second, "a partition starts"));
+    second.signal(Signal::Term);
+    second.wait_exit(SOON);
+    eventually(SOON, "them to come back", || match logged(first, "a partition starts")? {
+        line if line > revoked => Ok(()),
+        line => Err(format!("line {line}, not after {revoked}")),
+    });
+}
+
+#[test]
+fn unusable_records_of_a_partition_that_goes_and_comes_back_while_they_are_written_are_counted_once() {
+    let scene = Scene::new(real_kafka!(), 2);
+    let send_bad = |each: usize| {
+        let places = TOPICS.into_iter().flat_map(|topic| [(topic, 0), (topic, 1)]);
+        let bad = |(topic, partition)| Send::to(&scene.topic(topic)).partition(partition).value("no event");
+        scene.kafka.send_all(places.flat_map(|place| std::iter::repeat_n(place, each)).map(bad));
+    };
+    let mut first = scene.daemon(&[("RUST_LOG", "voiceclone_events=debug")]);
+    first.wait_ready(SOON);
+    while_locked("ingest.dead_letters", &scene, |_| {
+        send_bad(10);
+        eventually_eq(SOON, "the writes that wait for the lock", 2, || {
+            let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+                           AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO ingest.dead_letters%'";
+            scene.database.rows(waiting).len()
+        });
+        partitions_go_to_another_one_and_come_back(&scene, &first);
+    });
+    scene.wait_until_consumed(SOON);
+    // What was counted twice has been counted by the time that these are.
+    send_bad(1);
+    scene.wait_until_consumed(SOON);
+    let counts = "SELECT DISTINCT next_offset || ', ' || dead_in_a_row FROM ingest.consumer_offsets";
+    assert_eq!(scene.database.rows(counts), [[Some("11, 11".to_owned())]]);
+}
+
+/// A client whom brokers told that there is none (as they do for a moment after they were away) never connects again:
+/// https://github.com/confluentinc/librdkafka/issues/5301. Here its connections go silent, and it waits for answers.
+#[test]
+fn an_instance_whose_clients_the_brokers_no_longer_answer_goes_on_with_others() {
+    or_left_out!(crate::support::kafka::available());
+    let (broker, proxy) = broker_behind_proxy();
+    let scene = Scene::new(&broker, 1);
+    let address = proxy.address();
+    let mut daemon = scene.daemon(&[
+        ("KAFKA_BOOTSTRAP_SERVERS", &address),
+        ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
+        ("KAFKA_SOCKET_TIMEOUT_MS", "300000"),
+    ]);
+    daemon.wait_ready(SOON);
+    scene.kafka.send(Send::to(&scene.topic("clone.failed")).value("no event"));
+    let letters = || scene.kafka.read_all(&scene.topic("voiceclone.dead-letters")).len();
+    eventually_eq(SOON, "the published dead letters", 1, letters);
+    proxy.silence();
+    send_transfers(&scene, 3, 1);
+    scene.kafka.send(Send::to(&scene.topic("clone.failed")).value("no event"));
+    let transfers = || scene.database.value("SELECT count(*) FROM clone_transfer_events");
+    eventually_eq(SOON * 4, "the transfers", "3".to_owned(), transfers);
+    eventually_eq(SOON * 2, "the published dead letters", 2, letters);
+    daemon.wait_ready(SOON);
 }
 
 /// A batch that had been gathered was due, and gone with its partitions: nothing was to be written, at once, for ever.
@@ -172,7 +229,7 @@ fn an_instance_that_lost_all_that_it_had_gathered_reads_on() {
     let variables = [("BATCH_MAX_RECORDS", "1"), ("RUST_LOG", "voiceclone_events=debug")];
     let mut first = scene.daemon(&[variables, session].concat());
     first.wait_ready(SOON);
-    while_transfers_are_locked(&scene, |release| {
+    while_locked("clone_transfer_events", &scene, |release| {
         send_transfers(&scene, 10, 1);
         eventually(SOON, "the first instance to pause", || logged(&first, "the partitions are paused"));
         first.signal(Signal::Stop);

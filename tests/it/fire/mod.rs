@@ -47,65 +47,32 @@ fn short(name: &str, kafka: Option<&crate::support::kafka::Kafka>, needs: Needs,
 
 #[test]
 fn instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut() {
-    use Fault::*;
     short(
         "instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut",
         Some(real_kafka!()),
         Needs::default(),
-        &[
-            Killed,
-            Halted,
-            Comes,
-            Goes,
-            PostgresStopped,
-            BackendsTerminated,
-            Cut,
-            Delay,
-            HalfClosed,
-            AnswerToCommitLost,
-            CommitLost,
-            Stall,
-            LockedRows,
-            Deadlock,
-            LockedTable,
-            Timeouts,
-        ],
+        &Fault::NEAR_POSTGRES,
     );
 }
 
 #[test]
 fn the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_reset() {
-    use Fault::*;
     or_left_out!(crate::support::kafka::available());
     short(
         "the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_reset",
         None,
         Needs::default(),
-        &[
-            BrokerStopped,
-            BrokerKilled,
-            BrokerHalted,
-            KafkaCut,
-            KafkaStall,
-            DeadLetterTopicGone,
-            ExpiredTopicGone,
-            TopicAnew,
-            Retention,
-            OffsetsReset,
-            GroupDeleted,
-            Killed,
-        ],
+        &[&Fault::OF_KAFKA[..], &[Fault::Killed]].concat(),
     );
 }
 
 #[test]
 fn a_full_disk_and_a_database_restored_from_a_dump() {
-    use Fault::*;
     short(
         "a_full_disk_and_a_database_restored_from_a_dump",
         Some(real_kafka!()),
         Needs { small_disk: true },
-        &[Dump, DiskFull, RestoreStopped, RestoreInPlace, RestoreRenamed, Killed],
+        &[&Fault::OF_STORAGE[..], &[Fault::Killed]].concat(),
     );
 }
 
@@ -123,12 +90,13 @@ fn soak() {
     let command =
         format!("make soak DURATION={} SEED={} RECORDS={records}", text("FIRE_DURATION", "10m"), seed());
     let mut stage = Stage::new("soak", seed(), &command, None, Needs { small_disk: true });
+    let faults = Fault::all();
     let started = Instant::now();
     let pace = Pace { per_second: 8_000, most: 1_000_000, duplicates_per_mille: 1500, ahead: 30_000 };
     while started.elapsed() < duration || stage.report.count("records sent") < records {
         stage.begin_round(pace);
         for _ in 0..20 + stage.dice.below(11) {
-            let fault = stage.dice.pick(&Fault::ALL);
+            let fault = stage.dice.pick(&faults);
             // What cannot overlap with others waits for their end; that is no time of rest.
             while fault.wants_calm() && stage.is_struck_for(Duration::from_millis(1500)) {
                 let brief = stage.dice.pick(&Fault::BRIEF);

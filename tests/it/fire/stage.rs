@@ -26,6 +26,17 @@ pub const PASSWORD: &str = "fire-secret-word";
 /// Partitions of each topic.
 const PARTITIONS: i32 = 4;
 
+/// Notes each expiry of a cache row, with the row's end: a later event may bring the row back.
+const WITNESS: &str = "
+    CREATE SCHEMA witness;
+    CREATE TABLE witness.expired (id UUID, deleted_at TIMESTAMP, ttl_expires_at TIMESTAMP);
+    CREATE FUNCTION witness.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+        INSERT INTO witness.expired VALUES (new.id, new.deleted_at, new.ttl_expires_at);
+        RETURN NULL; END $$;
+    CREATE TRIGGER witness AFTER UPDATE ON public.voice_clone_cache FOR EACH ROW
+        WHEN (new.deleted_at IS DISTINCT FROM old.deleted_at AND new.deleted_at IS NOT NULL)
+        EXECUTE FUNCTION witness.note()";
+
 /// How long everything may take to be as it should once all is up, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(240);
 
@@ -71,7 +82,8 @@ pub struct Instance {
 
 /// Everything.
 pub struct Stage {
-    name: String,
+    /// Of the test.
+    pub name: String,
     seed: u64,
     command: String,
     started: Instant,
@@ -123,8 +135,8 @@ pub struct Round {
     pub gone_output: Vec<Record>,
     /// A dump that may still be restored.
     pub dump: Option<PathBuf>,
-    /// Whether one was.
-    pub restored: bool,
+    /// When that was done: from when to when, in microseconds since 1970.
+    pub restores: Vec<Range<i64>>,
 }
 
 impl Stage {
@@ -207,12 +219,13 @@ impl Stage {
             lost: Vec::new(),
             gone_output: Vec::new(),
             dump: None,
-            restored: false,
+            restores: Vec::new(),
         });
         for _ in 0..2 + self.dice.below(2) {
             self.start_instance();
         }
         self.round().instances[0].daemon.wait_ready(SOON * 2);
+        self.round().scene.database.run(WITNESS);
     }
 
     /// Starts one more instance.

@@ -89,7 +89,7 @@ impl Daemon {
     }
 
     /// The process id; also of its process group.
-    pub fn id(&self) -> u32 {
+    pub fn process_id(&self) -> u32 {
         self.process.id()
     }
 
@@ -104,7 +104,7 @@ impl Daemon {
     }
 
     fn status_mib(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0 kB");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
@@ -112,11 +112,6 @@ impl Daemon {
     /// The lines that it has printed up to now, to standard output and standard error.
     pub fn logs(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
-    }
-
-    /// Its process id.
-    pub fn process_id(&self) -> u32 {
-        self.process.id()
     }
 
     /// Where it answers over HTTP: `host:port`.

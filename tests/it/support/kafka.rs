@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -132,14 +132,16 @@ pub enum Transaction {
 pub struct Kafka {
     /// `KAFKA_BOOTSTRAP_SERVERS` for the daemon.
     pub servers: String,
-    admin: OnceLock<AdminClient<DefaultClientContext>>,
-    producer: OnceLock<FutureProducer>,
+    admin: Mutex<Option<Admin>>,
+    producer: Mutex<Option<FutureProducer>>,
 }
+
+type Admin = Arc<AdminClient<DefaultClientContext>>;
 
 impl Kafka {
     /// A client of the broker at this address.
     pub fn at(servers: &str) -> Kafka {
-        Kafka { servers: servers.into(), admin: OnceLock::new(), producer: OnceLock::new() }
+        Kafka { servers: servers.into(), admin: Mutex::default(), producer: Mutex::default() }
     }
 
     /// The settings that any client of this broker starts from.
@@ -200,8 +202,13 @@ impl Kafka {
 
     /// Sends records, in this order, and returns each one's partition and offset once the broker has them all.
     pub fn send_all(&self, records: impl IntoIterator<Item = Send>) -> Vec<(i32, i64)> {
-        let producer = self.producer.get_or_init(|| self.producer_config().create().unwrap());
-        send_all(producer, records)
+        let records: Vec<Send> = records.into_iter().collect();
+        let new = || self.producer_config().create().unwrap();
+        let producer = self.producer.lock().unwrap().get_or_insert_with(new).clone();
+        send_all(&producer, &records).unwrap_or_else(|_| {
+            let producer = self.producer.lock().unwrap().insert(new()).clone();
+            send_all(&producer, &records).unwrap()
+        })
     }
 
     /// Sends records in one transaction, which is then committed or aborted.
@@ -215,7 +222,7 @@ impl Kafka {
             config.set("transactional.id", unique("transaction")).create().unwrap();
         producer.init_transactions(CALL).unwrap();
         producer.begin_transaction().unwrap();
-        let sent = send_all(&producer, records);
+        let sent = send_all(&producer, &records.into_iter().collect::<Vec<_>>()).unwrap();
         match end {
             Transaction::Commit => producer.commit_transaction(CALL).unwrap(),
             Transaction::Abort => producer.abort_transaction(CALL).unwrap(),
@@ -333,21 +340,29 @@ impl Kafka {
         config
     }
 
-    fn admin(&self) -> &AdminClient<DefaultClientContext> {
-        self.admin.get_or_init(|| self.config().create().unwrap())
+    fn admin(&self) -> Admin {
+        self.admin.lock().unwrap().get_or_insert_with(|| self.new_admin()).clone()
     }
 
-    /// Asks, and once more with another client: one that has seen a broker halted may deny from then on what is there, or
-    /// wait for an answer that never comes.
+    fn another_admin(&self) -> Admin {
+        self.admin.lock().unwrap().insert(self.new_admin()).clone()
+    }
+
+    fn new_admin(&self) -> Admin {
+        Arc::new(self.config().create().unwrap())
+    }
+
+    /// Asks, and where that fails with another client, which is kept: one whom brokers told that there is none, as they do
+    /// for a moment after they were away, may never find them again (librdkafka 2.12).
     fn ask<T>(
         &self,
         ask: impl Fn(&Client<DefaultClientContext>) -> Result<T, KafkaError>,
     ) -> Result<T, KafkaError> {
-        ask(self.admin().inner()).or_else(|_| ask(self.config().create::<AdminClient<_>>().unwrap().inner()))
+        ask(self.admin().inner()).or_else(|_| ask(self.another_admin().inner()))
     }
 
-    /// Changes something, and tries once more with another client for the same reason. `done` is what the broker says
-    /// where it is so already, as after a try whose answer was lost.
+    /// The same for a change. `done` is what the broker says where it is so already, as after a try whose answer was
+    /// lost.
     fn change(
         &self,
         done: RDKafkaErrorCode,
@@ -357,7 +372,7 @@ impl Kafka {
             let failed = change(admin)?.into_iter().filter_map(Result::err).find(|(_, code)| *code != done);
             failed.map_or(Ok(()), |(_, code)| Err(KafkaError::AdminOp(code)))
         };
-        change(self.admin()).or_else(|_| change(&self.config().create().unwrap())).unwrap();
+        change(&self.admin()).or_else(|_| change(&self.another_admin())).unwrap();
     }
 
     fn partitions(&self, topic: &str) -> Vec<i32> {
@@ -383,8 +398,7 @@ fn offsets(topic: &str, of: impl IntoIterator<Item = (i32, Offset)>) -> TopicPar
     list
 }
 
-fn send_all(producer: &FutureProducer, records: impl IntoIterator<Item = Send>) -> Vec<(i32, i64)> {
-    let records = records.into_iter();
+fn send_all(producer: &FutureProducer, records: &[Send]) -> Result<Vec<(i32, i64)>, KafkaError> {
     let mut under_way = std::collections::VecDeque::new();
     let mut sent = Vec::new();
     for record in records {
@@ -417,8 +431,12 @@ fn send_all(producer: &FutureProducer, records: impl IntoIterator<Item = Send>) 
         }
         rest
     }));
-    let delivered = sent.into_iter().map(|delivery| delivery.unwrap().map_err(|(error, _)| error).unwrap());
-    delivered.map(|delivery| (delivery.partition, delivery.offset)).collect()
+    sent.into_iter()
+        .map(|delivery| match delivery.unwrap() {
+            Ok(delivery) => Ok((delivery.partition, delivery.offset)),
+            Err((error, _)) => Err(error),
+        })
+        .collect()
 }
 
 /// A broker of one test's own, which it may stop, kill and start again; through [`Deref`] a client of it, too.

@@ -26,8 +26,6 @@ pub enum Mode {
     LoseAnswerToCommit,
     /// A COMMIT is swallowed and the connection is cut: the client cannot know either. It was rolled back.
     LoseCommit,
-    /// New connections are cut at once; those that are there pass.
-    Refuse,
     /// The first connection passes; further ones are taken, and never hear anything.
     AnswerOne,
 }
@@ -48,6 +46,8 @@ struct Shared {
     cuts: watch::Sender<u64>,
     /// Each change ends the direction from the server to the client; the other one stays open.
     halves: watch::Sender<u64>,
+    /// Each change silences all connections that are there.
+    silences: watch::Sender<u64>,
     lost: AtomicU64,
     open: AtomicU64,
 }
@@ -66,6 +66,7 @@ impl Proxy {
             mode: Mutex::new(Mode::Pass),
             cuts: watch::Sender::new(0),
             halves: watch::Sender::new(0),
+            silences: watch::Sender::new(0),
             lost: AtomicU64::new(0),
             open: AtomicU64::new(0),
         });
@@ -97,6 +98,11 @@ impl Proxy {
         self.shared.halves.send_modify(|count| *count += 1);
     }
 
+    /// No byte passes any more on the connections that are there, and neither side hears of it; new ones pass.
+    pub fn silence(&self) {
+        self.shared.silences.send_modify(|count| *count += 1);
+    }
+
     /// How many COMMITs, or answers to one, were swallowed.
     pub fn lost_commits(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
@@ -107,23 +113,21 @@ async fn listen(listener: std::net::TcpListener, address: String, shared: Arc<Sh
     let listener = TcpListener::from_std(listener).unwrap();
     let mut unanswered = Vec::new();
     loop {
-        let Ok((client, _)) = listener.accept().await else { continue };
-        match mode(&shared) {
-            Mode::Refuse => continue,
-            Mode::AnswerOne if shared.open.load(Ordering::Relaxed) > 0 => {
-                unanswered.push(client);
-                continue;
-            }
-            _ => {}
+        let Ok((mut client, _)) = listener.accept().await else { continue };
+        if mode(&shared) == Mode::AnswerOne && shared.open.load(Ordering::Relaxed) > 0 {
+            unanswered.push(client);
+            continue;
         }
         let (shared, address) = (Arc::clone(&shared), address.clone());
         tokio::spawn(async move {
             let (mut cuts, halves) = (shared.cuts.subscribe(), shared.halves.subscribe());
-            let Ok(server) = TcpStream::connect(address).await else { return };
+            let mut silences = shared.silences.subscribe();
+            let Ok(mut server) = TcpStream::connect(address).await else { return };
             shared.open.fetch_add(1, Ordering::Relaxed);
             tokio::select! {
                 _ = cuts.changed() => {}
-                () = connect(client, server, halves, &shared) => {}
+                () = connect(&mut client, &mut server, halves, &shared) => {}
+                _ = silences.changed() => drop(cuts.changed().await),
             }
             shared.open.fetch_sub(1, Ordering::Relaxed);
         });
@@ -132,8 +136,8 @@ async fn listen(listener: std::net::TcpListener, address: String, shared: Arc<Sh
 
 /// Carries bytes both ways until one side ends, or a commit is lost.
 async fn connect(
-    mut client: TcpStream,
-    mut server: TcpStream,
+    client: &mut TcpStream,
+    server: &mut TcpStream,
     mut halves: watch::Receiver<u64>,
     shared: &Shared,
 ) {

@@ -133,9 +133,12 @@ impl Scene {
     pub fn assert_as_the_model_says(&self, deadline: Duration) {
         self.wait_until_consumed(deadline);
         let log = self.log();
-        let folded = model::fold(&self.inputs(&log), 86_400, 8 * 1024 * 1024);
+        let inputs = self.inputs(&log);
+        let (ttl, most_bytes) = (86_400, 8 * 1024 * 1024);
+        let folded = model::fold(&inputs, ttl, most_bytes);
         let seen = tables::read_with_ids(&self.database);
-        if let Some(difference) = model::first_difference(&folded.tables, &seen) {
+        let difference = model::explained_difference(&folded.tables, &seen, &inputs, ttl, most_bytes);
+        if let Some(difference) = difference {
             panic!("{difference}");
         }
         let letters = tables::dead_letters(&self.database);

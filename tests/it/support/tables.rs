@@ -149,8 +149,6 @@ pub fn assert_same(seen: &Tables, expected: &Tables) {
 /// A row of `ingest.dead_letters`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
-    /// What `dead-letters show` takes.
-    pub id: i64,
     /// The topic that the record came from.
     pub topic: String,
     /// Its partition.
@@ -167,28 +165,23 @@ pub struct DeadLetter {
     pub value: Option<Vec<u8>>,
     /// The record's headers: name, value, name, value, ...
     pub headers: Vec<Option<Vec<u8>>>,
-    /// Whether it was retried with success, or discarded.
-    pub resolved: bool,
 }
 
 /// Reads `ingest.dead_letters`, by topic, partition and offset.
 pub fn dead_letters(database: &Database) -> Vec<DeadLetter> {
     let sql =
-        "SELECT id::int8, topic::text, partition::int4, record_offset::int8, reason::text, message::text, key, value,
-            headers, resolved_at IS NOT NULL
+        "SELECT topic::text, partition::int4, record_offset::int8, reason::text, message::text, key, value, headers
         FROM ingest.dead_letters ORDER BY topic COLLATE \"C\", partition, record_offset, record_timestamp";
     let rows = block_on(async { database.client().await.query(sql, &[]).await.unwrap() });
     let letter = |row: tokio_postgres::Row| DeadLetter {
-        id: row.get(0),
-        topic: row.get(1),
-        partition: row.get(2),
-        record_offset: row.get(3),
-        reason: row.get(4),
-        message: row.get(5),
-        key: row.get(6),
-        value: row.get(7),
-        headers: row.get(8),
-        resolved: row.get(9),
+        topic: row.get(0),
+        partition: row.get(1),
+        record_offset: row.get(2),
+        reason: row.get(3),
+        message: row.get(4),
+        key: row.get(5),
+        value: row.get(6),
+        headers: row.get(7),
     };
     rows.into_iter().map(letter).collect()
 }
