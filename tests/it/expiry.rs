@@ -460,7 +460,7 @@ async fn rows_whose_events_wait_when_the_outbox_gets_its_earlier_form_back_expir
     let (_, taken) = publish(&store, 1, |_| true).await;
     let left: Vec<Uuid> = all_waiting(&store).await.iter().map(|event| event.0).collect();
     assert_eq!((taken.len(), left.len()), (10, 10));
-    migrate::down(database.url(), None).await.unwrap();
+    migrate::down(database.url(), Some(2)).await.unwrap();
     assert_eq!(database.value("SELECT count(*) FROM voice_clone_cache WHERE deleted_at IS NULL"), "10");
     migrate::up(database.url(), None).await.unwrap();
     let store = ingest(&database).store;

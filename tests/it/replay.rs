@@ -302,7 +302,7 @@ fn a_database_emptied_by_migrations_is_filled_again_byte_for_byte_by_two_instanc
     let before = tables::read(&scene.database);
     daemon.signal(Signal::Term);
     assert_eq!(daemon.wait_exit(SOON), 0);
-    for arguments in [["migrate", "down", "3"], ["migrate", "up", "3"]] {
+    for arguments in [["migrate", "down", "100"], ["migrate", "up", "100"]] {
         let migrated = run_command(&arguments, &scene.variables(&[]), MINUTES);
         assert_eq!(migrated.code, 0, "{migrated:?}");
     }

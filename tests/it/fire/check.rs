@@ -370,6 +370,8 @@ fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
                     "log: fenced off, positions read again",
                 ),
                 ("a batch is kept and tried again", "log: batches kept and tried again"),
+                ("deadlock detected", "log: deadlocks"),
+                ("the consumer has lost them", "log: consumers that had lost the brokers"),
                 ("the database's offsets are not those", "log: another state of the database noticed"),
                 ("no longer has the stored offset", "log: stored offsets that the topic no longer had"),
                 ("a batch has landed", "log: batches written"),

@@ -299,14 +299,16 @@ impl Stage {
                 ));
             }
             Deadlock => {
-                for _ in 0..4 {
-                    self.other_session(
-                        "BEGIN; SELECT 1 FROM ingest.calls ORDER BY call_id DESC LIMIT 2000 FOR UPDATE;
+                let rows = "SELECT 1 FROM ingest.calls ORDER BY call_id DESC LIMIT 2000 FOR UPDATE";
+                let table = "LOCK TABLE ingest.voices IN EXCLUSIVE MODE";
+                for first in [rows, table, rows, table] {
+                    self.other_session(&format!(
+                        "BEGIN; {first};
                          SELECT pg_sleep(0.25);
                          SELECT 1 FROM ingest.voices ORDER BY cloned_voice_id DESC LIMIT 2000 FOR UPDATE;
                          SELECT 1 FROM ingest.consumer_offsets ORDER BY topic DESC, partition DESC FOR UPDATE;
-                         COMMIT",
-                    );
+                         COMMIT"
+                    ));
                 }
             }
             LockedTable => {

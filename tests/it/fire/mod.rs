@@ -32,7 +32,14 @@ fn seed() -> u64 {
     std::env::var("FIRE_SEED").ok().filter(|seed| !seed.is_empty()).map_or(1, |seed| seed.parse().unwrap())
 }
 
-fn short(name: &str, kafka: Option<&crate::support::kafka::Kafka>, needs: Needs, faults: &[Fault]) {
+/// Each of these faults once, in any order. `seen` are lines of the report that are not 0 where they have struck.
+fn short(
+    name: &str,
+    kafka: Option<&crate::support::kafka::Kafka>,
+    needs: Needs,
+    faults: &[Fault],
+    seen: &[&str],
+) {
     let command = format!("FIRE_SEED={} cargo test --test it fire::{name}", seed());
     let mut stage = Stage::new(name, seed(), &command, kafka, needs);
     stage.begin_round(Pace { per_second: 600, most: 25_000, duplicates_per_mille: 30, ahead: u64::MAX });
@@ -42,7 +49,10 @@ fn short(name: &str, kafka: Option<&crate::support::kafka::Kafka>, needs: Needs,
         stage.strike(fault);
     }
     stage.end_round();
-    stage.finish();
+    let report = stage.finish();
+    for line in seen {
+        assert!(report.count(line) > 0, "no {line}: the faults have not struck");
+    }
 }
 
 #[test]
@@ -52,6 +62,13 @@ fn instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut() 
         Some(real_kafka!()),
         Needs::default(),
         &Fault::NEAR_POSTGRES,
+        &[
+            "log: revocations",
+            "log: batches kept and tried again",
+            "commits, or answers to them, lost",
+            "connections to PostgreSQL cut",
+            "sessions of PostgreSQL terminated",
+        ],
     );
 }
 
@@ -63,6 +80,7 @@ fn the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_rese
         None,
         Needs::default(),
         &[&Fault::OF_KAFKA[..], &[Fault::Killed]].concat(),
+        &["log: revocations", "connections to the broker cut", "records of topics made anew"],
     );
 }
 
@@ -73,6 +91,7 @@ fn a_full_disk_and_a_database_restored_from_a_dump() {
         Some(real_kafka!()),
         Needs { small_disk: true },
         &[&Fault::OF_STORAGE[..], &[Fault::Killed]].concat(),
+        &["log: batches kept and tried again"],
     );
 }
 

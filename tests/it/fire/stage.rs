@@ -476,11 +476,11 @@ impl Stage {
         }
     }
 
-    /// Prints what was done and found.
+    /// Prints what was done and found, and gives it.
     ///
     /// # Panics
     /// Where something was found.
-    pub fn finish(mut self) {
+    pub fn finish(mut self) -> Report {
         self.take_in_comparison();
         self.report.add("MiB of memory that the tests' own process had at most", memory("VmHWM:"));
         let count = |what: &str| self.report.count(what);
@@ -509,6 +509,7 @@ impl Stage {
         eprintln!("{table}");
         let differences = std::mem::take(&mut self.differences).len();
         assert!(differences == 0, "{differences} differences; again: {}", self.command);
+        std::mem::take(&mut self.report)
     }
 }
 
