@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Serialize;
 use tracing::{debug, error, warn};
 
@@ -19,6 +19,10 @@ use crate::record::{Record, Topic};
 
 /// A chunk that is not full is handed out when nothing more came for this long.
 const CHUNK_WAIT: Duration = Duration::from_millis(500);
+
+/// Where nothing came for so long, a new client goes on: the old one may have lost the brokers for good, as
+/// `consume::End::BrokersLost` says.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// How long the broker may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -128,7 +132,10 @@ struct Part {
 
 /// Reads ranges of one topic.
 pub struct Reader {
+    config: ClientConfig,
     consumer: Arc<StreamConsumer>,
+    /// When a record came last, or the end of a partition.
+    heard: Instant,
     topic_name: String,
     topic_prefix: String,
     chunk_max_records: usize,
@@ -149,7 +156,9 @@ impl Reader {
         config.set("enable.partition.eof", "true");
         let consumer: StreamConsumer = config.create().context("the Kafka consumer could not be made")?;
         Ok(Reader {
+            config,
             consumer: Arc::new(consumer),
+            heard: Instant::now(),
             topic_name: settings.topic_name(topic),
             topic_prefix: settings.topic_prefix.clone(),
             chunk_max_records: settings.batch_max_records,
@@ -205,13 +214,13 @@ impl Reader {
                 (range.partition, part)
             })
             .collect();
+        self.heard = Instant::now();
         self.assign()
     }
 
     /// The next records, in offset order within each partition; `None` when all ranges are read. May be dropped
     /// and called again: nothing is lost.
     pub async fn next(&mut self) -> anyhow::Result<Option<Vec<Record>>> {
-        let consumer = self.consumer.clone();
         loop {
             if self.out_of_range {
                 self.look_again().await?;
@@ -220,13 +229,20 @@ impl Reader {
             if all || self.buffer.len() >= self.chunk_max_records || self.buffered_bytes >= BATCH_MAX_BYTES {
                 return Ok(self.take());
             }
+            let consumer = self.consumer.clone();
             let message = match tokio::time::timeout(CHUNK_WAIT, consumer.recv()).await {
                 Ok(message) => message,
-                Err(_) if self.buffer.is_empty() => continue,
-                Err(_) => return Ok(self.take()),
+                Err(_) if !self.buffer.is_empty() => return Ok(self.take()),
+                Err(_) => {
+                    if self.heard.elapsed() >= QUIET {
+                        self.go_on_with_a_new_client()?;
+                    }
+                    continue;
+                }
             };
             match message {
                 Ok(message) => {
+                    self.heard = Instant::now();
                     if let Some(record) = record(&message, &self.topic_prefix) {
                         self.gather(record);
                     }
@@ -292,6 +308,15 @@ impl Reader {
         }
     }
 
+    fn go_on_with_a_new_client(&mut self) -> anyhow::Result<()> {
+        warn!("nothing came for {} s: a new Kafka client goes on", QUIET.as_secs());
+        let anew = self.config.create().context("the Kafka consumer could not be made")?;
+        let old = std::mem::replace(&mut self.consumer, Arc::new(anew));
+        tokio::task::spawn_blocking(move || drop(old));
+        self.heard = Instant::now();
+        self.assign()
+    }
+
     fn assign(&self) -> anyhow::Result<()> {
         let mut list = TopicPartitionList::new();
         for (partition, part) in self.parts.iter().filter(|(_, part)| !part.done) {
@@ -305,7 +330,10 @@ impl Reader {
         use RDKafkaErrorCode as Code;
         match error {
             // The end was there when the range was resolved: what lies before it and did not come are gaps.
-            KafkaError::PartitionEOF(partition) => self.finish(partition),
+            KafkaError::PartitionEOF(partition) => {
+                self.heard = Instant::now();
+                self.finish(partition);
+            }
             KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
                 self.out_of_range = true;
             }

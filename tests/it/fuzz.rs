@@ -567,14 +567,55 @@ fn examine(record: &Record, with_model: bool) -> &'static str {
     }
 }
 
+/// An input takes microseconds.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+
+const NONE: u64 = u64::MAX;
+
+/// Notes that a worker has ended, however it did.
+struct Ended<'a>(&'a AtomicU64);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(NONE, Ordering::Relaxed);
+    }
+}
+
+/// Waits until all workers have ended. Where one has had the same input in hand for too long it ends the process, as
+/// nothing else can end a thread.
+fn end_at_a_hang(in_hand: &[AtomicU64]) {
+    let mut seen = vec![(NONE, Instant::now()); in_hand.len()];
+    loop {
+        let now: Vec<u64> = in_hand.iter().map(|number| number.load(Ordering::Relaxed)).collect();
+        if now.iter().all(|number| *number == NONE) {
+            return;
+        }
+        for (number, seen) in now.into_iter().zip(&mut seen) {
+            if number != seen.0 {
+                *seen = (number, Instant::now());
+            } else if number != NONE && seen.1.elapsed() > HANGS_AFTER {
+                eprintln!(
+                    "input {number} hangs: FUZZ_FROM={number} FUZZ_INPUTS=1 cargo test --test it -- --ignored fuzz"
+                );
+                std::process::exit(1);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Examines inputs on all processors, every so manieth of them with the model too; counts what came out.
 fn examine_inputs(from: u64, count: u64, model_every: u64) -> BTreeMap<&'static str, u64> {
     const BLOCK: u64 = 5_000;
     let next = AtomicU64::new(from);
     let total = Mutex::new(BTreeMap::new());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let in_hand: Vec<AtomicU64> = (0..workers).map(|_| AtomicU64::new(from)).collect();
     std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        scope.spawn(|| end_at_a_hang(&in_hand));
+        for mine in &in_hand {
             scope.spawn(|| {
+                let _ended = Ended(mine);
                 let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
                 loop {
                     let first = next.fetch_add(BLOCK, Ordering::Relaxed);
@@ -582,6 +623,7 @@ fn examine_inputs(from: u64, count: u64, model_every: u64) -> BTreeMap<&'static 
                         break;
                     }
                     for number in first..(first + BLOCK).min(from + count) {
+                        mine.store(number, Ordering::Relaxed);
                         let record = input(number);
                         let with_model = number.is_multiple_of(model_every);
                         match catch_unwind(AssertUnwindSafe(|| examine(&record, with_model))) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::stage::broker_behind_proxy;
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, run_command};
 use crate::support::kafka::{Kafka, Send};
 use crate::support::left_out::{or_left_out, private_kafka, real_kafka};
 use crate::support::processes::Signal;
@@ -192,6 +192,37 @@ fn unusable_records_of_a_partition_that_goes_and_comes_back_while_they_are_writt
     scene.wait_until_consumed(SOON);
     let counts = "SELECT DISTINCT next_offset || ', ' || dead_in_a_row FROM ingest.consumer_offsets";
     assert_eq!(scene.database.rows(counts), [[Some("11, 11".to_owned())]]);
+}
+
+/// See the test after this one.
+#[test]
+fn a_replay_whose_client_the_brokers_no_longer_answer_goes_on_with_another_one() {
+    or_left_out!(crate::support::kafka::available());
+    let (broker, proxy) = broker_behind_proxy();
+    let scene = Scene::new(&broker, 1);
+    let text = "x".repeat(1 << 20);
+    let topic = scene.topic("clone.failed");
+    // More than a client fetches ahead.
+    for number in 0..30 {
+        let value = format!(r#"{{"caller_id":"c","greeting_call_id":"{number}","error_message":"{text}"}}"#);
+        scene.kafka.send(Send::to(&topic).value(value));
+    }
+    let address = proxy.address();
+    let variables =
+        scene.variables(&[("KAFKA_BOOTSTRAP_SERVERS", &address), ("KAFKA_SOCKET_TIMEOUT_MS", "300000")]);
+    assert_eq!(run_command(&["migrate", "up"], &variables, SOON).code, 0);
+    let mut replay = None;
+    while_locked("clone_failed_events", &scene, |_| {
+        replay = Some(Daemon::start(&["replay", "--topic", "clone.failed"], &variables));
+        eventually_eq(SOON, "the writes that wait for the lock", 1, || {
+            let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+                           AND wait_event_type = 'Lock' AND query LIKE '%public.clone_failed_events%'";
+            scene.database.rows(waiting).len()
+        });
+        proxy.silence();
+    });
+    assert_eq!(replay.unwrap().wait_exit(SOON * 4), 0);
+    assert_eq!(scene.database.value("SELECT count(*) FROM clone_failed_events"), "30");
 }
 
 /// A client whom brokers told that there is none (as they do for a moment after they were away) never connects again:

@@ -100,7 +100,7 @@ fn a_full_disk_and_a_database_restored_from_a_dump() {
 #[test]
 #[ignore = "goes on for as long as FIRE_DURATION says: make soak"]
 fn soak() {
-    or_left_out!(crate::support::kafka::available());
+    crate::support::kafka::available().unwrap_or_else(|why| panic!("{why}"));
     let text = |name: &str, default: &str| {
         std::env::var(name).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
     };
