@@ -150,7 +150,15 @@ impl Fault {
     fn wants_postgres(self) -> bool {
         matches!(
             self,
-            PostgresStopped | BackendsTerminated | LockedRows | Deadlock | LockedTable | Timeouts | DiskFull
+            PostgresStopped
+                | BackendsTerminated
+                | AnswerToCommitLost
+                | CommitLost
+                | LockedRows
+                | Deadlock
+                | LockedTable
+                | Timeouts
+                | DiskFull
         )
     }
 
@@ -622,6 +630,9 @@ impl Stage {
     fn retention(&mut self) {
         self.stop_instances();
         self.wait_for_no_session();
+        // What comes now is not read before it is gone.
+        self.round().producer.hold(false);
+        self.pass(1500);
         let name = self.dice.pick(&TOPICS);
         let round = self.round();
         let topic = round.scene.topic(name);
@@ -642,11 +653,12 @@ impl Stage {
             // After a restore the table may have forgotten records that were read, and whose dead letters and
             // expiries were published: deleted now, they would leave those without a row.
             let past = self.dice.chance(500) && self.round().restores.is_empty();
-            let most = if past { high } else { next.min(high) };
-            if most <= low {
+            let next_there = next.clamp(low, high);
+            let (from, most) = if past { (next_there, high) } else { (low, next_there) };
+            if most <= from {
                 continue;
             }
-            let cut = low + 1 + self.dice.below((most - low) as u64) as i64;
+            let cut = from + 1 + self.dice.below((most - from) as u64) as i64;
             let round = self.round();
             let before = |record: &&crate::support::kafka::Record| {
                 record.partition == partition && record.offset < cut && record.offset < next

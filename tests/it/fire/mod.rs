@@ -66,7 +66,6 @@ fn instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut() 
             "log: revocations",
             "log: batches kept and tried again",
             "commits, or answers to them, lost",
-            "connections to PostgreSQL cut",
             "sessions of PostgreSQL terminated",
         ],
     );
@@ -80,7 +79,11 @@ fn the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_rese
         None,
         Needs::default(),
         &[&Fault::OF_KAFKA[..], &[Fault::Killed]].concat(),
-        &["log: revocations", "connections to the broker cut", "records of topics made anew"],
+        &[
+            "log: revocations",
+            "log: stored offsets that the topic no longer had",
+            "records of topics made anew",
+        ],
     );
 }
 
