@@ -455,11 +455,11 @@ impl Live {
                 })
                 .collect()
         };
-        self.changes += 1;
         match told {
             Told::CommitFailed => {
                 debug!("offsets were not committed to Kafka; they are with the next ones");
                 self.committed.clear();
+                return;
             }
             Told::Assigned(partitions) => {
                 info!(partitions = partitions.len(), "partitions are assigned");
@@ -487,6 +487,7 @@ impl Live {
                 }
             }
         }
+        self.changes += 1;
         self.tell_assigned();
     }
 
