@@ -107,7 +107,7 @@ async fn work(
     let sender = Sender::new(settings)?;
     let poke = Arc::new(Notify::new());
     tasks.spawn(expire(settings.clone(), store.clone(), poke.clone(), cancel.clone()));
-    tasks.spawn(publish(settings.clone(), store.clone(), sender, poke, cancel.clone()));
+    tasks.spawn(publish(store.clone(), sender, poke, cancel.clone()));
     let ingest = Ingest {
         store,
         limits: settings.limits(),
@@ -204,67 +204,35 @@ async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, cancel: Can
 
 /// Publishes what waits, expiries and dead letters side by side, whichever instance made it. Ends between two rounds:
 /// what the broker has is not published again.
-async fn publish(
-    settings: Settings,
-    store: Store,
-    sender: Sender,
-    poke: Arc<Notify>,
-    cancel: CancellationToken,
-) {
+async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, cancel: CancellationToken) {
     let expired = async {
-        let mut sender = sender.clone();
         while !cancel.is_cancelled() {
-            let sending = sender.clone();
             let sent = store
                 .publish_expired(PUBLISHED_CHUNKS, |events: &[Expired]| {
-                    Box::pin(async move { send_expired(&sending, events).await })
+                    let sender = sender.clone();
+                    Box::pin(async move { send_expired(&sender, events).await })
                 })
                 .await;
-            sender = next_sender(sender, &settings, &sent);
             rest(sent, EXPIRED_TOPIC, poke.notified(), &cancel).await;
         }
     };
     let dead_letters = async {
-        let mut sender = sender.clone();
         while !cancel.is_cancelled() {
-            let sending = sender.clone();
             let sent = store
                 .publish_dead_letters(DEAD_LETTERS, DEAD_LETTER_BYTES, |letters: &[Unpublished]| {
-                    Box::pin(async move { send_dead_letters(&sending, letters).await })
+                    let sender = sender.clone();
+                    Box::pin(async move { send_dead_letters(&sender, letters).await })
                 })
                 .await;
-            sender = next_sender(sender, &settings, &sent);
             rest(sent, DEAD_LETTER_TOPIC, std::future::pending(), &cancel).await;
         }
     };
     futures_util::join!(expired, dead_letters);
 }
 
-/// How many were to be published, and how many the broker has.
-type Published = Result<(usize, usize), Fault>;
-
-/// Who sends in the next round: a new producer where the broker took nothing of the last one, as the old one may have
-/// lost the brokers for good (as [`End::BrokersLost`] says of a consumer) or have failed for good.
-fn next_sender(sender: Sender, settings: &Settings, sent: &Published) -> Sender {
-    if !matches!(sent, Ok((1.., 0))) {
-        return sender;
-    }
-    match Sender::new(settings) {
-        Ok(anew) => {
-            // It waits for what is on its way.
-            tokio::task::spawn_blocking(move || drop(sender));
-            anew
-        }
-        Err(error) => {
-            error!(error = format!("{error:#}"), "no new producer could be made");
-            sender
-        }
-    }
-}
-
 /// Goes on at once while there is more, else waits for the next look.
 async fn rest(
-    sent: Published,
+    sent: Result<(usize, usize), Fault>,
     topic: &'static str,
     poked: impl Future<Output = ()>,
     cancel: &CancellationToken,

@@ -1,9 +1,11 @@
 //! Sending records.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::join_all;
+use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header as SentHeader, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
@@ -24,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Sends records and knows which of them the broker has.
 #[derive(Clone)]
 pub struct Sender {
-    producer: FutureProducer,
+    config: ClientConfig,
+    producer: Arc<Mutex<FutureProducer>>,
     topic_prefix: String,
 }
 
@@ -42,7 +45,12 @@ impl Sender {
             config.set("linger.ms", "5");
         }
         let producer = config.create().context("the Kafka producer could not be made")?;
-        Ok(Sender { producer, topic_prefix: settings.topic_prefix.clone() })
+        let producer = Arc::new(Mutex::new(producer));
+        Ok(Sender { config, producer, topic_prefix: settings.topic_prefix.clone() })
+    }
+
+    fn producer(&self) -> MutexGuard<'_, FutureProducer> {
+        self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a record; done when the broker has it.
@@ -58,20 +66,36 @@ impl Sender {
         record.key = outgoing.key.as_deref();
         record.payload = outgoing.value.as_deref();
         record.timestamp = outgoing.timestamp;
-        match self.producer.send(record, Timeout::After(PATIENCE)).await {
+        let producer = self.producer().clone();
+        match producer.send(record, Timeout::After(PATIENCE)).await {
             Ok(_) => Ok(()),
             Err((error, _)) => Err(format!("{topic}: {error}")),
         }
     }
 
     /// Sends records side by side; each with its outcome, in their order.
+    ///
+    /// Where the broker takes none of them a new producer sends the next ones: the old one may have lost the brokers for
+    /// good (as `consume::End::BrokersLost` says of a consumer), or have failed for good.
     pub async fn send_all(&self, outgoing: &[Outgoing]) -> Vec<Result<(), String>> {
-        join_all(outgoing.iter().map(|outgoing| self.send(outgoing))).await
+        let outcomes = join_all(outgoing.iter().map(|outgoing| self.send(outgoing))).await;
+        if !outcomes.is_empty() && outcomes.iter().all(Result::is_err) {
+            match self.config.create() {
+                Ok(anew) => {
+                    let old = std::mem::replace(&mut *self.producer(), anew);
+                    // It waits for what is on its way.
+                    tokio::task::spawn_blocking(move || drop(old));
+                }
+                Err(error) => tracing::error!(%error, "no new producer could be made"),
+            }
+        }
+        outcomes
     }
 
     /// Waits until the broker has everything, at most this long. Blocks.
     pub fn flush(&self, patience: Duration) {
-        if let Err(error) = self.producer.flush(patience) {
+        let producer = self.producer().clone();
+        if let Err(error) = producer.flush(patience) {
             tracing::warn!(%error, "some records may not have been sent");
         }
     }

@@ -14,15 +14,11 @@ use super::stage::{PASSWORD, Report, Round};
 use super::traffic::PAYLOAD_TEXT;
 use crate::model::{self, Input};
 use crate::support::kafka::Record;
-use crate::support::scene::TOPICS;
+use crate::support::scene::{CACHE_TTL, RECORD_MAX_BYTES, TOPICS};
 use crate::support::tables::{self, DeadLetter};
 
 /// The contract's namespace (section 3).
 const NS: Uuid = uuid!("32912be5-e948-560b-b792-7dcb8baa72b1");
-
-/// The daemon's defaults (section 8): seconds, bytes.
-const CACHE_TTL: i64 = 86_400;
-const RECORD_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// A place of the log, and which of its inputs stands there.
 struct Place {

@@ -133,6 +133,15 @@ fn while_locked(table: &str, scene: &Scene, do_it: impl FnOnce(&dyn Fn())) {
     });
 }
 
+/// Waits until so many sessions that insert into a table wait for a lock.
+fn wait_for_blocked_writes(scene: &Scene, table: &str, count: usize) {
+    let blocked = format!(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+         AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO {table}%'"
+    );
+    eventually_eq(SOON, "the writes that wait for the lock", count, || scene.database.rows(&blocked).len());
+}
+
 /// Sends so many transfers, one partition after the other.
 fn send_transfers(scene: &Scene, count: i32, partitions: i32) {
     scene.kafka.send_all((0..count).map(|number| {
@@ -179,11 +188,7 @@ fn unusable_records_of_a_partition_that_goes_and_comes_back_while_they_are_writt
     first.wait_ready(SOON);
     while_locked("ingest.dead_letters", &scene, |_| {
         send_bad(10);
-        eventually_eq(SOON, "the writes that wait for the lock", 2, || {
-            let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-                           AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO ingest.dead_letters%'";
-            scene.database.rows(waiting).len()
-        });
+        wait_for_blocked_writes(&scene, "ingest.dead_letters", 2);
         partitions_go_to_another_one_and_come_back(&scene, &first);
     });
     scene.wait_until_consumed(SOON);
@@ -214,11 +219,7 @@ fn a_replay_whose_client_the_brokers_no_longer_answer_goes_on_with_another_one()
     let mut replay = None;
     while_locked("clone_failed_events", &scene, |_| {
         replay = Some(Daemon::start(&["replay", "--topic", "clone.failed"], &variables));
-        eventually_eq(SOON, "the writes that wait for the lock", 1, || {
-            let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-                           AND wait_event_type = 'Lock' AND query LIKE '%public.clone_failed_events%'";
-            scene.database.rows(waiting).len()
-        });
+        wait_for_blocked_writes(&scene, "public.clone_failed_events", 1);
         proxy.silence();
     });
     assert_eq!(replay.unwrap().wait_exit(SOON * 4), 0);

@@ -11,6 +11,11 @@ use crate::model;
 use crate::model::Input;
 use voiceclone_events::record::Outgoing;
 
+/// The daemon's defaults (the contract's section 8): seconds, bytes.
+pub const CACHE_TTL: i64 = 86_400;
+/// See [`CACHE_TTL`].
+pub const RECORD_MAX_BYTES: usize = 8 * 1024 * 1024;
+
 /// The topics that the daemon reads.
 pub const TOPICS: [&str; 5] =
     ["clone.ready", "clone.failed", "clone.transfer", "call.lifecycle", "caller.voice_mapping"];
@@ -134,10 +139,10 @@ impl Scene {
         self.wait_until_consumed(deadline);
         let log = self.log();
         let inputs = self.inputs(&log);
-        let (ttl, most_bytes) = (86_400, 8 * 1024 * 1024);
-        let folded = model::fold(&inputs, ttl, most_bytes);
+        let folded = model::fold(&inputs, CACHE_TTL, RECORD_MAX_BYTES);
         let seen = tables::read_with_ids(&self.database);
-        let difference = model::explained_difference(&folded.tables, &seen, &inputs, ttl, most_bytes);
+        let difference =
+            model::explained_difference(&folded.tables, &seen, &inputs, CACHE_TTL, RECORD_MAX_BYTES);
         if let Some(difference) = difference {
             panic!("{difference}");
         }
