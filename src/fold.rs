@@ -9,8 +9,8 @@ use crate::event::{CallLifecycle, MappingState, Status, Time};
 
 /// Takes in another fold of the same row.
 pub trait Merge {
-    /// Makes `self` the fold of both.
-    fn merge(&mut self, other: Self);
+    /// Makes `self` the fold of both. Says whether it is another than it was.
+    fn merge(&mut self, other: Self) -> bool;
 }
 
 /// Merges into the entry of a key, or makes it.
@@ -19,8 +19,37 @@ pub fn merge_into<K: Ord, V: Merge>(map: &mut BTreeMap<K, V>, key: K, value: V) 
         Entry::Vacant(vacant) => {
             vacant.insert(value);
         }
-        Entry::Occupied(mut occupied) => occupied.get_mut().merge(value),
+        Entry::Occupied(mut occupied) => {
+            occupied.get_mut().merge(value);
+        }
     }
+}
+
+/// Takes another value where it is greater, and says whether.
+fn raise<T: Ord>(mine: &mut T, other: T) -> bool {
+    let greater = other > *mine;
+    if greater {
+        *mine = other;
+    }
+    greater
+}
+
+/// Takes another time where it is earlier, and says whether.
+fn lower(mine: &mut Time, other: Time) -> bool {
+    let earlier = other < *mine;
+    if earlier {
+        *mine = other;
+    }
+    earlier
+}
+
+/// As [`lower`]; any time is earlier than none.
+fn lower_from_none(mine: &mut Option<Time>, other: Option<Time>) -> bool {
+    let earlier = other.is_some_and(|other| mine.is_none_or(|mine| other < mine));
+    if earlier {
+        *mine = other;
+    }
+    earlier
 }
 
 /// A row whose identity is a fact: of different contents the greatest counts, in the order of its
@@ -36,11 +65,8 @@ pub struct Fact<Identity, Content> {
 }
 
 impl<Identity, Content: Ord> Merge for Fact<Identity, Content> {
-    fn merge(&mut self, other: Self) {
-        self.created_at = self.created_at.min(other.created_at);
-        if other.content > self.content {
-            self.content = other.content;
-        }
+    fn merge(&mut self, other: Self) -> bool {
+        lower(&mut self.created_at, other.created_at) | raise(&mut self.content, other.content)
     }
 }
 
@@ -57,11 +83,11 @@ pub struct Cached<'a> {
 }
 
 impl Merge for Cached<'_> {
-    fn merge(&mut self, other: Self) {
-        self.clone_created_at = self.clone_created_at.min(other.clone_created_at);
-        self.ttl_expires_at = self.ttl_expires_at.max(other.ttl_expires_at);
-        self.last_ready_at = self.last_ready_at.max(other.last_ready_at);
-        self.created_at = self.created_at.min(other.created_at);
+    fn merge(&mut self, other: Self) -> bool {
+        lower(&mut self.clone_created_at, other.clone_created_at)
+            | raise(&mut self.ttl_expires_at, other.ttl_expires_at)
+            | raise(&mut self.last_ready_at, other.last_ready_at)
+            | lower(&mut self.created_at, other.created_at)
     }
 }
 
@@ -71,15 +97,8 @@ pub type Latest<T> = Option<(Time, T)>;
 /// The top-level entries of `metadata`: key to the event time and compact JSON of its value.
 pub type Entries<'a> = BTreeMap<Cow<'a, str>, (Time, String)>;
 
-fn take_latest<T: Ord>(mine: &mut Latest<T>, other: Latest<T>) {
-    if other > *mine {
-        *mine = other;
-    }
-}
-
-fn earliest(mine: Option<Time>, other: Option<Time>) -> Option<Time> {
-    mine.into_iter().chain(other).min()
-}
+/// The entries; with the time of the latest event that had any `metadata`, were it empty.
+pub type Metadata<'a> = Option<(Time, Entries<'a>)>;
 
 /// The fold of a call's events: every field's latest value, from which the row of `call_log` follows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,9 +111,7 @@ pub struct Call<'a> {
     pub call_ended_at: Latest<Time>,
     pub duration_seconds: Latest<i32>,
     pub transcript: Latest<Cow<'a, str>>,
-    /// Top-level key to its value as compact JSON; with the time of the latest event that had any
-    /// `metadata`, were it empty.
-    pub metadata: Option<(Time, Entries<'a>)>,
+    pub metadata: Metadata<'a>,
     /// The latest terminal event.
     pub terminal: Latest<Status>,
     /// The earliest `initiated` event.
@@ -163,37 +180,42 @@ impl<'a> Call<'a> {
 }
 
 impl Merge for Call<'_> {
-    fn merge(&mut self, other: Self) {
-        take_latest(&mut self.threecx_call_id, other.threecx_call_id);
-        take_latest(&mut self.caller_id, other.caller_id);
-        take_latest(&mut self.cloned_voice_id, other.cloned_voice_id);
-        take_latest(&mut self.call_started_at, other.call_started_at);
-        take_latest(&mut self.call_ended_at, other.call_ended_at);
-        take_latest(&mut self.duration_seconds, other.duration_seconds);
-        take_latest(&mut self.transcript, other.transcript);
-        take_latest(&mut self.terminal, other.terminal);
-        self.initiated_at = earliest(self.initiated_at, other.initiated_at);
-        self.created_at = earliest(self.created_at, other.created_at);
-        self.updated_at = self.updated_at.max(other.updated_at);
-        match (&mut self.metadata, other.metadata) {
-            (mine @ None, other) => *mine = other,
-            (Some(_), None) => {}
-            (Some((at, entries)), Some((other_at, other_entries))) => {
-                *at = (*at).max(other_at);
-                for (key, value) in other_entries {
-                    match entries.entry(key) {
-                        Entry::Vacant(vacant) => {
-                            vacant.insert(value);
-                        }
-                        Entry::Occupied(mut occupied) if value > *occupied.get() => {
-                            occupied.insert(value);
-                        }
-                        Entry::Occupied(_) => {}
-                    }
-                }
-            }
-        }
+    fn merge(&mut self, other: Self) -> bool {
+        raise(&mut self.threecx_call_id, other.threecx_call_id)
+            | raise(&mut self.caller_id, other.caller_id)
+            | raise(&mut self.cloned_voice_id, other.cloned_voice_id)
+            | raise(&mut self.call_started_at, other.call_started_at)
+            | raise(&mut self.call_ended_at, other.call_ended_at)
+            | raise(&mut self.duration_seconds, other.duration_seconds)
+            | raise(&mut self.transcript, other.transcript)
+            | merge_metadata(&mut self.metadata, other.metadata)
+            | raise(&mut self.terminal, other.terminal)
+            | lower_from_none(&mut self.initiated_at, other.initiated_at)
+            | lower_from_none(&mut self.created_at, other.created_at)
+            | raise(&mut self.updated_at, other.updated_at)
     }
+}
+
+/// Key by key.
+fn merge_metadata<'a>(mine: &mut Metadata<'a>, other: Metadata<'a>) -> bool {
+    let Some((other_at, other_entries)) = other else {
+        return false;
+    };
+    let Some((at, entries)) = mine else {
+        *mine = Some((other_at, other_entries));
+        return true;
+    };
+    let mut changed = raise(at, other_at);
+    for (key, value) in other_entries {
+        changed |= match entries.entry(key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(value);
+                true
+            }
+            Entry::Occupied(mut occupied) => raise(occupied.get_mut(), value),
+        };
+    }
+    changed
 }
 
 /// The fold of a caller's mapping events.
@@ -218,10 +240,10 @@ impl Mapping<'_> {
 }
 
 impl Merge for Mapping<'_> {
-    fn merge(&mut self, other: Self) {
-        take_latest(&mut self.state, other.state);
-        self.deleted = self.deleted.max(other.deleted);
-        self.updated_at = self.updated_at.max(other.updated_at);
-        self.created_at = earliest(self.created_at, other.created_at);
+    fn merge(&mut self, other: Self) -> bool {
+        raise(&mut self.state, other.state)
+            | raise(&mut self.deleted, other.deleted)
+            | raise(&mut self.updated_at, other.updated_at)
+            | lower_from_none(&mut self.created_at, other.created_at)
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use diesel::sql_types::{Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
+use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -12,20 +12,24 @@ use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
 use super::merged::{Fold, Stored, merge};
 use super::{At, Target, Written, at, latest};
 use crate::event::{Status, Time};
-use crate::fold::{Call, Entries};
+use crate::fold::{Call, Metadata};
 use crate::plan::Plan;
 
 pub(super) struct LockCalls;
 
 impl Statement for LockCalls {
-    const HEAD: &'static str = "INSERT INTO ingest.calls AS t
+    const HEAD: &'static str = "WITH made AS (
+        INSERT INTO ingest.calls AS t
             (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at, cloned_voice_id_at,
              call_started_at_at, call_ended_at_at, duration_seconds_at, transcript_at, metadata_at,
              metadata_keys_at)
         SELECT * FROM ";
-    const TAIL: &'static str =
-        " AS u ON CONFLICT (call_id) DO UPDATE SET call_id = t.call_id WHERE false RETURNING call_id";
-    type Row = Text;
+    const TAIL: &'static str = " AS u ON CONFLICT (call_id) DO UPDATE SET call_id = t.call_id WHERE false
+        RETURNING call_id)
+        SELECT call_id,
+               (SELECT true FROM public.call_log l WHERE l.call_id = made.call_id COLLATE \"default\") IS TRUE
+        FROM made";
+    type Row = (Text, Bool);
 }
 
 /// The stored fold of calls: values from `call_log`, their event times from `ingest.calls`.
@@ -64,7 +68,7 @@ type StoredCall = (
 );
 
 /// The fold that is stored, by call.
-fn stored_call(row: StoredCall, fresh: &HashSet<String>) -> (String, (Option<Uuid>, Call<'static>)) {
+fn stored_call(row: StoredCall, taken_over: &HashSet<&str>) -> (String, (Option<Uuid>, Call<'static>)) {
     let (
         (call_id, id, threecx_call_id, caller_id, cloned_voice_id),
         (started_at, ended_at, duration_seconds, transcript),
@@ -74,7 +78,7 @@ fn stored_call(row: StoredCall, fresh: &HashSet<String>) -> (String, (Option<Uui
         (ended_at_at, duration_at, transcript_at, metadata_at, metadata_keys_at),
     ) = row;
     // Every event has a status, so a row that no event had met before has neither time.
-    let adopted = (initiated_at.is_none() && terminal_at.is_none()) || fresh.contains(&call_id);
+    let adopted = (initiated_at.is_none() && terminal_at.is_none()) || taken_over.contains(call_id.as_str());
     let known = |at: At| at.filter(|_| !adopted);
     let status = status.as_deref().and_then(Status::from_name).filter(|s| *s != Status::Initiated);
     let call = Call {
@@ -100,7 +104,7 @@ fn stored_metadata(
     at: At,
     keys_at: Option<String>,
     adopted: bool,
-) -> Option<(Time, Entries<'static>)> {
+) -> Metadata<'static> {
     let at = if adopted { Time::OLDER_THAN_ALL } else { from_timestamp(at?) };
     let keys_at: HashMap<String, i64> =
         keys_at.and_then(|keys_at| serde_json::from_str(&keys_at).ok()).unwrap_or_default();
@@ -185,11 +189,11 @@ impl Fold for Call<'_> {
     async fn read(
         connection: &AsyncPgConnection,
         call_ids: Column<'_>,
-        fresh: &HashSet<String>,
+        taken_over: &HashSet<&str>,
     ) -> Result<Stored<Self>, Fault> {
         let stored: Vec<StoredCall> =
             Unnest::<ReadCalls>::new(vec![call_ids]).load(&mut &*connection).await?;
-        Ok(stored.into_iter().map(|row| stored_call(row, fresh)).collect())
+        Ok(stored.into_iter().map(|row| stored_call(row, taken_over)).collect())
     }
 
     fn has_row(&self) -> bool {
@@ -203,7 +207,7 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
     if rows.is_empty() {
         return Ok(written);
     }
-    let calls = || rows.iter().map(|(_, _, call)| call);
+    let calls = || rows.iter().map(|(_, _, call)| call.as_ref());
     let statement = Unnest::<UpsertCalls>::new(vec![
         Column::Uuids(rows.iter().map(|(id, _, _)| *id).collect()),
         Column::texts(rows.iter().map(|(_, call_id, _)| *call_id)),

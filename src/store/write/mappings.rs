@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use diesel::sql_types::{Nullable, Text, Timestamp, Uuid as SqlUuid};
+use diesel::sql_types::{Bool, Nullable, Text, Timestamp, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -18,12 +18,16 @@ use crate::plan::Plan;
 pub(super) struct LockMappings;
 
 impl Statement for LockMappings {
-    const HEAD: &'static str =
-        "INSERT INTO ingest.mappings AS t (caller_id, state_at, deleted_at, updated_at, created_at)
+    const HEAD: &'static str = "WITH made AS (
+        INSERT INTO ingest.mappings AS t (caller_id, state_at, deleted_at, updated_at, created_at)
         SELECT * FROM ";
     const TAIL: &'static str =
-        " AS u ON CONFLICT (caller_id) DO UPDATE SET caller_id = t.caller_id WHERE false RETURNING caller_id";
-    type Row = Text;
+        " AS u ON CONFLICT (caller_id) DO UPDATE SET caller_id = t.caller_id WHERE false RETURNING caller_id)
+        SELECT caller_id,
+               (SELECT true FROM public.caller_voice_mapping m
+                WHERE m.caller_id = made.caller_id COLLATE \"default\") IS TRUE
+        FROM made";
+    type Row = (Text, Bool);
 }
 
 /// The stored fold of mappings: the state from the table, the times from `ingest.mappings`.
@@ -54,13 +58,16 @@ type StoredMapping = (
     (At, At, At, At, At),
 );
 
-fn stored_mapping(row: StoredMapping, fresh: &HashSet<String>) -> (String, (Option<Uuid>, Mapping<'static>)) {
+fn stored_mapping(
+    row: StoredMapping,
+    taken_over: &HashSet<&str>,
+) -> (String, (Option<Uuid>, Mapping<'static>)) {
     let (
         (caller_id, id, voice_sample_url, voice_name, description, account_id),
         (row_created_at, state_at, deleted_at, updated_at, created_at),
     ) = row;
     // Every event has a time, so what no event had met before has none.
-    let adopted = updated_at.is_none() || fresh.contains(&caller_id);
+    let adopted = updated_at.is_none() || taken_over.contains(caller_id.as_str());
     let known = |at: At| at.filter(|_| !adopted);
     let state = id.map(|_| MappingState {
         voice_sample_url: Cow::Owned(voice_sample_url.unwrap_or_default()),
@@ -122,11 +129,11 @@ impl Fold for Mapping<'_> {
     async fn read(
         connection: &AsyncPgConnection,
         caller_ids: Column<'_>,
-        fresh: &HashSet<String>,
+        taken_over: &HashSet<&str>,
     ) -> Result<Stored<Self>, Fault> {
         let stored: Vec<StoredMapping> =
             Unnest::<ReadMappings>::new(vec![caller_ids]).load(&mut &*connection).await?;
-        Ok(stored.into_iter().map(|row| stored_mapping(row, fresh)).collect())
+        Ok(stored.into_iter().map(|row| stored_mapping(row, taken_over)).collect())
     }
 
     fn has_row(&self) -> bool {

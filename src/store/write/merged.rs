@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use diesel::sql_types::Text;
+use diesel::sql_types::{Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -18,28 +18,33 @@ use crate::identity::uid;
 pub(super) type Stored<F> = HashMap<String, (Option<Uuid>, F)>;
 
 /// The fold of a row's events.
-pub(super) trait Fold: Merge + Clone + Default + PartialEq {
+pub(super) trait Fold: Merge + Clone {
     /// The row's table.
     const TABLE: &'static str;
-    /// Makes the bookkeeping row of each key, or locks the one that is there. Gives those that it made.
-    type Lock: Statement<Row = Text> + Send + 'static;
+    /// Makes the bookkeeping row of each key, or locks the one that is there. Gives those that it made, and whether
+    /// there is a row all the same, which then another tool has made. (Keys are of collation C in the bookkeeping, and
+    /// of the default one in the tables, whose index serves no other.)
+    type Lock: Statement<Row = (Text, Bool)> + Send + 'static;
     /// Writes the bookkeeping of keys that are locked.
     type UpdateTimes: Statement<Row = ()> + Send + 'static;
 
     /// The key and the event times, as columns of the bookkeeping.
     fn times<'p>(folds: &[(&'p str, &'p Self)]) -> Vec<Column<'p>>;
 
-    /// What is stored of these keys. `fresh` are those whose bookkeeping row this transaction has just made: what
-    /// stands in it is not what made the row.
+    /// What is stored of these keys. Of those that are `taken_over` this transaction has just made the bookkeeping:
+    /// what stands in it is not what made the row.
     async fn read(
         connection: &AsyncPgConnection,
         keys: Column<'_>,
-        fresh: &HashSet<String>,
+        taken_over: &HashSet<&str>,
     ) -> Result<Stored<Self>, Fault>;
 
     /// Whether there is a row; a mapping that was only ever deleted has none.
     fn has_row(&self) -> bool;
 }
+
+/// A row that is to be written: its id, its key, and the fold of all its events.
+pub(super) type Changed<'p, F> = (Uuid, &'p str, Cow<'p, F>);
 
 /// Merges what a batch says into what is stored, but for the rows themselves: gives those that changed, with the
 /// bookkeeping of all up to date.
@@ -48,7 +53,7 @@ pub(super) async fn merge<'p, F: Fold>(
     habit: &Habit,
     met: &'p BTreeMap<Cow<'_, str>, F>,
     written: &mut Written,
-) -> Result<Vec<(Uuid, &'p str, F)>, Fault> {
+) -> Result<Vec<Changed<'p, F>>, Fault> {
     let connection = target.connection;
     let mut folds: Vec<(&str, &F)> = met.iter().map(|(key, fold)| (key.as_ref(), fold)).collect();
     let mut note = |id, did| {
@@ -57,48 +62,52 @@ pub(super) async fn merge<'p, F: Fold>(
         }
     };
     if habit.looks_first() && !folds.is_empty() {
-        let stored = F::read(connection, keys(&folds), &HashSet::new()).await?;
-        folds.retain(|(key, events)| match stored.get(*key) {
-            Some((id, before)) if merged(before, events) == *before => {
+        let mut stored = F::read(connection, keys(&folds), &HashSet::new()).await?;
+        folds.retain(|(key, events)| {
+            let Some((id, mut fold)) = stored.remove(*key) else {
+                return true;
+            };
+            let news = fold.merge((*events).clone());
+            if !news {
                 id.iter().for_each(|id| note(*id, Did::LeftAlone));
-                false
             }
-            _ => true,
+            news
         });
     }
     if folds.is_empty() {
         return Ok(Vec::new());
     }
-    let fresh: Vec<String> = Unnest::<F::Lock>::new(F::times(&folds)).load(&mut &*connection).await?;
-    let fresh: HashSet<String> = fresh.into_iter().collect();
-    let mut stored = F::read(connection, keys(&folds), &fresh).await?;
+    let made: Vec<(String, bool)> = Unnest::<F::Lock>::new(F::times(&folds)).load(&mut &*connection).await?;
+    let made: HashMap<&str, bool> = made.iter().map(|(key, has_row)| (key.as_str(), *has_row)).collect();
+    let mut there = folds.clone();
+    there.retain(|(key, _)| made.get(key).is_none_or(|has_row| *has_row));
+    let mut stored = Stored::new();
+    if !there.is_empty() {
+        stored = F::read(connection, keys(&there), &made.keys().copied().collect()).await?;
+    }
 
-    let mut changed: Vec<(Uuid, &str, F)> = Vec::new();
-    let mut outdated = HashSet::new();
-    for (key, events) in &folds {
-        let (stored_id, before) = stored.remove(*key).unwrap_or_default();
-        let after = merged(&before, events);
+    let mut changed: Vec<Changed<F>> = Vec::new();
+    for (key, events) in folds {
+        let (stored_id, fold) = match stored.remove(key) {
+            Some((id, mut fold)) => (id, fold.merge(events.clone()).then_some(Cow::Owned(fold))),
+            None => (None, Some(Cow::Borrowed(events))),
+        };
         let id = stored_id.unwrap_or_else(|| uid(F::TABLE, &[key]));
-        if after.has_row() {
-            let did = match stored_id {
-                None => Did::Made,
-                Some(_) if after != before => Did::Changed,
-                Some(_) => Did::LeftAlone,
-            };
-            note(id, did);
-        }
-        if after != before {
-            if after != **events || !fresh.contains(*key) {
-                outdated.insert(*key);
+        match fold {
+            None => stored_id.iter().for_each(|id| note(*id, Did::LeftAlone)),
+            Some(fold) => {
+                if fold.has_row() {
+                    note(id, if stored_id.is_some() { Did::Changed } else { Did::Made });
+                }
+                changed.push((id, key, fold));
             }
-            changed.push((id, key, after));
         }
     }
     habit.learn(met.len(), changed.len());
     let outdated: Vec<(&str, &F)> = changed
         .iter()
-        .filter(|(_, key, _)| outdated.contains(key))
-        .map(|(_, key, fold)| (*key, fold))
+        .filter(|(_, key, fold)| matches!(fold, Cow::Owned(_)) || !made.contains_key(key))
+        .map(|(_, key, fold)| (*key, fold.as_ref()))
         .collect();
     if !outdated.is_empty() {
         Unnest::<F::UpdateTimes>::new(F::times(&outdated)).execute(&mut &*connection).await?;
@@ -108,10 +117,4 @@ pub(super) async fn merge<'p, F: Fold>(
 
 fn keys<'p, F>(folds: &[(&'p str, &'p F)]) -> Column<'p> {
     Column::texts(folds.iter().map(|(key, _)| *key))
-}
-
-fn merged<F: Fold>(before: &F, events: &F) -> F {
-    let mut after = before.clone();
-    after.merge(events.clone());
-    after
 }
