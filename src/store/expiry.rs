@@ -76,12 +76,8 @@ impl Store {
         let chunk = connection
             .transaction::<Chunk, Fault, _>(async |connection| {
                 // With stale statistics PostgreSQL expects few rows, and would rather read and sort all that are due
-                // for each chunk than follow the index, or read the whole table for the update.
-                connection
-                    .batch_execute(
-                        "SET LOCAL enable_sort TO off; SET LOCAL enable_seqscan TO off; SET LOCAL jit TO off",
-                    )
-                    .await?;
+                // for each chunk than follow the index.
+                connection.batch_execute("SET LOCAL enable_sort TO off; SET LOCAL jit TO off").await?;
                 let chunk = diesel::sql_query(EXPIRE)
                     .bind::<Timestamp, _>(from)
                     .bind::<BigInt, _>(most)
