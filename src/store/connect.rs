@@ -124,11 +124,13 @@ pub async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
         tracing::debug!(%error, "the server's messages stay in its own language");
     }
     // Whoever waited for a lock must see what its holder wrote, whatever the role's default is. Rows are looked up by
-    // their keys: a plan that suits a table while it is small is kept, and would read all of it when it has grown.
+    // their keys: a plan that suits a table while it is small is kept, and would read all of it when it has grown;
+    // to compile one takes longer than to run it.
     // And a process that is halted, or whose host is gone, in the middle of a transaction keeps its locks no longer.
     let session = format!(
         "SET default_transaction_isolation TO 'read committed';
          SET enable_seqscan TO off; SET enable_hashjoin TO off; SET enable_mergejoin TO off;
+         SET jit TO off;
          SELECT set_config('idle_in_transaction_session_timeout', '{}', false)
          WHERE current_setting('idle_in_transaction_session_timeout') = '0'",
         IDLE_IN_TRANSACTION.as_millis()

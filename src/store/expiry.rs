@@ -77,7 +77,7 @@ impl Store {
             .transaction::<Chunk, Fault, _>(async |connection| {
                 // With stale statistics PostgreSQL expects few rows, and would rather read and sort all that are due
                 // for each chunk than follow the index.
-                connection.batch_execute("SET LOCAL enable_sort TO off; SET LOCAL jit TO off").await?;
+                connection.batch_execute("SET LOCAL enable_sort TO off").await?;
                 let chunk = diesel::sql_query(EXPIRE)
                     .bind::<Timestamp, _>(from)
                     .bind::<BigInt, _>(most)
