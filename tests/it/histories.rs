@@ -22,7 +22,6 @@ use voiceclone_events::store::write::Mode;
 use voiceclone_events::store::{Store, connect, migrate};
 
 use crate::model::{self, Input};
-
 use crate::support::postgres::Database;
 use crate::support::tables::{self, Tables};
 use crate::support::wait::{SOON, eventually_async};
