@@ -24,7 +24,6 @@ use voiceclone_events::store::{Store, connect, migrate};
 use crate::model::{self, Input};
 use crate::support::postgres::Database;
 use crate::support::tables::{self, Tables};
-use crate::support::wait::{SOON, eventually_async};
 
 const CACHE_TTL: i64 = 86_400;
 /// Small, so that a record that is too large costs little.
@@ -586,19 +585,6 @@ async fn consume(
     }
 }
 
-/// A record without a key or an envelope; the number is its offset.
-fn event(topic: Topic, number: i64, value: Value) -> Record {
-    Record {
-        topic,
-        partition: 0,
-        offset: number,
-        timestamp: 1_577_836_800_000 + number,
-        key: None,
-        value: Some(value.to_string().into_bytes()),
-        headers: Vec::new(),
-    }
-}
-
 // -------- What must hold
 
 /// A dead letter but for its number and its message: place, timestamp, key, value and headers.
@@ -685,44 +671,6 @@ async fn transactions_see_what_was_committed_before_each_statement_whatever_the_
     assert_eq!(level, "read committed");
 }
 
-/// A statement's plan is kept for long: one that suits a table of a few rows must not read all of it when it has grown.
-#[tokio::test]
-async fn rows_are_found_by_their_keys_however_small_the_tables_are() {
-    let database = migrated().await;
-    // What a session did is counted at its end.
-    let scans = async || {
-        let others = "SELECT count(*) FROM pg_stat_activity
-                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        eventually_async(SOON, "all other sessions to end", async || {
-            let seen = database.value(others);
-            if seen == "0" { Ok(()) } else { Err(seen) }
-        })
-        .await;
-        database.rows("SELECT relname, seq_scan FROM pg_stat_user_tables ORDER BY relname")
-    };
-    let before = scans().await;
-    let writer = ingest(&database);
-    let mut records = history(&mut Dice(ChaCha8Rng::seed_from_u64(1)), 500);
-    for number in 0..500 {
-        let call = json!({"call_id": format!("call-{number}"), "status": "initiated"});
-        let mapping =
-            json!({"caller_id": format!("caller-{number}"), "voice_sample_url": "https://example.org"});
-        records.push(event(Topic::CallLifecycle, number, call));
-        records.push(event(Topic::CallerVoiceMapping, number, mapping));
-    }
-    for _ in 0..2 {
-        for batch in records.chunks(50) {
-            write(&writer, batch).await;
-        }
-    }
-    drop(writer);
-    assert_eq!(scans().await, before, "no table was read from its beginning to its end");
-    let entries = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes";
-    let entries: usize = database.value(entries).parse().unwrap();
-    println!("{entries} index entries for {} records, each written twice", records.len());
-    assert!((records.len()..20 * records.len()).contains(&entries), "no index was: {entries} entries");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_history_ends_in_the_models_tables_and_dead_letters_whichever_way_it_is_written() {
     let database = migrated().await;
@@ -765,6 +713,15 @@ async fn every_history_ends_in_the_models_tables_and_dead_letters_whichever_way_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ready_and_transfer_events_of_one_voice_written_at_the_same_moment_leave_the_right_count() {
     let database = migrated().await;
+    let event = |topic: Topic, number: i64, value: Value| Record {
+        topic,
+        partition: 0,
+        offset: number,
+        timestamp: 1_577_836_800_000 + number,
+        key: None,
+        value: Some(value.to_string().into_bytes()),
+        headers: Vec::new(),
+    };
     let mut ready = Vec::new();
     let mut transfers = Vec::new();
     for number in 0..300 {

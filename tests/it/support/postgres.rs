@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::processes::{Process, Signal, command, find_program, folder, free_port};
-use super::wait::{SOON, eventually};
+use super::wait::{SOON, eventually, eventually_eq};
 use super::{block_on, unique};
 
 const USER: &str = "postgres";
@@ -90,6 +90,16 @@ impl Database {
         let rows = self.rows(sql);
         assert!(rows.len() == 1 && rows[0].len() == 1, "{sql}: {rows:?}");
         rows[0][0].clone().unwrap_or_default()
+    }
+
+    /// Waits until nobody else is connected: what a session has read is counted at its end.
+    pub fn wait_until_alone(&self) {
+        eventually_eq(SOON, "the other sessions", "0".to_owned(), || {
+            self.value(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+        });
     }
 }
 
