@@ -36,7 +36,8 @@ GRANT SELECT, INSERT, UPDATE ON
     public.clone_ready_events, public.clone_failed_events, public.clone_transfer_events,
     ingest.consumer_offsets, ingest.dead_letters, ingest.voices, ingest.calls, ingest.mappings
     TO voiceclone_events;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ingest.outbox TO voiceclone_events;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ingest.outbox, ingest.instances, ingest.pauses TO voiceclone_events;
+GRANT SELECT, INSERT ON ingest.skips TO voiceclone_events;
 
 -- Analysts: the seven tables. Not ingest: dead letters hold personal data as it came.
 -- GRANT voiceclone_reader TO somebody;

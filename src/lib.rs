@@ -32,6 +32,7 @@ pub mod kafka;
 pub mod logging;
 pub mod plan;
 pub mod record;
+pub mod retry;
 pub mod store;
 pub mod traffic;
 

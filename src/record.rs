@@ -50,6 +50,29 @@ impl fmt::Display for Topic {
     }
 }
 
+/// A partition of one of the five topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition's number, from 0.
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    /// This partition of this topic.
+    pub fn new(topic: Topic, partition: i32) -> TopicPartition {
+        TopicPartition { topic, partition }
+    }
+}
+
+/// `clone.ready/3`, without `TOPIC_PREFIX`.
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
 /// One header: names repeat and keep their order, a value may be null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -79,6 +102,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// The partition that the record comes from.
+    pub fn topic_partition(&self) -> TopicPartition {
+        TopicPartition::new(self.topic, self.partition)
+    }
+
     /// Bytes that the record holds, for the limits on memory.
     pub fn size(&self) -> usize {
         let headers = |h: &Header| h.name.len() + h.value.as_ref().map_or(0, Vec::len);

@@ -27,8 +27,9 @@ use uuid::Uuid;
 use super::topic_ids::topic_ids;
 use super::{BATCH_MAX_BYTES, asking_client, consumer_config, record};
 use crate::config::Settings;
-use crate::ingest::{Ingest, Positions, Stop, persist};
+use crate::ingest::{Ingest, Positions, Stop};
 use crate::record::{Record, Topic};
+use crate::retry::retry;
 use crate::store::Fault;
 use crate::store::offsets::{Partition, Position};
 use crate::store::write::Written;
@@ -864,7 +865,7 @@ impl Loader {
     async fn load(self, keys: Vec<Key>) -> Option<(BTreeMap<Key, Position>, TopicIds)> {
         let topic_ids = ask_topic_ids(self.consumer.clone(), topics(&self.ingest)).await.unwrap_or_default();
         let read = || self.ingest.store.positions(&self.group);
-        let mut stored = persist("reading the stored offsets", &self.cancel, read).await?;
+        let mut stored = retry("reading the stored offsets", &self.cancel, read).await?;
         let mut loaded = BTreeMap::new();
         for key in keys {
             let partition = (self.ingest.topic_name(key.0), key.1);
@@ -875,9 +876,9 @@ impl Loader {
                 }
                 let known = stored.get(&partition).copied();
                 let look = || self.start(&partition, known, topic_id);
-                match persist("finding where a partition starts", &self.cancel, look).await? {
+                match retry("finding where a partition starts", &self.cancel, look).await? {
                     Some(position) => break position,
-                    None => stored = persist("reading the stored offsets", &self.cancel, read).await?,
+                    None => stored = retry("reading the stored offsets", &self.cancel, read).await?,
                 }
             };
             loaded.insert(key, start);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use diesel::sql_types::{BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -19,14 +19,16 @@ pub struct Position {
     pub next_offset: i64,
     /// Unusable records since the last usable one.
     pub dead_in_a_row: i64,
-    /// The topic that the offset is of; `None` where that is not known.
+    /// The id of the topic that the offset belongs to; `None` where it is not known.
     pub topic_id: Option<Uuid>,
+    /// Whether `DEAD_LETTER_LIMIT` was reached: nothing more is read until `dead-letters accept`.
+    pub stopped: bool,
 }
 
 impl Position {
     /// The start of a partition.
     pub fn at(next_offset: i64, topic_id: Option<Uuid>) -> Position {
-        Position { next_offset, dead_in_a_row: 0, topic_id }
+        Position { next_offset, dead_in_a_row: 0, topic_id, stopped: false }
     }
 }
 
@@ -51,13 +53,16 @@ impl Statement for AdvanceOffsets {
     const HEAD: &'static str = "WITH advanced AS (
             UPDATE ingest.consumer_offsets o
             SET next_offset = u.next_offset, dead_in_a_row = u.dead_in_a_row,
+                stopped_at = CASE WHEN u.stopped THEN now() AT TIME ZONE 'utc' END,
+                waits_for = NULL, waits_since = NULL,
                 updated_at = now() AT TIME ZONE 'utc'
             FROM ";
     const TAIL: &'static str =
         " AS u (group_id, topic, partition, expected_offset, expected_dead, expected_topic_id,
-                    next_offset, dead_in_a_row)
+                    next_offset, dead_in_a_row, stopped)
             WHERE o.group_id = u.group_id AND o.topic = u.topic AND o.partition = u.partition
               AND o.next_offset = u.expected_offset AND o.dead_in_a_row = u.expected_dead
+              AND o.stopped_at IS NULL
               AND COALESCE(o.topic_id, '00000000-0000-0000-0000-000000000000') = u.expected_topic_id
             RETURNING 1)
         SELECT count(*) FROM advanced";
@@ -78,6 +83,7 @@ pub(super) async fn advance(connection: &AsyncPgConnection, advances: &[Advance]
         Column::Uuids(advances.iter().map(|advance| advance.expected.topic_id.unwrap_or_default()).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.to.next_offset).collect()),
         Column::BigInts(advances.iter().map(|advance| advance.to.dead_in_a_row).collect()),
+        Column::Booleans(advances.iter().map(|advance| advance.to.stopped).collect()),
     ]);
     let advanced: i64 = statement.get_result(&mut &*connection).await?;
     if usize::try_from(advanced) == Ok(advances.len()) { Ok(()) } else { Err(Fault::Fenced) }
@@ -88,15 +94,15 @@ impl Store {
     pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Position>, Fault> {
         let mut connection = self.connection().await?;
         let rows: Vec<Row> = diesel::sql_query(
-            "SELECT topic, partition, next_offset, dead_in_a_row, topic_id
+            "SELECT topic, partition, next_offset, dead_in_a_row, topic_id, stopped_at IS NOT NULL AS stopped
              FROM ingest.consumer_offsets WHERE group_id = $1",
         )
         .bind::<Text, _>(group)
         .load(&mut connection)
         .await?;
         let stored = |row: Row| {
-            let Row { topic, partition, next_offset, dead_in_a_row, topic_id } = row;
-            ((topic, partition), Position { next_offset, dead_in_a_row, topic_id })
+            let Row { topic, partition, next_offset, dead_in_a_row, topic_id, stopped } = row;
+            ((topic, partition), Position { next_offset, dead_in_a_row, topic_id, stopped })
         };
         Ok(rows.into_iter().map(stored).collect())
     }
@@ -148,4 +154,6 @@ struct Row {
     dead_in_a_row: i64,
     #[diesel(sql_type = Nullable<SqlUuid>)]
     topic_id: Option<Uuid>,
+    #[diesel(sql_type = Bool)]
+    stopped: bool,
 }

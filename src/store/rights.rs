@@ -20,9 +20,13 @@ const RIGHTS: &[(&str, &str, &[&str])] = &[
     ("ingest", "voices", WRITE),
     ("ingest", "calls", WRITE),
     ("ingest", "mappings", WRITE),
-    ("ingest", "outbox", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("ingest", "outbox", ALL),
+    ("ingest", "instances", ALL),
+    ("ingest", "skips", &["SELECT", "INSERT"]),
+    ("ingest", "pauses", ALL),
 ];
 const WRITE: &[&str] = &["SELECT", "INSERT", "UPDATE"];
+const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 /// The names of those tables.
 pub(super) fn tables() -> impl Iterator<Item = &'static str> {

@@ -10,7 +10,7 @@ use diesel::pg::Pg;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::QueryResult;
-use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
 use uuid::Uuid;
 
 use crate::event::Time;
@@ -34,6 +34,7 @@ pub(super) enum Column<'a> {
     Strings(Vec<Option<String>>),
     Integers(Vec<Option<i32>>),
     BigInts(Vec<i64>),
+    Booleans(Vec<bool>),
     Times(Vec<Option<PgTimestamp>>),
     Bytes(Vec<Option<&'a [u8]>>),
 }
@@ -144,6 +145,7 @@ fn bind<'b>(column: &'b Column<'_>, out: &mut AstPass<'_, 'b, Pg>) -> QueryResul
         Column::Strings(values) => out.push_bind_param::<Array<Nullable<Text>>, _>(values),
         Column::Integers(values) => out.push_bind_param::<Array<Nullable<Integer>>, _>(values),
         Column::BigInts(values) => out.push_bind_param::<Array<BigInt>, _>(values),
+        Column::Booleans(values) => out.push_bind_param::<Array<Bool>, _>(values),
         Column::Times(values) => out.push_bind_param::<Array<Nullable<Timestamp>>, _>(values),
         Column::Bytes(values) => out.push_bind_param::<Array<Nullable<Binary>>, _>(values),
     }

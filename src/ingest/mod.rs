@@ -2,16 +2,18 @@
 //! that PostgreSQL refuses for good is found by halving (contract, section 6). Live records, replays and
 //! tests all come through here.
 
+pub mod outcome;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use backon::BackoffBuilder;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::event::{Limits, Reason, Time, Unusable, decode};
 use crate::plan::Plan;
 use crate::record::{Record, Topic};
+use crate::retry::{pause_for, pauses};
 use crate::store::dead_letters::DeadLetter;
 use crate::store::offsets::{Advance, Position};
 use crate::store::write::{Mode, Written};
@@ -44,42 +46,6 @@ pub enum Stop {
     Fenced,
     /// The daemon is asked to end, and the world does not let the batch land.
     Cancelled,
-}
-
-/// Growing pauses with jitter, for as long as it takes: 50 ms to 5 s, and up to as much again at random.
-pub fn pauses() -> impl Iterator<Item = Duration> {
-    backon::ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
-/// Waits for so long; `false` when cancelled before.
-pub async fn pause_for(pause: Duration, cancel: &CancellationToken) -> bool {
-    tokio::select! {
-        () = tokio::time::sleep(pause) => true,
-        () = cancel.cancelled() => false,
-    }
-}
-
-/// Does something again, with growing pauses, until the world lets it; `None` when cancelled before.
-pub async fn persist<T, F: Future<Output = Result<T, Fault>>>(
-    what: &str,
-    cancel: &CancellationToken,
-    mut attempt: impl FnMut() -> F,
-) -> Option<T> {
-    for pause in pauses() {
-        match attempt().await {
-            Ok(value) => return Some(value),
-            Err(fault) => warn!(%fault, pause_ms = pause.as_millis(), "{what} failed and is tried again"),
-        }
-        if !pause_for(pause, cancel).await {
-            return None;
-        }
-    }
-    None
 }
 
 impl Ingest {

@@ -1,0 +1,47 @@
+//! The expiry task: marks cache rows past their time as deleted, every `EXPIRY_INTERVAL` (contract, section 5).
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Settings;
+use crate::store::Store;
+use crate::store::expiry::Reached;
+
+/// Rows in one transaction of the expiry. 5,000 are hardly faster, and delay the consuming beside it.
+const EXPIRY_CHUNK: i64 = 2000;
+
+/// Expires cache rows every `EXPIRY_INTERVAL`, in small transactions.
+pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, cancel: CancellationToken) {
+    let mut interval = tokio::time::interval(settings.expiry_interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = interval.tick() => {}
+        }
+        let mut total = 0;
+        let mut reached = Reached::default();
+        while !cancel.is_cancelled() {
+            match store.expire(&mut reached, EXPIRY_CHUNK, settings.expired_event_max_age).await {
+                Ok((count, more)) => {
+                    total += count;
+                    poke.notify_one();
+                    if !more {
+                        break;
+                    }
+                }
+                Err(fault) => {
+                    warn!(%fault, "an expiry run failed; what it did not reach, the next one will");
+                    break;
+                }
+            }
+        }
+        if total > 0 {
+            info!(rows = total, "cache rows have expired");
+            metrics::counter!("voiceclone_expired_total").increment(total as u64);
+        }
+    }
+}

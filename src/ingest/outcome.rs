@@ -1,0 +1,86 @@
+//! What the live consumer hands to a write, and what it gets back: plain values, one outcome for each partition.
+
+use std::collections::BTreeMap;
+
+use crate::record::{Record, TopicPartition};
+use crate::store::offsets::Position;
+use crate::store::write::Written;
+
+/// A batch of the live consumer.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In offset order within each partition.
+    pub records: Vec<Record>,
+    /// Every partition of the batch: those of its records, and those of which only the offset moves.
+    pub spans: BTreeMap<TopicPartition, Span>,
+}
+
+/// The part of a partition that a batch covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The position that the database is expected to hold.
+    pub from: Position,
+    /// The offset to store once every record of the partition has landed. It is greater than the last record's offset,
+    /// by more than one where the offsets in between hold no record (contract, section 7).
+    pub to_offset: i64,
+}
+
+/// How much a write may do before it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// One transaction for the whole batch, then one for each partition. Returns within the time of these.
+    Once,
+    /// Halving and the proof by trial as well (contract, section 6), which takes seconds.
+    Thorough,
+}
+
+/// The result of a write.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// One outcome for each partition of the batch.
+    pub outcomes: BTreeMap<TopicPartition, Outcome>,
+    /// The records that did not land, in their order.
+    pub remaining: Vec<Record>,
+    /// What was written.
+    pub written: Written,
+}
+
+/// What became of one partition of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every record landed; this position is stored.
+    Landed(Position),
+    /// The stored position is not the expected one. Nothing was written.
+    Fenced,
+    /// Some records did not land.
+    Waits {
+        /// The stored position: behind the records that did land.
+        landed: Position,
+        /// Why the others wait.
+        wait: Wait,
+    },
+}
+
+/// Why records wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// The kind, which decides what the consumer does next.
+    pub kind: WaitKind,
+    /// The reason, for the log: names table, constraint, column or offset; quotes no value.
+    pub text: String,
+}
+
+/// The kinds of [`Wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitKind {
+    /// The database cannot be reached or takes no writes: every partition waits, and one retry serves all.
+    Database,
+    /// PostgreSQL refused a row, or a part of the batch failed: a thorough write is due, without a pause.
+    Suspects,
+    /// The table takes no good row either (contract, section 6: drift).
+    Drift,
+    /// One record is too slow or too large for the database.
+    TooLarge,
+    /// Anything else that may pass.
+    Other,
+}

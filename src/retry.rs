@@ -1,0 +1,45 @@
+//! Retrying what fails for a reason outside of this program: growing pauses with jitter, and cancellation.
+
+use std::time::Duration;
+
+use backon::BackoffBuilder;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::store::Fault;
+
+/// Endless growing pauses: 50 ms to 5 s, each with up to as much again of jitter.
+pub fn pauses() -> impl Iterator<Item = Duration> {
+    backon::ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Sleeps. Returns `false` if cancelled first.
+pub async fn pause_for(pause: Duration, cancel: &CancellationToken) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => true,
+        () = cancel.cancelled() => false,
+    }
+}
+
+/// Repeats an operation, with growing pauses, until it succeeds. Returns `None` if cancelled first.
+pub async fn retry<T, F: Future<Output = Result<T, Fault>>>(
+    what: &str,
+    cancel: &CancellationToken,
+    mut attempt: impl FnMut() -> F,
+) -> Option<T> {
+    for pause in pauses() {
+        match attempt().await {
+            Ok(value) => return Some(value),
+            Err(fault) => warn!(%fault, pause_ms = pause.as_millis(), "{what} failed and is tried again"),
+        }
+        if !pause_for(pause, cancel).await {
+            return None;
+        }
+    }
+    None
+}
