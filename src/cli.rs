@@ -135,6 +135,43 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Pass over what can never be read or written of a partition that waits
+    ///
+    /// Moves the group's stored offset. ingest.skips keeps what was passed over, and why.
+    #[command(after_help = NEEDS_BOTH)]
+    Skip {
+        /// The topic, without TOPIC_PREFIX
+        #[arg(long, value_parser = topic)]
+        topic: Topic,
+        /// The partition
+        #[arg(long, value_name = "P", value_parser = partition)]
+        partition: i32,
+        /// The offset that is read next
+        #[arg(long, value_name = "OFFSET", value_parser = offset)]
+        to: i64,
+        /// Why, for those who come after
+        #[arg(long, value_name = "TEXT")]
+        note: String,
+    },
+    /// Hold all instances still, for work on the database
+    ///
+    /// The group keeps its members, and /readyz stays 200. Expiry rests too.
+    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
+    Pause {
+        /// Only this topic, without TOPIC_PREFIX [default: all]
+        #[arg(long, value_parser = topic)]
+        topic: Option<Topic>,
+        /// For this long, such as 30m [default: until `resume`]
+        #[arg(long = "for", value_name = "TIME", value_parser = time)]
+        time: Option<std::time::Duration>,
+    },
+    /// End what `pause` began
+    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
+    Resume {
+        /// Only this topic, without TOPIC_PREFIX [default: all]
+        #[arg(long, value_parser = topic)]
+        topic: Option<Topic>,
+    },
     /// Say that a row of unusable records is accepted
     #[command(subcommand, after_help = NEEDS_DATABASE_AND_GROUP, disable_help_subcommand = true)]
     DeadLetters(DeadLetters),
@@ -210,9 +247,9 @@ pub enum Migrate {
 /// What `dead-letters` does.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DeadLetters {
-    /// Count the unusable records in a row from 0 again, so that a daemon that DEAD_LETTER_LIMIT stopped goes on
+    /// Let partitions that DEAD_LETTER_LIMIT stopped go on
     ///
-    /// The dead letters themselves stay as they are. A running daemon counts from 0 as well.
+    /// Running daemons follow within 10 s. The dead letters themselves stay as they are.
     #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
     Accept {
         /// Only this topic, without TOPIC_PREFIX [default: all]
@@ -241,6 +278,15 @@ fn positive(text: &str) -> Result<u64, &'static str> {
 
 fn partition(text: &str) -> Result<i32, &'static str> {
     text.parse().ok().filter(|n| *n >= 0).ok_or("give a partition's number, 0 or above")
+}
+
+fn offset(text: &str) -> Result<i64, &'static str> {
+    text.parse().ok().filter(|n| *n >= 0).ok_or("give an offset, 0 or above")
+}
+
+fn time(text: &str) -> Result<std::time::Duration, &'static str> {
+    let time = crate::config::duration(text, false).filter(|time| !time.is_zero());
+    time.ok_or("give seconds, or a number with s, m, h or d, like 30m")
 }
 
 fn rate(text: &str) -> Result<f64, &'static str> {

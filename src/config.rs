@@ -461,7 +461,7 @@ fn is_secret_parameter(key: &str) -> bool {
 }
 
 /// A whole number with a unit; plain means seconds.
-fn duration(text: &str, with_milliseconds: bool) -> Option<Duration> {
+pub(crate) fn duration(text: &str, with_milliseconds: bool) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;

@@ -19,6 +19,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::consumer::Waiting;
+
 /// A scrape comes every few seconds; without upkeep, what histograms gather between scrapes would grow.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long answers under way may take once the program ends.
@@ -30,24 +32,36 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 
-/// What `/readyz` tells: ready where all hold.
+/// The conditions of `/readyz`: ready where all hold (contract, section 7).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Readiness {
+pub struct Conditions {
     /// The database's schema is current.
     pub schema: bool,
-    /// The database can be reached.
+    /// The database takes writes.
     pub database: bool,
-    /// The broker can be reached.
+    /// The brokers answer.
     pub broker: bool,
-    /// The group has settled which partitions are this instance's.
-    pub assigned: bool,
+    /// This instance is a member of the group, with or without partitions.
+    pub member: bool,
+    /// Every partition of this instance makes progress.
+    pub progress: bool,
 }
 
-impl Readiness {
+impl Conditions {
     /// Whether every condition holds.
-    pub fn ready(&self) -> bool {
-        self.schema && self.database && self.broker && self.assigned
+    pub fn all(&self) -> bool {
+        self.schema && self.database && self.broker && self.member && self.progress
     }
+}
+
+/// What `/readyz` answers.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Readiness {
+    /// The conditions.
+    #[serde(flatten)]
+    pub conditions: Conditions,
+    /// The partitions that wait, and what for.
+    pub waiting: Vec<Waiting>,
 }
 
 /// What the server answers from.
@@ -121,9 +135,9 @@ fn router(state: Probe) -> Router {
 }
 
 async fn readyz(State(probe): State<Probe>) -> impl IntoResponse {
-    let now = *probe.ready.borrow();
-    let status = if now.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    // four booleans always serialize
+    let now = probe.ready.borrow().clone();
+    let status = if now.conditions.all() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // booleans, texts and numbers always serialize
     let body = serde_json::to_string(&now).unwrap_or_default();
     (status, [(header::CONTENT_TYPE, "application/json")], body)
 }
@@ -176,19 +190,36 @@ mod tests {
         let (status, body) = ask(&server, "GET", "/readyz").await;
         assert_eq!(
             (status, body.as_str()),
-            (503, r#"{"schema":false,"database":false,"broker":false,"assigned":false}"#)
+            (
+                503,
+                r#"{"schema":false,"database":false,"broker":false,"member":false,"progress":false,"waiting":[]}"#
+            )
         );
-        let all = Readiness { schema: true, database: true, broker: true, assigned: true };
-        for one_missing in [
-            Readiness { schema: false, ..all },
-            Readiness { database: false, ..all },
-            Readiness { broker: false, ..all },
-            Readiness { assigned: false, ..all },
+        let all = Conditions { schema: true, database: true, broker: true, member: true, progress: true };
+        let waiting = vec![Waiting {
+            topic: "clone.ready".into(),
+            partition: 3,
+            waits_for: "no_leader",
+            reason: "no broker leads it".into(),
+            for_seconds: Some(61),
+            stalled: true,
+        }];
+        for conditions in [
+            Conditions { schema: false, ..all },
+            Conditions { database: false, ..all },
+            Conditions { broker: false, ..all },
+            Conditions { member: false, ..all },
+            Conditions { progress: false, ..all },
         ] {
-            server.ready.send_replace(one_missing);
-            assert_eq!(ask(&server, "GET", "/readyz").await.0, 503, "{one_missing:?}");
+            server.ready.send_replace(Readiness { conditions, waiting: waiting.clone() });
+            let (status, body) = ask(&server, "GET", "/readyz").await;
+            assert_eq!(status, 503, "{conditions:?}");
+            assert!(
+                body.contains(r#""topic":"clone.ready","partition":3,"waits_for":"no_leader""#),
+                "{body}"
+            );
         }
-        server.ready.send_replace(all);
+        server.ready.send_replace(Readiness { conditions: all, waiting: Vec::new() });
         assert_eq!(ask(&server, "GET", "/readyz").await.0, 200);
     }
 

@@ -23,6 +23,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod consumer;
 pub mod daemon;
 pub mod event;
 pub mod fold;

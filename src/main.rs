@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Cli, Command, DeadLetters};
-use voiceclone_events::commands::{check, dead_letters, demo, migrate, publish, replay, simulate};
+use voiceclone_events::commands::{
+    check, dead_letters, demo, migrate, pause, publish, replay, simulate, skip,
+};
 use voiceclone_events::config::{Need, SettingError, Settings, environment};
+use voiceclone_events::record::TopicPartition;
 use voiceclone_events::{daemon, kafka, logging};
 
 /// Why the program ends with an error.
@@ -91,6 +94,14 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
             let outcome = replay::run(&settings(true, true)?, options, cli.json, cancel).await?;
             good(outcome == replay::Outcome::Done)
         }
+        Command::Skip { topic, partition, to, note } => {
+            let partition = TopicPartition::new(*topic, *partition);
+            Ok(skip::run(&settings(true, true)?, partition, *to, note, cli.json).await?)
+        }
+        Command::Pause { topic, time } => {
+            Ok(pause::pause(&settings(true, false)?, *topic, *time, cli.json).await?)
+        }
+        Command::Resume { topic } => Ok(pause::resume(&settings(true, false)?, *topic, cli.json).await?),
         Command::DeadLetters(DeadLetters::Accept { topic, partition }) => {
             Ok(dead_letters::accept(&settings(true, false)?, *topic, *partition, cli.json).await?)
         }

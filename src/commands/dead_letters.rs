@@ -8,8 +8,8 @@ use crate::config::Settings;
 use crate::record::Topic;
 use crate::store::dead_letters::Accepted;
 
-/// Sets the group's counts of unusable records in a row back to 0, for one topic or partition or for all, and says
-/// which they were. Nothing to accept is no error.
+/// Lets stopped partitions of the group go on, for one topic or partition or for all, and says which they were. Nothing to
+/// accept is no error.
 pub async fn accept(
     settings: &Settings,
     topic: Option<Topic>,
@@ -22,7 +22,7 @@ pub async fn accept(
     let accepted = store
         .accept_dead_letters(group, name.as_deref(), partition)
         .await
-        .context("nothing was accepted; mend the database and run the same command again")?;
+        .context("nothing was accepted; fix the database and run the same command again")?;
     if json {
         println!("{}", json!({ "group": group, "accepted": accepted }));
         return Ok(());
@@ -33,11 +33,11 @@ pub async fn accept(
             (Some(name), None) => format!(" in {name}"),
             _ => String::new(),
         };
-        println!("Nothing to accept: group {group} has no unusable records in a row{place}.");
+        println!("Nothing to accept: group {group} has no stopped partition{place}.");
         return Ok(());
     }
     println!("{}", table(&accepted));
-    println!("Accepted for group {group}: the next unusable record counts as the first one.");
+    println!("Accepted for group {group}: running daemons go on with these partitions within 10 s.");
     Ok(())
 }
 

@@ -4,9 +4,11 @@ pub mod check;
 pub mod dead_letters;
 pub mod demo;
 pub mod migrate;
+pub mod pause;
 pub mod publish;
 pub mod replay;
 pub mod simulate;
+pub mod skip;
 mod tally;
 
 use anyhow::{Context as _, bail};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Settings;
+use crate::record::Topic;
 use crate::store::Store;
 use crate::store::expiry::Reached;
 
@@ -21,6 +22,12 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = interval.tick() => {}
+        }
+        match store.paused_topics(&settings.kafka_group_id).await {
+            // `pause` of all topics holds the expiry still, too.
+            Ok(paused) if paused.len() == Topic::ALL.len() => continue,
+            Ok(_) => {}
+            Err(fault) => debug!(%fault, "whether the expiry is paused could not be read"),
         }
         let mut total = 0;
         let mut reached = Reached::default();

@@ -6,18 +6,18 @@ mod publisher;
 mod readiness;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Settings;
+use crate::consumer::{Consumer, End, Status};
 use crate::http::{self, Probe, Readiness};
 use crate::ingest::Ingest;
-use crate::kafka::consume::{End, Live};
 use crate::kafka::send::Sender;
 use crate::retry::{pause_for, pauses, retry};
 use crate::store::write::Mode;
@@ -29,10 +29,13 @@ const END_WITHIN: Duration = Duration::from_millis(7500);
 /// The other tasks must have ended by then after the consumer: time for what is being published to be noted as such.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(2);
 
+/// A Kafka client that lived for this long starts the pauses between clients from the shortest again.
+const CLIENT_LIVES: Duration = Duration::from_secs(300);
+
 /// Runs the daemon until `cancel`. An error is one that only a person can mend.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
     let store = Store::new(connect::pool(settings)?);
-    let (assigned_sender, assigned) = watch::channel(false);
+    let (status_sender, status) = watch::channel(Status::default());
     let (ready_sender, ready) = watch::channel(Readiness::default());
     let tasks = TaskTracker::new();
     if let Some(address) = settings.http_addr {
@@ -45,7 +48,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
     tasks.spawn(readiness::watch_readiness(
         settings.clone(),
         store.clone(),
-        assigned,
+        status,
         ready_sender,
         cancel.clone(),
     ));
@@ -55,7 +58,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
         tokio::time::sleep(END_WITHIN).await;
     };
     let result = tokio::select! {
-        result = work(settings, bring_up, store, assigned_sender, &tasks, &cancel) => result,
+        result = work(settings, bring_up, store, status_sender, &tasks, &cancel) => result,
         () = overdue => {
             warn!("the consumer did not end in time; what was not committed will be read again");
             Ok(())
@@ -73,7 +76,7 @@ async fn work(
     settings: &Settings,
     bring_up: bool,
     store: Store,
-    assigned: watch::Sender<bool>,
+    status: watch::Sender<Status>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -105,24 +108,50 @@ async fn work(
         mode: Mode::Live,
     };
     info!(group = settings.kafka_group_id, "consuming");
+    consume(settings, &ingest, &status, cancel).await
+}
+
+/// Consumes until it is cancelled, with a new Kafka client wherever the one before cannot go on.
+async fn consume(
+    settings: &Settings,
+    ingest: &Ingest,
+    status: &watch::Sender<Status>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut deaths = pauses();
     loop {
-        let live = Live::join(settings, ingest.clone(), assigned.clone(), cancel.clone()).await?;
-        match live.run().await {
+        let consumer = Consumer::join(settings, ingest.clone(), status.clone(), cancel).await?;
+        let joined = Instant::now();
+        match consumer.run().await {
             End::Cancelled => {
-                info!("ended in good order");
+                info!("shut down cleanly");
                 return Ok(());
             }
-            End::TopicMadeAnew => warn!("a topic was made anew: a new consumer goes on"),
-            End::BrokersLost => {
-                warn!("the brokers are there and the consumer has lost them: a new consumer goes on");
+            End::TopicRecreated(topic) => {
+                warn!(topic, "the topic was recreated: a new Kafka client goes on, from its earliest record");
             }
-            End::DeadLetterLimit(topic, partition) => bail!(
-                "{} records of {topic} partition {partition} could not be used, one after the other \
-                 (DEAD_LETTER_LIMIT): look at ingest.dead_letters, mend the producer, then run \
-                 `voiceclone-events dead-letters accept --topic {} --partition {partition}` and start again",
-                settings.dead_letter_limit,
-                topic.strip_prefix(&settings.topic_prefix).unwrap_or(&topic)
-            ),
+            End::BrokersLost => {
+                warn!("the brokers answer other clients and not the consumer's: a new Kafka client goes on");
+            }
+            End::ClientDied { fenced, reason } => {
+                if joined.elapsed() > CLIENT_LIVES {
+                    deaths = pauses();
+                }
+                let pause = deaths.next().unwrap_or_default().max(Duration::from_secs(1));
+                let remedy = if fenced {
+                    "another instance runs with the same KAFKA_GROUP_INSTANCE_ID: give each instance one of its own"
+                } else {
+                    "where this comes again, run `voiceclone-events check`"
+                };
+                error!(
+                    reason,
+                    pause_seconds = pause.as_secs(),
+                    "the Kafka client failed for good; a new one goes on after a pause; {remedy}"
+                );
+                if !pause_for(pause, cancel).await {
+                    return Ok(());
+                }
+            }
         }
     }
 }

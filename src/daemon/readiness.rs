@@ -1,13 +1,15 @@
-//! The readiness task: keeps what `/readyz` reports up to date.
+//! The readiness task: keeps what `/readyz` reports up to date (contract, section 7: "Ready means progress").
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::config::Settings;
-use crate::http::Readiness;
+use crate::consumer::Status;
+use crate::http::{Conditions, Readiness};
 use crate::kafka;
 use crate::retry::pause_for;
 use crate::store::Store;
@@ -15,33 +17,86 @@ use crate::store::Store;
 /// How often readiness is checked.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps `/readyz` told.
+/// How often a write proves that the database takes writes.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
+
+/// How long that write, and a question about the schema, may take.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Keeps the receivers of `ready` up to date.
 pub(super) async fn watch_readiness(
     settings: Settings,
     store: Store,
-    assigned: watch::Receiver<bool>,
+    consumer: watch::Receiver<Status>,
     ready: watch::Sender<Readiness>,
     cancel: CancellationToken,
 ) {
+    let instance = Uuid::new_v4();
     let mut client = None;
+    let mut database = Database::default();
     loop {
-        let (asking, settings) = (client.take(), settings.clone());
-        let broker = tokio::task::spawn_blocking(move || kafka::answered(&settings, asking));
-        let schema = tokio::time::timeout(Duration::from_secs(2), store.schema_state());
-        let (broker, schema) = tokio::join!(broker, schema);
+        let status = consumer.borrow().clone();
+        let heard = |moment: Option<Instant>, within| moment.is_some_and(|moment| moment.elapsed() < within);
+        let (asking, known) = (client.take(), settings.clone());
+        let broker = tokio::task::spawn_blocking(move || kafka::answered(&known, asking));
+        let (broker, ()) = tokio::join!(
+            broker,
+            database.look(&store, &settings, instance, heard(status.landed, BEAT_EVERY))
+        );
         client = broker.unwrap_or(None);
-        let readiness = Readiness {
-            database: matches!(schema, Ok(Ok(_))),
-            schema: matches!(schema, Ok(Ok(state)) if state.pending.is_empty()),
-            broker: client.is_some(),
-            assigned: *assigned.borrow(),
+        let conditions = Conditions {
+            schema: database.schema,
+            database: database.writes,
+            broker: client.is_some() || heard(status.heard, ANSWER),
+            member: status.member,
+            progress: !status.waiting.iter().any(|waiting| waiting.stalled),
         };
-        if *ready.borrow() != readiness {
-            info!(ready = readiness.ready(), ?readiness, "readiness has changed");
-            ready.send_replace(readiness);
+        let before = ready.borrow().conditions;
+        if before != conditions {
+            info!(
+                ready = conditions.all(),
+                schema = conditions.schema,
+                database = conditions.database,
+                broker = conditions.broker,
+                member = conditions.member,
+                progress = conditions.progress,
+                "readiness changed"
+            );
         }
+        ready.send_replace(Readiness { conditions, waiting: status.waiting });
         if !pause_for(WATCH_EVERY, &cancel).await {
+            break;
+        }
+    }
+    if tokio::time::timeout(ANSWER, store.end_instance(instance)).await.is_err() {
+        warn!("the instance could not be signed off in ingest.instances");
+    }
+}
+
+/// What is known of the database.
+#[derive(Default)]
+struct Database {
+    schema: bool,
+    writes: bool,
+    beaten: Option<Instant>,
+}
+
+impl Database {
+    /// Asks for the schema, and proves by a write that the database takes writes, unless a batch just `landed`.
+    async fn look(&mut self, store: &Store, settings: &Settings, instance: Uuid, landed: bool) {
+        let schema = tokio::time::timeout(ANSWER, store.schema_state()).await;
+        self.schema = matches!(&schema, Ok(Ok(state)) if state.pending.is_empty());
+        if !self.schema {
+            // There may be no table to write to.
+            self.writes = matches!(schema, Ok(Ok(_)));
+            self.beaten = None;
             return;
+        }
+        let due = self.beaten.is_none_or(|beaten| beaten.elapsed() >= BEAT_EVERY);
+        if due || !self.writes {
+            let beat = tokio::time::timeout(ANSWER, store.beat(instance, &settings.kafka_group_id)).await;
+            self.writes = matches!(beat, Ok(Ok(()))) || landed;
+            self.beaten = Some(Instant::now());
         }
     }
 }

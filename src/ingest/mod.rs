@@ -2,6 +2,7 @@
 //! that PostgreSQL refuses for good is found by halving (contract, section 6). Live records, replays and
 //! tests all come through here.
 
+mod live;
 pub mod outcome;
 
 use std::collections::BTreeMap;

@@ -1,9 +1,12 @@
 //! Kafka: the only place that knows rdkafka.
 
-pub mod consume;
+pub mod brokers;
 pub mod embedded;
+pub mod group;
+mod queue;
 pub mod range;
 pub mod send;
+mod statistics;
 mod topic_ids;
 
 use std::time::Duration;
@@ -20,7 +23,7 @@ use crate::config::{SettingError, Settings};
 use crate::record::{Header, Record, Topic};
 
 /// Bytes of records that are held for one batch at most, beside its last record; and fetched ahead.
-const BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;
+pub const BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Every topic that is read or written, named as Kafka has it.
 pub fn topic_names(settings: &Settings) -> Vec<String> {
@@ -57,7 +60,7 @@ fn consumer_config(settings: &Settings) -> ClientConfig {
         ("fetch.max.bytes", ahead.to_string()),
         // Also the most that a compressed batch may unpack to; librdkafka reads no further in the partition behind a
         // larger one.
-        ("receive.message.max.bytes", (2 * largest + 1024).max(256 * 1024 * 1024).to_string()),
+        ("receive.message.max.bytes", (2 * largest + 1024).max(64 * 1024 * 1024).to_string()),
     ];
     for (property, value) in defaults {
         if !settings.kafka_properties.contains_key(property) {

@@ -139,9 +139,9 @@ pub struct Accepted {
 }
 
 impl Store {
-    /// Sets the counts of unusable records in a row back to 0 and returns those that were not, by topic and
-    /// partition. A daemon that counts on from what it knew finds that the count is not the one it expects, and
-    /// reads it again.
+    /// Lets stopped partitions go on: clears their stop, sets their counts of unusable records in a row back to 0, and
+    /// returns them by topic and partition. The running daemons compare their positions with the stored ones every two
+    /// seconds.
     pub async fn accept_dead_letters(
         &self,
         group: &str,
@@ -152,12 +152,12 @@ impl Store {
         let accepted = diesel::sql_query(
             "WITH counted AS (
                 SELECT group_id, topic, partition, dead_in_a_row FROM ingest.consumer_offsets
-                WHERE group_id = $1 AND dead_in_a_row > 0
+                WHERE group_id = $1 AND stopped_at IS NOT NULL
                   AND topic = COALESCE($2, topic) AND partition = COALESCE($3, partition)
                 FOR UPDATE),
              accepted AS (
                 UPDATE ingest.consumer_offsets o
-                SET dead_in_a_row = 0, updated_at = now() AT TIME ZONE 'utc'
+                SET dead_in_a_row = 0, stopped_at = NULL, updated_at = now() AT TIME ZONE 'utc'
                 FROM counted c
                 WHERE (o.group_id, o.topic, o.partition) = (c.group_id, c.topic, c.partition)
                 RETURNING o.topic, o.partition, c.dead_in_a_row AS count)

@@ -4,11 +4,14 @@ pub mod connect;
 pub mod dead_letters;
 pub mod expiry;
 pub mod fault;
+pub mod instances;
 pub mod migrate;
 pub mod offsets;
 pub mod outbox;
 pub mod overview;
+pub mod pauses;
 pub mod rights;
+pub mod skips;
 mod unnest;
 pub mod write;
 

@@ -1,8 +1,8 @@
 //! `ingest.consumer_offsets` (contract, section 7): where each partition goes on, and the fence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -107,39 +107,66 @@ impl Store {
         Ok(rows.into_iter().map(stored).collect())
     }
 
-    /// Stores a partition's first position, or another one in place of the one at `expected`; nothing
-    /// where that is not what is stored.
-    pub async fn set_position(
+    /// Stores first positions, or other ones in place of those at the expected offsets. Returns the partitions whose
+    /// position was stored: not those that hold something else.
+    pub async fn set_positions(
         &self,
         group: &str,
-        partition: &Partition,
-        expected: Option<i64>,
-        to: Position,
-    ) -> Result<(), Fault> {
+        changes: &[PositionChange],
+    ) -> Result<BTreeSet<Partition>, Fault> {
         let mut connection = self.connection().await?;
-        diesel::sql_query(match expected {
-            None => {
-                "INSERT INTO ingest.consumer_offsets
-                     (group_id, topic, partition, next_offset, dead_in_a_row, topic_id)
-                 SELECT $1, $2, $3, $4, $5, $6 WHERE $7 IS NULL ON CONFLICT DO NOTHING"
-            }
-            Some(_) => {
-                "UPDATE ingest.consumer_offsets
-                 SET next_offset = $4, dead_in_a_row = $5, topic_id = $6, updated_at = now() AT TIME ZONE 'utc'
-                 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND next_offset = $7"
-            }
-        })
+        let rows: Vec<Changed> = diesel::sql_query(
+            "WITH wanted AS (
+                SELECT * FROM unnest($2, $3, $4, $5, $6, $7)
+                    AS w (topic, partition, expected, next_offset, dead_in_a_row, topic_id)),
+             inserted AS (
+                INSERT INTO ingest.consumer_offsets
+                    (group_id, topic, partition, next_offset, dead_in_a_row, topic_id)
+                SELECT $1, topic, partition, next_offset, dead_in_a_row, topic_id
+                FROM wanted WHERE expected IS NULL
+                ON CONFLICT DO NOTHING RETURNING topic, partition),
+             updated AS (
+                UPDATE ingest.consumer_offsets o
+                SET next_offset = w.next_offset, dead_in_a_row = w.dead_in_a_row, topic_id = w.topic_id,
+                    updated_at = now() AT TIME ZONE 'utc'
+                FROM wanted w
+                WHERE o.group_id = $1 AND o.topic = w.topic AND o.partition = w.partition
+                  AND o.next_offset = w.expected
+                RETURNING o.topic, o.partition)
+             SELECT topic, partition FROM inserted UNION ALL SELECT topic, partition FROM updated",
+        )
         .bind::<Text, _>(group)
-        .bind::<Text, _>(&partition.0)
-        .bind::<Integer, _>(partition.1)
-        .bind::<BigInt, _>(to.next_offset)
-        .bind::<BigInt, _>(to.dead_in_a_row)
-        .bind::<Nullable<SqlUuid>, _>(to.topic_id)
-        .bind::<Nullable<BigInt>, _>(expected)
-        .execute(&mut connection)
+        .bind::<Array<Text>, _>(changes.iter().map(|change| &change.partition.0).collect::<Vec<_>>())
+        .bind::<Array<Integer>, _>(changes.iter().map(|change| change.partition.1).collect::<Vec<_>>())
+        .bind::<Array<Nullable<BigInt>>, _>(changes.iter().map(|change| change.expected).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(changes.iter().map(|change| change.to.next_offset).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(changes.iter().map(|change| change.to.dead_in_a_row).collect::<Vec<_>>())
+        .bind::<Array<Nullable<SqlUuid>>, _>(
+            changes.iter().map(|change| change.to.topic_id).collect::<Vec<_>>(),
+        )
+        .load(&mut connection)
         .await?;
-        Ok(())
+        Ok(rows.into_iter().map(|row| (row.topic, row.partition)).collect())
     }
+}
+
+/// A position to be stored from outside of a batch. A stop that is stored stays.
+#[derive(Clone, Debug)]
+pub struct PositionChange {
+    /// The partition.
+    pub partition: Partition,
+    /// The offset that must be stored, `None` for nothing.
+    pub expected: Option<i64>,
+    /// The position to store.
+    pub to: Position,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Changed {
+    #[diesel(sql_type = Text)]
+    topic: String,
+    #[diesel(sql_type = Integer)]
+    partition: i32,
 }
 
 #[derive(diesel::QueryableByName)]

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use voiceclone_events::event::Limits;
 use voiceclone_events::ingest::{Ingest, Positions, Stop};
 use voiceclone_events::record::{Header, Record, Topic};
-use voiceclone_events::store::offsets::Position;
+use voiceclone_events::store::offsets::{Partition, Position, PositionChange};
 use voiceclone_events::store::write::Mode;
 use voiceclone_events::store::{Store, connect, migrate};
 
@@ -530,7 +530,7 @@ async fn through_offsets(writer: Ingest, group: &'static str, records: &[Record]
         for partition in 0..3 {
             let is_here = |record: &&Record| record.topic == topic && record.partition == partition;
             let name = (topic.name().to_owned(), partition);
-            writer.store.set_position(group, &name, None, start).await.unwrap();
+            set_position(&writer.store, group, &name, None, start).await;
             let owner = dice.below(owners.len());
             owners[owner].insert((topic, partition), records.iter().filter(is_here).cloned().collect());
         }
@@ -636,8 +636,8 @@ async fn a_batch_of_a_topic_that_was_deleted_does_not_move_the_offset_of_the_one
     let writer = Ingest { group: Some("group".to_owned()), ..ingest(&database) };
     let [old, new] = [1, 2].map(|id| Position::at(0, Some(Uuid::from_u128(id))));
     let partition = (Topic::CloneTransfer.name().to_owned(), 0);
-    writer.store.set_position("group", &partition, None, old).await.unwrap();
-    writer.store.set_position("group", &partition, Some(0), new).await.unwrap();
+    set_position(&writer.store, "group", &partition, None, old).await;
+    set_position(&writer.store, "group", &partition, Some(0), new).await;
     let value = r#"{"greeting_call_id":"g","agent_call_id":"a","cloned_voice_id":"v"}"#;
     let record = Record {
         topic: Topic::CloneTransfer,
@@ -909,4 +909,16 @@ async fn no_extreme_of_any_field_is_refused_by_postgresql_and_each_comes_back_as
         .sum();
     let mappings = records.iter().filter(|record| record.topic == Topic::CallerVoiceMapping).count();
     assert_eq!(rows, records.len() - mappings);
+}
+
+/// Stores one position, as the daemon does when a partition starts.
+async fn set_position(
+    store: &Store,
+    group: &str,
+    partition: &Partition,
+    expected: Option<i64>,
+    to: Position,
+) {
+    let change = PositionChange { partition: partition.clone(), expected, to };
+    assert_eq!(store.set_positions(group, &[change]).await.unwrap().len(), 1);
 }

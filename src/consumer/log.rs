@@ -1,0 +1,151 @@
+//! Log lines about partitions that wait: one when the trouble begins, one a minute while it lasts, one when it ends, for
+//! all partitions that have the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::Trouble;
+use super::partition::TroubleKind;
+use crate::record::TopicPartition;
+
+/// The shortest time between two lines about one trouble.
+pub(super) const BETWEEN_LINES: Duration = Duration::from_secs(60);
+
+/// Partitions that a line names.
+const NAMED: usize = 5;
+
+/// What was said of the troubles that last.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    said: BTreeMap<(TroubleKind, String), Said>,
+}
+
+#[derive(Debug)]
+struct Said {
+    since: Instant,
+    last: Instant,
+    partitions: Vec<TopicPartition>,
+}
+
+/// A line to be logged.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// The trouble began, or lasts.
+    Waits { kind: TroubleKind, text: String, partitions: Vec<TopicPartition>, lasted: Duration },
+    /// The partitions have the trouble no longer.
+    Over { text: String, partitions: Vec<TopicPartition>, lasted: Duration },
+}
+
+impl Troubles {
+    /// Takes which partitions wait now, and why. Returns what is to be said.
+    pub fn compare<'t>(
+        &mut self,
+        waiting: impl Iterator<Item = (TopicPartition, &'t Trouble)>,
+        now: Instant,
+    ) -> Vec<Line> {
+        let mut current: BTreeMap<(TroubleKind, String), Vec<TopicPartition>> = BTreeMap::new();
+        for (partition, trouble) in waiting {
+            current.entry((trouble.kind, trouble.text.clone())).or_default().push(partition);
+        }
+        let mut lines = Vec::new();
+        self.said.retain(|key, said| {
+            let lasts = current.contains_key(key);
+            if !lasts {
+                let lasted = now.saturating_duration_since(said.since);
+                let partitions = std::mem::take(&mut said.partitions);
+                lines.push(Line::Over { text: key.1.clone(), partitions, lasted });
+            }
+            lasts
+        });
+        for ((kind, text), partitions) in current {
+            let said = self.said.entry((kind, text.clone()));
+            let is_new = matches!(said, std::collections::btree_map::Entry::Vacant(_));
+            let said = said.or_insert(Said { since: now, last: now, partitions: Vec::new() });
+            said.partitions.clone_from(&partitions);
+            if is_new || now.saturating_duration_since(said.last) >= BETWEEN_LINES {
+                said.last = now;
+                let lasted = now.saturating_duration_since(said.since);
+                lines.push(Line::Waits { kind, text, partitions, lasted });
+            }
+        }
+        lines
+    }
+}
+
+impl Line {
+    /// Logs the line.
+    pub fn log(&self, topic_prefix: &str) {
+        match self {
+            Line::Waits { kind, text, partitions, lasted } => warn!(
+                partitions = names(partitions, topic_prefix),
+                count = partitions.len(),
+                waits_for = kind.name(),
+                for_seconds = lasted.as_secs(),
+                "partitions wait, and the others go on: {text}"
+            ),
+            Line::Over { text, partitions, lasted } => info!(
+                partitions = names(partitions, topic_prefix),
+                count = partitions.len(),
+                for_seconds = lasted.as_secs(),
+                "partitions no longer wait for this: {text}"
+            ),
+        }
+    }
+}
+
+/// `clone.ready/0, clone.ready/3 and 12 more`, with the topics as Kafka has them.
+pub(super) fn names(partitions: &[TopicPartition], topic_prefix: &str) -> String {
+    let mut names = String::new();
+    for (number, partition) in partitions.iter().take(NAMED).enumerate() {
+        let comma = if number == 0 { "" } else { ", " };
+        let _ = write!(names, "{comma}{topic_prefix}{partition}");
+    }
+    if partitions.len() > NAMED {
+        let _ = write!(names, " and {} more", partitions.len() - NAMED);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Topic;
+
+    fn partition(number: i32) -> TopicPartition {
+        TopicPartition::new(Topic::CloneReady, number)
+    }
+
+    #[test]
+    fn a_trouble_is_said_when_it_begins_each_minute_and_when_it_ends() {
+        let (mut troubles, start) = (Troubles::default(), Instant::now());
+        let trouble = Trouble { kind: TroubleKind::Drift, text: "call_log".into() };
+        let seconds = Duration::from_secs;
+        let mut lines = Vec::new();
+        for second in 0..=130 {
+            lines.extend(troubles.compare([(partition(0), &trouble)].into_iter(), start + seconds(second)));
+        }
+        let waits = |lasted| Line::Waits {
+            kind: TroubleKind::Drift,
+            text: "call_log".into(),
+            partitions: vec![partition(0)],
+            lasted: seconds(lasted),
+        };
+        assert_eq!(lines, [waits(0), waits(60), waits(120)]);
+        let over = troubles.compare(std::iter::empty(), start + seconds(131));
+        let partitions = vec![partition(0)];
+        assert_eq!(over, [Line::Over { text: "call_log".into(), partitions, lasted: seconds(131) }]);
+    }
+
+    #[test]
+    fn many_partitions_with_one_trouble_make_one_line_with_some_names_and_the_count() {
+        let trouble = Trouble { kind: TroubleKind::NoLeader, text: "no broker leads it".into() };
+        let all: Vec<TopicPartition> = (0..40).map(partition).collect();
+        let waiting = all.iter().map(|partition| (*partition, &trouble));
+        assert_eq!(Troubles::default().compare(waiting, Instant::now()).len(), 1);
+        let some = "t.clone.ready/0, t.clone.ready/1, t.clone.ready/2, t.clone.ready/3, t.clone.ready/4";
+        assert_eq!(names(&all, "t."), format!("{some} and 35 more"));
+    }
+}

@@ -1,0 +1,199 @@
+//! What the consumer does by the clock: readiness, log lines, commits to Kafka, the comparison with the database, the
+//! look at the topics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info};
+
+use super::driver::{ANSWER, Consumer, Done, End, Status, Waiting, Watched};
+use super::log::BETWEEN_LINES;
+use super::start::Starter;
+use super::{Input, Trouble, TroubleKind, ViewState, progress};
+use crate::kafka::group;
+use crate::outage;
+use crate::record::{Topic, TopicPartition};
+use crate::store::Fault;
+use crate::store::offsets::Position;
+
+/// How often offsets are committed to Kafka and compared with the database's.
+const COMMIT_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the brokers are asked for the topics.
+const TOPICS_EVERY: Duration = Duration::from_secs(5);
+
+/// A client that hears nothing for this long is probed. Records are a sign of life: under a quota, questions wait behind
+/// them.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Probes in a row without an answer, while another client gets answers, after which the client is replaced.
+const UNANSWERED: u32 = 3;
+
+/// A member that was given nothing for this long says what it waits for, and again each minute.
+const ASSIGNMENT_EXPECTED: Duration = Duration::from_secs(4);
+
+/// Kafka is well again where no client complained for this long: one broker of several may be away.
+const QUIET: Duration = Duration::from_secs(15);
+
+impl Consumer {
+    /// Everything that happens by the clock.
+    pub(super) fn look(&mut self) -> Option<End> {
+        let now = Instant::now();
+        self.looks += 1;
+        let every = |period: Duration| self.looks.is_multiple_of(period.as_secs().max(1));
+        let (commits, watches) = (every(COMMIT_EVERY), every(TOPICS_EVERY));
+        self.publish_status(now);
+        self.say_what_is_waited_for(now);
+        if commits {
+            self.commit();
+            self.compare();
+        }
+        if watches {
+            self.watch(now);
+        }
+        if self.machine.wants_records() { self.receive() } else { None }
+    }
+
+    fn publish_status(&mut self, now: Instant) {
+        let no_leader = Trouble { kind: TroubleKind::NoLeader, text: "no broker leads it".into() };
+        let outage = self.machine.database_is_away();
+        if outage {
+            self.progress.restart(now);
+        }
+        let (mut waiting, mut troubled) = (Vec::new(), Vec::new());
+        for view in self.machine.view() {
+            let key = view.partition;
+            let leaderless = self.leaders.get(&key).is_some_and(Option::is_none);
+            let trouble = view.trouble.or(leaderless.then_some(&no_leader));
+            if matches!(view.state, ViewState::Stopped | ViewState::Paused) {
+                self.progress.rest(key);
+                continue;
+            }
+            let Some(position) = view.position else {
+                troubled.extend(trouble.map(|trouble| (key, trouble)));
+                continue;
+            };
+            let end = self.ends.get(&key).copied().max(view.read_to);
+            self.progress.observe(key, position.next_offset, end, now);
+            let waited = self.progress.waited(key, now);
+            let stalled = waited.is_some_and(|waited| waited >= progress::LIMIT);
+            troubled.extend(trouble.map(|trouble| (key, trouble)));
+            if trouble.is_some() || stalled {
+                waiting.push(Waiting {
+                    topic: self.ingest.topic_name(key.topic),
+                    partition: key.partition,
+                    waits_for: trouble.map_or("unknown", |trouble| trouble.kind.name()),
+                    reason: trouble.map_or_else(String::new, |trouble| trouble.text.clone()),
+                    for_seconds: waited.map(|waited| waited.as_secs()),
+                    stalled,
+                });
+            }
+        }
+        for line in self.troubles.compare(troubled.into_iter(), now) {
+            line.log(&self.ingest.topic_prefix);
+        }
+        let (member, heard, landed) = (self.member, self.heard, self.landed);
+        self.status.send_replace(Status { member, heard, landed, waiting });
+    }
+
+    fn say_what_is_waited_for(&mut self, now: Instant) {
+        let last = self.said_waiting.map_or(self.joined + ASSIGNMENT_EXPECTED, |said| said + BETWEEN_LINES);
+        if !self.member && last <= now {
+            self.said_waiting = Some(now);
+            info!(
+                group = self.starter.group,
+                for_seconds = now.saturating_duration_since(self.joined).as_secs(),
+                session_timeout_seconds = group::SESSION_TIMEOUT.as_secs(),
+                "waiting for the group to assign partitions: the brokers may be away, another member may be slow, or one \
+                 that was killed holds its partitions until its session ends (session.timeout.ms). With \
+                 KAFKA_GROUP_INSTANCE_ID a restarted instance takes its own place at once"
+            );
+        }
+    }
+
+    /// Commits to Kafka what is stored and not known to be committed.
+    fn commit(&mut self) {
+        let changed = self.uncommitted();
+        if self.committing || changed.is_empty() || !self.member {
+            return;
+        }
+        self.committing = true;
+        let commit = self.group.committing(&changed, ANSWER);
+        self.spawn(Done::Committed(Err("the task died".into())), async move {
+            let committed = tokio::task::spawn_blocking(commit).await;
+            Done::Committed(match committed {
+                Ok(Ok(committed)) => Ok(committed),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            })
+        });
+    }
+
+    pub(super) fn uncommitted(&self) -> Vec<(TopicPartition, i64)> {
+        let positions = self.machine.positions();
+        let offsets = positions.into_iter().map(|(key, position)| (key, position.next_offset));
+        offsets.filter(|(key, offset)| self.committed.get(key) != Some(offset)).collect()
+    }
+
+    fn compare(&mut self) {
+        if std::mem::replace(&mut self.comparing, true) {
+            return;
+        }
+        let (starter, asked) = (self.starter.clone(), self.machine.positions());
+        self.spawn(Done::NotCompared("the task died".into()), async move {
+            match stored(&starter).await {
+                Ok((stored, paused)) => Done::Input(Input::Stored { asked, stored, paused }),
+                Err(fault) => Done::NotCompared(fault.to_string()),
+            }
+        });
+    }
+
+    fn watch(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.watching, true) {
+            return;
+        }
+        let silent = self.heard.unwrap_or(self.joined) + SILENCE <= now;
+        let probe = silent.then(|| self.group.probing(ANSWER));
+        let starter = self.starter.clone();
+        self.spawn(Done::Watched(Watched { topics: None, unanswered: false }), async move {
+            let answered = match probe {
+                Some(probe) => tokio::task::spawn_blocking(probe).await.unwrap_or(false),
+                None => true,
+            };
+            match starter.topics().await {
+                Ok(topics) => Done::Watched(Watched { topics: Some(topics), unanswered: !answered }),
+                Err(error) => {
+                    outage::failed("Kafka", &format!("{error:#}"));
+                    Done::Watched(Watched { topics: None, unanswered: !answered })
+                }
+            }
+        });
+    }
+
+    /// Takes what a look at the brokers found.
+    pub(super) fn watched(&mut self, watched: Watched) -> Option<End> {
+        self.watching = false;
+        match watched.topics {
+            Some(_) if watched.unanswered => {
+                self.unanswered += 1;
+                debug!(times = self.unanswered, "the brokers answer another client, and not the consumer's");
+            }
+            Some(_) => {
+                self.unanswered = 0;
+                if self.complained.is_none_or(|complained| complained.elapsed() >= QUIET) {
+                    outage::recovered("Kafka");
+                }
+            }
+            None => {}
+        }
+        let end = watched.topics.and_then(|topics| self.learn(topics));
+        end.or((self.unanswered >= UNANSWERED).then_some(End::BrokersLost))
+    }
+}
+
+type Stored = (BTreeMap<TopicPartition, Position>, BTreeSet<Topic>);
+
+async fn stored(starter: &Starter) -> Result<Stored, Fault> {
+    let (stored, paused) = futures_util::join!(starter.stored(), starter.store.paused_topics(&starter.group));
+    Ok((stored?, paused?))
+}

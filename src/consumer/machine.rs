@@ -1,0 +1,469 @@
+//! The decisions of the live consumer: a state machine without I/O and without a clock. The driver tells it what
+//! happened ([`Machine::handle`], [`Machine::push`]), carries out what it wants ([`Machine::poll`]), and wakes it in
+//! time ([`Machine::next_timeout`]). `docs/design.md` draws the states.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::lanes::{Lane, Limits};
+use super::partition::{Partition, State, Trouble, TroubleKind};
+use super::{Action, Input, LANES, Notice, Start, WriteId};
+use crate::ingest::outcome::{Outcome, Report, Wait, WaitKind};
+use crate::record::{Record, Topic, TopicPartition};
+use crate::store::offsets::Position;
+
+/// An offset that moves without a record is stored within this time; a batch of records takes it along earlier.
+const MARKER_DELAY: Duration = Duration::from_millis(500);
+
+/// Bytes of records that waiting partitions hold, all together. What exceeds them is read again.
+const HELD_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// The database could not be used: nothing is asked of it before this moment.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub until: Instant,
+    pub failures: u32,
+}
+
+/// The state of the consumer.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) limits: Limits,
+    pub(super) partitions: BTreeMap<TopicPartition, Partition>,
+    /// The partitions that are due at some moment: `Starting` and `Waiting`.
+    pub(super) restless: BTreeSet<TopicPartition>,
+    pub(super) lanes: [Lane; LANES],
+    pub(super) actions: VecDeque<Action>,
+    pub(super) gate: Option<Gate>,
+    /// Whether stored positions are being read.
+    pub(super) loading: bool,
+    /// Writes of a single partition in flight.
+    pub(super) single_writes: usize,
+    pub(super) writes: WriteId,
+    held_bytes: usize,
+    paused: BTreeSet<Topic>,
+}
+
+impl Machine {
+    /// A consumer without partitions.
+    pub fn new(limits: Limits) -> Machine {
+        Machine {
+            limits,
+            partitions: BTreeMap::new(),
+            restless: BTreeSet::new(),
+            lanes: Default::default(),
+            actions: VecDeque::new(),
+            gate: None,
+            loading: false,
+            single_writes: 0,
+            writes: 0,
+            held_bytes: 0,
+            paused: BTreeSet::new(),
+        }
+    }
+
+    /// Takes a record. One of a partition that is not read, or before the next offset, is ignored: it is read again
+    /// where it is needed.
+    pub fn push(&mut self, record: Record, now: Instant) {
+        let Some(partition) = self.partitions.get_mut(&record.topic_partition()) else { return };
+        let State::Consuming { next } = &mut partition.state else { return };
+        if record.offset < *next {
+            return;
+        }
+        *next = record.offset.saturating_add(1);
+        partition.is_read();
+        let first = !std::mem::replace(&mut partition.touched, true);
+        if let Some(lane) = self.lanes.get_mut(partition.lane) {
+            lane.push(record, first, &self.limits, now);
+        }
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Assigned(partitions) => partitions.into_iter().for_each(|key| self.assigned(key, now)),
+            Input::Revoked(partitions) => partitions.into_iter().for_each(|key| self.revoked(key)),
+            Input::EndOfPartition { partition, offset } => self.reached_end(partition, offset, now),
+            Input::OffsetOutOfRange(partition) => {
+                if self.is_consuming(partition) {
+                    self.restart(partition, true, now);
+                }
+            }
+            Input::Unreadable { partition, offset, reason } => {
+                self.unreadable(partition, offset, reason, now);
+            }
+            Input::Loaded { starts, look_ups } => {
+                self.loading = false;
+                self.database_works();
+                self.start(starts, now);
+                let mut look_ups = look_ups;
+                look_ups.retain(|look_up| self.is_loading(look_up.partition));
+                if !look_ups.is_empty() {
+                    self.actions.push_back(Action::LookUp(look_ups));
+                }
+            }
+            Input::NotLoaded { wait, database } => {
+                self.loading = false;
+                if database {
+                    self.database_failed(&wait, now);
+                }
+                let loading: Vec<_> =
+                    self.partitions.keys().copied().filter(|key| self.is_loading(*key)).collect();
+                for key in loading {
+                    self.start_later(key, Trouble { kind: TroubleKind::Start, text: wait.clone() }, now);
+                }
+            }
+            Input::LookedUp(starts) => self.start(starts, now),
+            Input::Written { id, report } => self.written(id, report, now),
+            Input::WriteDied(id) => self.write_died(id, now),
+            Input::Stored { asked, stored, paused } => self.compare(&asked, &stored, paused, now),
+        }
+    }
+
+    fn assigned(&mut self, key: TopicPartition, now: Instant) {
+        let lane = (key.topic as usize).wrapping_add(usize::try_from(key.partition).unwrap_or(0)) % LANES;
+        let before = self.partitions.remove(&key);
+        let mut partition = Partition::new(lane, now);
+        // The write in flight may still move the stored offset: its end is awaited before the offset is read.
+        partition.writing = before.and_then(|before| before.writing);
+        self.partitions.insert(key, partition);
+        let paused = self.paused.contains(&key.topic);
+        self.set(key, if paused { State::Paused } else { State::Starting { at: now, lost: false } });
+    }
+
+    fn revoked(&mut self, key: TopicPartition) {
+        self.forget(key);
+        self.set(key, State::Revoked);
+        if self.partitions.get(&key).is_some_and(|partition| partition.writing.is_none()) {
+            self.partitions.remove(&key);
+        }
+    }
+
+    /// Every state change goes through here. Returns the state before.
+    pub(super) fn set(&mut self, key: TopicPartition, state: State) -> Option<State> {
+        let partition = self.partitions.get_mut(&key)?;
+        self.held_bytes = self.held_bytes.saturating_sub(partition.held_bytes());
+        let before = std::mem::replace(&mut partition.state, state);
+        self.held_bytes += partition.held_bytes();
+        if matches!(partition.state, State::Starting { .. } | State::Waiting { .. }) {
+            self.restless.insert(key);
+        } else {
+            self.restless.remove(&key);
+        }
+        Some(before)
+    }
+
+    /// Drops what the next batch holds of a partition.
+    fn forget(&mut self, key: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        if std::mem::take(&mut partition.touched)
+            && let Some(lane) = self.lanes.get_mut(partition.lane)
+        {
+            lane.forget(key, &self.limits);
+        }
+    }
+
+    /// Stops reading a partition, and drops what was gathered of it.
+    fn stop_reading(&mut self, key: TopicPartition) {
+        if self.is_consuming(key) {
+            self.actions.push_back(Action::StopReading(vec![key]));
+        }
+        self.forget(key);
+    }
+
+    /// Reads the stored position again and starts there. `lost`: the log does not have the stored offset.
+    fn restart(&mut self, key: TopicPartition, lost: bool, now: Instant) {
+        self.stop_reading(key);
+        self.set(key, State::Starting { at: now, lost });
+    }
+
+    fn start_later(&mut self, key: TopicPartition, trouble: Trouble, now: Instant) {
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        partition.failures = partition.failures.saturating_add(1);
+        let at = now + super::pause(partition.failures, key);
+        partition.trouble = Some(trouble);
+        self.set(key, State::Starting { at, lost: false });
+    }
+
+    fn is_consuming(&self, key: TopicPartition) -> bool {
+        matches!(self.partitions.get(&key), Some(Partition { state: State::Consuming { .. }, .. }))
+    }
+
+    fn is_loading(&self, key: TopicPartition) -> bool {
+        matches!(self.partitions.get(&key), Some(Partition { state: State::Loading, .. }))
+    }
+
+    /// Starts partitions whose position was read. Of one that is no longer loading the result is out of date.
+    fn start(&mut self, starts: Vec<(TopicPartition, Start)>, now: Instant) {
+        let mut read = Vec::new();
+        for (key, start) in starts {
+            if !self.is_loading(key) {
+                continue;
+            }
+            match start {
+                Start::Wait(trouble) => self.start_later(key, trouble, now),
+                Start::At(position) => {
+                    if let Some(partition) = self.partitions.get_mut(&key) {
+                        partition.position = Some(position);
+                        if partition
+                            .trouble
+                            .as_ref()
+                            .is_some_and(|trouble| trouble.kind == TroubleKind::Start)
+                        {
+                            partition.trouble = None;
+                        }
+                    }
+                    if position.stopped {
+                        self.stop(key, position);
+                    } else {
+                        read.push((key, position.next_offset));
+                    }
+                }
+            }
+        }
+        self.read(read);
+    }
+
+    fn read(&mut self, offsets: Vec<(TopicPartition, i64)>) {
+        if offsets.is_empty() {
+            return;
+        }
+        for (key, offset) in &offsets {
+            self.set(*key, State::Consuming { next: *offset });
+        }
+        let full = |key: &TopicPartition| {
+            let lane = self.partitions.get(key).and_then(|partition| self.lanes.get(partition.lane));
+            lane.is_some_and(|lane| lane.paused)
+        };
+        let pause: Vec<_> = offsets.iter().map(|(key, _)| *key).filter(full).collect();
+        self.actions.push_back(Action::Read(offsets));
+        if !pause.is_empty() {
+            self.actions.push_back(Action::Pause(pause));
+        }
+    }
+
+    fn stop(&mut self, key: TopicPartition, position: Position) {
+        self.stop_reading(key);
+        self.set(key, State::Stopped);
+        self.actions.push_back(Action::Report(Notice::Stopped { partition: key, position }));
+    }
+
+    fn reached_end(&mut self, key: TopicPartition, offset: i64, now: Instant) {
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        let State::Consuming { next } = &mut partition.state else { return };
+        *next = (*next).max(offset);
+        let moves = partition.position.is_some_and(|position| position.next_offset < *next);
+        partition.is_read();
+        if moves
+            && !std::mem::replace(&mut partition.touched, true)
+            && let Some(lane) = self.lanes.get_mut(partition.lane)
+        {
+            lane.touch(key, now + MARKER_DELAY);
+        }
+    }
+
+    fn unreadable(&mut self, key: TopicPartition, offset: Option<i64>, reason: String, now: Instant) {
+        if !self.is_consuming(key) {
+            return;
+        }
+        let offset = offset.or_else(|| Some(self.partitions.get(&key)?.position?.next_offset));
+        let text = match offset {
+            Some(offset) => format!("offset {offset} cannot be read: {reason}"),
+            None => format!("it cannot be read: {reason}"),
+        };
+        // What was gathered before that offset is written first: the position is read again after it.
+        let gathered = self.partitions.get(&key).is_some_and(|partition| partition.touched);
+        if gathered && let Some(lane) = self.partitions.get(&key).map(|partition| partition.lane) {
+            self.write_lane(lane, now);
+        }
+        self.stop_reading(key);
+        self.start_later(key, Trouble { kind: TroubleKind::Unreadable, text }, now);
+    }
+
+    fn written(&mut self, id: WriteId, report: Report, now: Instant) {
+        let lane = self.lanes.iter().position(|lane| lane.is_writing(id));
+        self.write_ended(lane);
+        let mut remaining: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();
+        for record in report.remaining {
+            remaining.entry(record.topic_partition()).or_default().push(record);
+        }
+        let (mut landed, mut unavailable, mut put_back) = (false, None, Vec::new());
+        for (key, outcome) in report.outcomes {
+            let Some(partition) = self.partitions.get_mut(&key) else { continue };
+            if partition.writing != Some(id) {
+                continue;
+            }
+            partition.writing = None;
+            if matches!(partition.state, State::Revoked) {
+                self.partitions.remove(&key);
+                continue;
+            }
+            if !matches!(partition.state, State::Consuming { .. } | State::Retrying) {
+                continue;
+            }
+            let records = remaining.remove(&key).unwrap_or_default();
+            match outcome {
+                Outcome::Landed(position) => {
+                    landed = true;
+                    self.landed(key, position);
+                }
+                Outcome::Fenced => {
+                    self.actions.push_back(Action::Report(Notice::Fenced(key)));
+                    self.restart(key, false, now);
+                }
+                Outcome::Waits { landed: position, wait } => {
+                    landed |= partition.move_to(position);
+                    match wait {
+                        _ if position.stopped => self.stop(key, position),
+                        Wait { kind: WaitKind::Database, text } => {
+                            unavailable = Some(text);
+                            if lane.is_some() {
+                                put_back.push((key, records));
+                            } else {
+                                self.set(key, State::Waiting { until: now, held: records });
+                            }
+                        }
+                        wait => self.wait(key, wait, records, lane.is_some(), now),
+                    }
+                }
+            }
+        }
+        if let Some(lane) = lane {
+            self.put_back(lane, put_back, now);
+        }
+        match unavailable {
+            Some(text) => self.database_failed(&text, now),
+            None if landed => self.database_works(),
+            None => {}
+        }
+    }
+
+    fn write_ended(&mut self, lane: Option<usize>) {
+        match lane.and_then(|lane| self.lanes.get_mut(lane)) {
+            Some(lane) => lane.written(),
+            None => self.single_writes = self.single_writes.saturating_sub(1),
+        }
+    }
+
+    fn landed(&mut self, key: TopicPartition, position: Position) {
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        partition.move_to(position);
+        partition.failures = 0;
+        partition.trouble = None;
+        let retried = matches!(partition.state, State::Retrying);
+        if position.stopped {
+            self.stop(key, position);
+        } else if retried {
+            self.read(vec![(key, position.next_offset)]);
+        }
+    }
+
+    /// Records of a partition wait, for a reason that is its own. `first`: in a batch with others.
+    fn wait(&mut self, key: TopicPartition, wait: Wait, held: Vec<Record>, first: bool, now: Instant) {
+        self.stop_reading(key);
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        let at_once = first && wait.kind == WaitKind::Suspects;
+        if !at_once {
+            partition.failures = partition.failures.saturating_add(1);
+            let kind = if wait.kind == WaitKind::Drift { TroubleKind::Drift } else { TroubleKind::Write };
+            partition.trouble = Some(Trouble { kind, text: wait.text });
+        }
+        let until = if at_once { now } else { now + super::pause(partition.failures, key) };
+        let bytes = held.iter().map(Record::size).sum::<usize>();
+        let fits = self.held_bytes + bytes <= HELD_MAX_BYTES;
+        let held = if fits { held } else { Vec::new() };
+        self.set(key, State::Waiting { until, held });
+    }
+
+    /// The records go first in the lane's next batch, as they were before.
+    fn put_back(&mut self, lane: usize, parts: Vec<(TopicPartition, Vec<Record>)>, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        let mut all = Vec::new();
+        for (key, records) in parts {
+            let Some(partition) = self.partitions.get_mut(&key) else { continue };
+            if !std::mem::replace(&mut partition.touched, true) {
+                lane.touch(key, now);
+            }
+            all.extend(records);
+        }
+        if !all.is_empty() {
+            lane.put_back(all, &self.limits, now);
+        }
+    }
+
+    /// The write's task ended without a result: nobody knows what landed, so the positions are read again.
+    fn write_died(&mut self, id: WriteId, now: Instant) {
+        let lane = self.lanes.iter().position(|lane| lane.is_writing(id));
+        self.write_ended(lane);
+        let keys: Vec<TopicPartition> = self.partitions.keys().copied().collect();
+        for key in keys {
+            let Some(partition) = self.partitions.get_mut(&key) else { continue };
+            if partition.writing != Some(id) {
+                continue;
+            }
+            partition.writing = None;
+            match partition.state {
+                State::Revoked => drop(self.partitions.remove(&key)),
+                State::Consuming { .. } | State::Retrying => self.restart(key, false, now),
+                _ => {}
+            }
+        }
+    }
+
+    fn database_failed(&mut self, reason: &str, now: Instant) {
+        let failures = self.gate.as_ref().map_or(0, |gate| gate.failures).saturating_add(1);
+        self.gate = Some(Gate { until: now + super::database_pause(failures), failures });
+        let held = self.lanes.iter().map(Lane::buffered_records).sum();
+        self.actions.push_back(Action::Report(Notice::DatabaseFailed { reason: reason.to_owned(), held }));
+    }
+
+    fn database_works(&mut self) {
+        if self.gate.take().is_some() {
+            self.actions.push_back(Action::Report(Notice::DatabaseWorks));
+        }
+    }
+
+    /// The database is the truth, also where nothing is to be written: `accept`, `skip`, `pause` and a restored backup
+    /// are found here. `asked` are the positions when the question was put: what moved since is not compared.
+    fn compare(
+        &mut self,
+        asked: &BTreeMap<TopicPartition, Position>,
+        stored: &BTreeMap<TopicPartition, Position>,
+        paused: BTreeSet<Topic>,
+        now: Instant,
+    ) {
+        self.database_works();
+        self.paused = paused;
+        let keys: Vec<TopicPartition> = self.partitions.keys().copied().collect();
+        for key in keys {
+            let Some(partition) = self.partitions.get(&key) else { continue };
+            let known = partition.position.filter(|position| asked.get(&key) == Some(position));
+            let idle = partition.writing.is_none();
+            let now_stored = stored.get(&key).copied();
+            let is_paused = self.paused.contains(&key.topic);
+            match partition.state {
+                State::Revoked => {}
+                State::Paused if !is_paused => drop(self.set(key, State::Starting { at: now, lost: false })),
+                State::Paused => {}
+                _ if is_paused => {
+                    self.stop_reading(key);
+                    self.set(key, State::Paused);
+                }
+                State::Stopped if now_stored.is_some_and(|stored| !stored.stopped) => {
+                    self.actions.push_back(Action::Report(Notice::Accepted(key)));
+                    self.restart(key, false, now);
+                }
+                State::Consuming { .. } | State::Waiting { .. } if idle => {
+                    if let Some(known) = known
+                        && now_stored != Some(known)
+                    {
+                        let notice = Notice::Differs { partition: key, known, stored: now_stored };
+                        self.actions.push_back(Action::Report(notice));
+                        self.restart(key, false, now);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}

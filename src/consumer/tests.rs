@@ -1,0 +1,649 @@
+//! The machine by itself: a test for each transition, and random sequences of events against its promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ingest::outcome::{Outcome, Wait, WaitKind};
+use crate::record::Record;
+
+const LIMITS: Limits = Limits { records: 10, bytes: 1 << 20, wait: Duration::from_millis(20) };
+
+fn key(partition: i32) -> TopicPartition {
+    TopicPartition::new(Topic::CloneReady, partition)
+}
+
+fn at(next_offset: i64) -> Position {
+    Position::at(next_offset, None)
+}
+
+fn record(partition: i32, offset: i64) -> Record {
+    Record {
+        topic: Topic::CloneReady,
+        partition,
+        offset,
+        timestamp: 0,
+        key: None,
+        value: Some(vec![0; 10]),
+        headers: Vec::new(),
+    }
+}
+
+/// A machine with a clock.
+struct Bench {
+    machine: Machine,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench { machine: Machine::new(LIMITS), now: Instant::now() }
+    }
+
+    /// With these partitions, each read from its stored position.
+    fn consuming(positions: &[(i32, i64)]) -> Bench {
+        let mut bench = Bench::new();
+        let keys: Vec<TopicPartition> = positions.iter().map(|(partition, _)| key(*partition)).collect();
+        bench.handle(Input::Assigned(keys.clone()));
+        let expected: Vec<_> = keys.iter().map(|key| (*key, false)).collect();
+        assert!(matches!(bench.act(), Some(Action::Load(asked)) if asked == expected));
+        let starts = positions.iter().map(|(partition, offset)| (key(*partition), Start::At(at(*offset))));
+        bench.handle(Input::Loaded { starts: starts.collect(), look_ups: Vec::new() });
+        let read: Vec<_> = positions.iter().map(|(partition, offset)| (key(*partition), *offset)).collect();
+        assert!(matches!(bench.act(), Some(Action::Read(offsets)) if offsets == read));
+        bench.idle();
+        bench
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.machine.handle(input, self.now);
+    }
+
+    fn push(&mut self, partition: i32, offsets: std::ops::Range<i64>) {
+        offsets.for_each(|offset| self.machine.push(record(partition, offset), self.now));
+    }
+
+    fn act(&mut self) -> Option<Action> {
+        self.machine.poll(self.now)
+    }
+
+    fn idle(&mut self) {
+        let action = self.act();
+        assert!(action.is_none(), "{action:?}");
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// The next action, which is a write.
+    fn write(&mut self) -> (WriteId, Effort, Batch) {
+        match self.act() {
+            Some(Action::Write { id, effort, batch }) => (id, effort, batch),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn written(&mut self, id: WriteId, outcomes: &[(i32, Outcome)], remaining: Vec<Record>) {
+        let outcomes =
+            outcomes.iter().map(|(partition, outcome)| (key(*partition), outcome.clone())).collect();
+        self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
+    }
+
+    /// Writes what is gathered, and lets it land.
+    fn land(&mut self) -> Batch {
+        self.pass(LIMITS.wait);
+        let (id, _, batch) = self.write();
+        let landed = |(key, span): (&TopicPartition, &crate::ingest::outcome::Span)| {
+            (key.partition, Outcome::Landed(Position { next_offset: span.to_offset, ..span.from }))
+        };
+        let outcomes: Vec<_> = batch.spans.iter().map(landed).collect();
+        self.written(id, &outcomes, Vec::new());
+        batch
+    }
+}
+
+fn waits(landed: i64, kind: WaitKind) -> Outcome {
+    Outcome::Waits { landed: at(landed), wait: Wait { kind, text: "why".into() } }
+}
+
+fn offsets(batch: &Batch) -> Vec<(i32, i64)> {
+    batch.records.iter().map(|record| (record.partition, record.offset)).collect()
+}
+
+#[test]
+fn records_are_written_when_the_lane_has_waited_long_enough_or_is_full() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.push(0, 5..7);
+    bench.idle();
+    assert_eq!(bench.machine.next_timeout(bench.now), Some(bench.now + LIMITS.wait));
+    let batch = bench.land();
+    assert_eq!(offsets(&batch), [(0, 5), (0, 6)]);
+    assert_eq!(batch.spans[&key(0)].from, at(5));
+    assert_eq!(batch.spans[&key(0)].to_offset, 7);
+    bench.push(0, 7..17);
+    let (_, effort, batch) = bench.write();
+    assert_eq!((effort, batch.records.len()), (Effort::Once, 10));
+    assert_eq!(batch.spans[&key(0)].from, at(7));
+}
+
+#[test]
+fn records_that_were_pushed_before_or_belong_to_nobody_are_ignored() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.push(0, 3..6);
+    bench.push(0, 5..6);
+    bench.push(2, 0..3);
+    assert_eq!(offsets(&bench.land()), [(0, 5)]);
+}
+
+#[test]
+fn offsets_without_a_record_are_stored_with_the_next_batch_or_by_themselves() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.push(0, 5..6);
+    bench.handle(Input::EndOfPartition { partition: key(0), offset: 8 });
+    assert_eq!(bench.land().spans[&key(0)].to_offset, 8);
+    bench.handle(Input::EndOfPartition { partition: key(0), offset: 8 });
+    bench.pass(Duration::from_secs(1));
+    bench.idle();
+    bench.handle(Input::EndOfPartition { partition: key(0), offset: 9 });
+    bench.pass(Duration::from_secs(1));
+    let (_, _, batch) = bench.write();
+    assert_eq!((batch.records.len(), batch.spans[&key(0)].to_offset), (0, 9));
+}
+
+#[test]
+fn a_partition_whose_offset_is_out_of_range_starts_again_while_the_others_go_on() {
+    let mut bench = Bench::consuming(&[(0, 5), (2, 5)]);
+    bench.push(0, 5..6);
+    bench.push(2, 5..6);
+    bench.handle(Input::OffsetOutOfRange(key(0)));
+    assert!(matches!(bench.act(), Some(Action::StopReading(keys)) if keys == [key(0)]));
+    assert!(matches!(bench.act(), Some(Action::Load(asked)) if asked == [(key(0), true)]));
+    assert_eq!(offsets(&bench.land()), [(2, 5)]);
+    let look_up = LookUp { partition: key(0), stored: Some(at(5)), to: at(0) };
+    bench.handle(Input::Loaded { starts: Vec::new(), look_ups: vec![look_up.clone()] });
+    assert!(matches!(bench.act(), Some(Action::LookUp(look_ups)) if look_ups == [look_up]));
+    bench.handle(Input::LookedUp(vec![(key(0), Start::At(at(100)))]));
+    assert!(matches!(bench.act(), Some(Action::Read(offsets)) if offsets == [(key(0), 100)]));
+}
+
+#[test]
+fn a_partition_that_cannot_start_is_tried_again_after_a_growing_pause() {
+    let mut bench = Bench::new();
+    bench.handle(Input::Assigned(vec![key(0)]));
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        assert!(matches!(bench.act(), Some(Action::Load(_))));
+        let trouble = Trouble { kind: TroubleKind::NoLeader, text: "no broker leads it".into() };
+        bench.handle(Input::Loaded { starts: vec![(key(0), Start::Wait(trouble))], look_ups: Vec::new() });
+        bench.idle();
+        let due = bench.machine.next_timeout(bench.now).unwrap();
+        pauses.push(due - bench.now);
+        bench.now = due;
+    }
+    assert!(pauses[0] < Duration::from_millis(250) && pauses[7] >= Duration::from_secs(5), "{pauses:?}");
+}
+
+#[test]
+fn an_unreadable_partition_waits_alone_and_what_came_before_is_written() {
+    let mut bench = Bench::consuming(&[(0, 5), (2, 5)]);
+    bench.push(0, 5..7);
+    let reason = "decompression failed".to_owned();
+    bench.handle(Input::Unreadable { partition: key(0), offset: Some(7), reason });
+    let (id, _, batch) = bench.write();
+    assert_eq!(offsets(&batch), [(0, 5), (0, 6)]);
+    assert!(matches!(bench.act(), Some(Action::StopReading(keys)) if keys == [key(0)]));
+    bench.idle();
+    let trouble = bench.machine.view().next().unwrap().trouble.unwrap().clone();
+    assert_eq!(trouble.text, "offset 7 cannot be read: decompression failed");
+    bench.written(id, &[(0, Outcome::Landed(at(7)))], Vec::new());
+    bench.pass(Duration::from_secs(1));
+    assert!(matches!(bench.act(), Some(Action::Load(asked)) if asked == [(key(0), false)]));
+}
+
+#[test]
+fn a_fenced_partition_reads_its_position_before_its_next_write() {
+    let mut bench = Bench::consuming(&[(0, 5), (2, 5)]);
+    bench.push(0, 5..6);
+    bench.push(2, 5..6);
+    bench.pass(LIMITS.wait);
+    let (id, _, _) = bench.write();
+    bench.push(0, 6..7);
+    bench.push(2, 6..7);
+    bench.written(id, &[(0, Outcome::Fenced), (2, Outcome::Landed(at(6)))], Vec::new());
+    assert!(matches!(bench.act(), Some(Action::Report(Notice::Fenced(fenced))) if fenced == key(0)));
+    assert!(matches!(bench.act(), Some(Action::StopReading(keys)) if keys == [key(0)]));
+    assert!(matches!(bench.act(), Some(Action::Load(asked)) if asked == [(key(0), false)]));
+    assert_eq!(offsets(&bench.land()), [(2, 6)]);
+}
+
+#[test]
+fn a_batch_that_meets_an_outage_is_kept_whole_and_retried_after_a_pause() {
+    let mut bench = Bench::consuming(&[(0, 5), (1, 5)]);
+    bench.push(0, 5..7);
+    bench.pass(LIMITS.wait);
+    let (id, _, batch) = bench.write();
+    bench.push(0, 7..8);
+    bench.written(id, &[(0, waits(5, WaitKind::Database))], batch.records);
+    assert!(matches!(bench.act(), Some(Action::Report(Notice::DatabaseFailed { held: 3, .. }))));
+    bench.push(1, 5..6);
+    bench.idle();
+    assert!(bench.machine.database_is_away());
+    bench.now = bench.machine.next_timeout(bench.now).unwrap();
+    let (id, _, batch) = bench.write();
+    assert_eq!(offsets(&batch), [(0, 5), (0, 6), (0, 7)]);
+    bench.written(id, &[(0, Outcome::Landed(at(8)))], Vec::new());
+    assert!(matches!(bench.act(), Some(Action::Report(Notice::DatabaseWorks))));
+}
+
+#[test]
+fn records_under_suspicion_are_written_alone_and_thoroughly_at_once() {
+    let mut bench = Bench::consuming(&[(0, 5), (2, 5)]);
+    bench.push(0, 5..7);
+    bench.push(2, 5..6);
+    bench.pass(LIMITS.wait);
+    let (id, _, mut batch) = bench.write();
+    batch.records.retain(|record| record.partition == 0);
+    bench.push(0, 7..8);
+    bench.written(id, &[(0, waits(5, WaitKind::Suspects)), (2, Outcome::Landed(at(6)))], batch.records);
+    assert!(matches!(bench.act(), Some(Action::StopReading(keys)) if keys == [key(0)]));
+    let (single, effort, batch) = bench.write();
+    assert_eq!((effort, offsets(&batch)), (Effort::Thorough, vec![(0, 5), (0, 6)]));
+    // The lane is free for the other partition meanwhile.
+    bench.push(2, 6..7);
+    assert_eq!(offsets(&bench.land()), [(2, 6)]);
+    bench.written(single, &[(0, Outcome::Landed(at(7)))], Vec::new());
+    assert!(matches!(bench.act(), Some(Action::Read(offsets)) if offsets == [(key(0), 7)]));
+}
+
+#[test]
+fn records_of_a_table_that_drifted_wait_with_growing_pauses_and_are_kept() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.push(0, 5..7);
+    bench.pass(LIMITS.wait);
+    let (id, _, batch) = bench.write();
+    bench.written(id, &[(0, waits(5, WaitKind::Drift))], batch.records);
+    assert!(matches!(bench.act(), Some(Action::StopReading(_))));
+    bench.idle();
+    assert_eq!(bench.machine.view().next().unwrap().trouble.unwrap().kind, TroubleKind::Drift);
+    bench.pass(Duration::from_millis(200));
+    let (id, _, batch) = bench.write();
+    assert_eq!(offsets(&batch), [(0, 5), (0, 6)]);
+    // A part landed.
+    let rest = batch.records.into_iter().skip(1).collect();
+    bench.written(id, &[(0, waits(6, WaitKind::Drift))], rest);
+    bench.pass(Duration::from_millis(400));
+    let (id, _, batch) = bench.write();
+    assert_eq!((batch.spans[&key(0)].from, offsets(&batch)), (at(6), vec![(0, 6)]));
+    bench.written(id, &[(0, Outcome::Landed(at(7)))], Vec::new());
+    assert!(matches!(bench.act(), Some(Action::Read(_))));
+    assert!(bench.machine.view().next().unwrap().trouble.is_none());
+}
+
+#[test]
+fn a_partition_stops_at_its_limit_and_goes_on_once_accepted() {
+    let stopped = Position { dead_in_a_row: 9, stopped: true, ..at(7) };
+    let mut bench = Bench::consuming(&[(0, 5), (2, 5)]);
+    bench.push(0, 5..7);
+    bench.pass(LIMITS.wait);
+    let (id, _, _) = bench.write();
+    bench.written(id, &[(0, Outcome::Landed(stopped))], Vec::new());
+    assert!(matches!(bench.act(), Some(Action::StopReading(keys)) if keys == [key(0)]));
+    assert!(matches!(bench.act(), Some(Action::Report(Notice::Stopped { .. }))));
+    bench.push(0, 7..8);
+    bench.push(2, 5..6);
+    assert_eq!(offsets(&bench.land()), [(2, 5)]);
+    let compare = |bench: &mut Bench, stored: Position| {
+        let asked = bench.machine.positions();
+        let mut all = asked.clone();
+        all.insert(key(0), stored);
+        bench.handle(Input::Stored { asked, stored: all, paused: BTreeSet::new() });
+    };
+    compare(&mut bench, stopped);
+    bench.idle();
+    compare(&mut bench, at(7));
+    assert!(matches!(bench.act(), Some(Action::Report(Notice::Accepted(_)))));
+    assert!(matches!(bench.act(), Some(Action::Load(asked)) if asked == [(key(0), false)]));
+}
+
+#[test]
+fn a_partition_that_was_stopped_before_the_start_is_not_read() {
+    let mut bench = Bench::new();
+    bench.handle(Input::Assigned(vec![key(0)]));
+    assert!(matches!(bench.act(), Some(Action::Load(_))));
+    let stopped = Position { stopped: true, ..at(7) };
+    bench.handle(Input::Loaded { starts: vec![(key(0), Start::At(stopped))], look_ups: Vec::new() });
+    assert!(matches!(bench.act(), Some(Action::Report(Notice::Stopped { .. }))));
+    bench.idle();
+}
+
+#[test]
+fn a_partition_that_comes_back_while_its_write_is_in_flight_reads_its_position_after_it() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.push(0, 5..7);
+    bench.pass(LIMITS.wait);
+    let (id, _, _) = bench.write();
+    bench.handle(Input::Revoked(vec![key(0)]));
+    assert!(bench.machine.positions().is_empty());
+    bench.handle(Input::Assigned(vec![key(0)]));
+    bench.pass(Duration::from_secs(1));
+    bench.idle();
+    bench.written(id, &[(0, Outcome::Landed(at(7)))], Vec::new());
+    assert!(matches!(bench.act(), Some(Action::Load(_))));
+}
+
+#[test]
+fn the_records_of_a_revoked_partition_are_not_written() {
+    let mut bench = Bench::consuming(&[(0, 5), (2, 5)]);
+    bench.push(0, 5..7);
+    bench.push(2, 5..6);
+    bench.handle(Input::Revoked(vec![key(0)]));
+    assert_eq!(offsets(&bench.land()), [(2, 5)]);
+}
+
+#[test]
+fn a_stored_position_that_changed_beside_an_idle_partition_is_read_again() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    let asked = bench.machine.positions();
+    let stored = BTreeMap::from([(key(0), at(9))]);
+    bench.push(0, 5..6);
+    let batch = bench.land();
+    assert_eq!(offsets(&batch), [(0, 5)]);
+    // The position moved after the question: the answer is out of date.
+    bench.handle(Input::Stored { asked, stored, paused: BTreeSet::new() });
+    bench.idle();
+    let asked = bench.machine.positions();
+    bench.handle(Input::Stored { asked, stored: BTreeMap::new(), paused: BTreeSet::new() });
+    assert!(matches!(bench.act(), Some(Action::Report(Notice::Differs { .. }))));
+    assert!(matches!(bench.act(), Some(Action::StopReading(_))));
+    assert!(matches!(bench.act(), Some(Action::Load(_))));
+}
+
+#[test]
+fn a_paused_topic_is_not_read_until_it_is_resumed() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.push(0, 5..6);
+    let stored = bench.machine.positions();
+    let pause =
+        |paused: BTreeSet<Topic>| Input::Stored { asked: stored.clone(), stored: stored.clone(), paused };
+    bench.handle(pause(BTreeSet::from([Topic::CloneReady])));
+    assert!(matches!(bench.act(), Some(Action::StopReading(_))));
+    bench.pass(Duration::from_secs(60));
+    bench.idle();
+    bench.handle(pause(BTreeSet::new()));
+    assert!(matches!(bench.act(), Some(Action::Load(_))));
+}
+
+#[test]
+fn a_full_lane_pauses_its_partitions_after_a_second_and_the_other_lane_goes_on() {
+    let mut bench = Bench::consuming(&[(0, 0), (1, 0)]);
+    bench.push(0, 0..10);
+    let (id, _, _) = bench.write();
+    bench.push(0, 10..20);
+    assert!(!bench.machine.wants_records());
+    bench.idle();
+    assert_eq!(bench.machine.next_timeout(bench.now), Some(bench.now + Duration::from_secs(1)));
+    bench.pass(Duration::from_secs(1));
+    assert!(matches!(bench.act(), Some(Action::Pause(keys)) if keys == [key(0)]));
+    assert!(bench.machine.wants_records());
+    bench.push(1, 0..1);
+    assert_eq!(offsets(&bench.land()), [(1, 0)]);
+    bench.written(id, &[(0, Outcome::Landed(at(10)))], Vec::new());
+    let (_, _, batch) = bench.write();
+    assert_eq!(batch.records.len(), 10);
+    assert!(matches!(bench.act(), Some(Action::Resume(keys)) if keys == [key(0)]));
+}
+
+#[test]
+fn a_write_that_died_is_followed_by_a_look_at_the_stored_positions() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.push(0, 5..6);
+    bench.pass(LIMITS.wait);
+    let (id, _, _) = bench.write();
+    bench.handle(Input::WriteDied(id));
+    assert!(matches!(bench.act(), Some(Action::StopReading(_))));
+    assert!(matches!(bench.act(), Some(Action::Load(_))));
+}
+
+/// What may happen in a random sequence.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Assign(i32),
+    Revoke(i32),
+    Push(i32, u8),
+    End(i32),
+    OutOfRange(i32),
+    Unreadable(i32),
+    FinishLoad(u8),
+    FinishWrite(u8, u8),
+    Compare,
+    Pass(u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let partition = 0..4_i32;
+    prop_oneof![
+        2 => partition.clone().prop_map(Step::Assign),
+        1 => partition.clone().prop_map(Step::Revoke),
+        8 => (partition.clone(), 1..8_u8).prop_map(|(partition, count)| Step::Push(partition, count)),
+        2 => partition.clone().prop_map(Step::End),
+        1 => partition.clone().prop_map(Step::OutOfRange),
+        1 => partition.prop_map(Step::Unreadable),
+        6 => any::<u8>().prop_map(Step::FinishLoad),
+        6 => (any::<u8>(), any::<u8>()).prop_map(|(which, how)| Step::FinishWrite(which, how)),
+        1 => Just(Step::Compare),
+        4 => (0..3000_u16).prop_map(Step::Pass),
+    ]
+}
+
+/// The world around the machine: a log without end, a database, and what is in flight.
+struct World {
+    machine: Machine,
+    now: Instant,
+    /// The next offset of each partition that the client hands out; `None` while it is not read.
+    reading: BTreeMap<TopicPartition, i64>,
+    owned: BTreeSet<TopicPartition>,
+    stored: BTreeMap<TopicPartition, i64>,
+    loads: Vec<Vec<TopicPartition>>,
+    writes: Vec<(WriteId, Effort, Batch)>,
+    /// Partitions whose last write was fenced: no further write before a load.
+    fenced: BTreeSet<TopicPartition>,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            machine: Machine::new(LIMITS),
+            now: Instant::now(),
+            reading: BTreeMap::new(),
+            owned: BTreeSet::new(),
+            stored: BTreeMap::new(),
+            loads: Vec::new(),
+            writes: Vec::new(),
+            fenced: BTreeSet::new(),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.machine.handle(input, self.now);
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Assign(partition) => {
+                if self.owned.insert(key(partition)) {
+                    self.handle(Input::Assigned(vec![key(partition)]));
+                }
+            }
+            Step::Revoke(partition) => {
+                if self.owned.remove(&key(partition)) {
+                    self.reading.remove(&key(partition));
+                    self.handle(Input::Revoked(vec![key(partition)]));
+                }
+            }
+            Step::Push(partition, count) => {
+                for _ in 0..count {
+                    if self.machine.wants_records()
+                        && let Some(next) = self.reading.get_mut(&key(partition))
+                    {
+                        self.machine.push(record(partition, *next), self.now);
+                        *next += 1;
+                    }
+                }
+            }
+            Step::End(partition) => {
+                if let Some(next) = self.reading.get_mut(&key(partition)) {
+                    *next += 1; // a marker
+                    let offset = *next;
+                    self.handle(Input::EndOfPartition { partition: key(partition), offset });
+                }
+            }
+            Step::OutOfRange(partition) => self.handle(Input::OffsetOutOfRange(key(partition))),
+            Step::Unreadable(partition) => {
+                let reason = "unreadable".to_owned();
+                self.handle(Input::Unreadable { partition: key(partition), offset: None, reason });
+            }
+            Step::FinishLoad(how) => self.finish_load(how),
+            Step::FinishWrite(which, how) => self.finish_write(which, how),
+            Step::Compare => {
+                let asked = self.machine.positions();
+                let stored = self.stored.iter().map(|(key, offset)| (*key, at(*offset))).collect();
+                self.handle(Input::Stored { asked, stored, paused: BTreeSet::new() });
+            }
+            Step::Pass(millis) => self.now += Duration::from_millis(u64::from(millis)),
+        }
+        self.act();
+    }
+
+    fn finish_load(&mut self, how: u8) {
+        if self.loads.is_empty() {
+            return;
+        }
+        let keys = self.loads.remove(0);
+        if how.is_multiple_of(5) {
+            self.handle(Input::NotLoaded { wait: "away".into(), database: how.is_multiple_of(2) });
+            return;
+        }
+        let mut starts = Vec::new();
+        for key in keys {
+            self.fenced.remove(&key);
+            starts.push((key, Start::At(at(*self.stored.entry(key).or_insert(0)))));
+        }
+        self.handle(Input::Loaded { starts, look_ups: Vec::new() });
+    }
+
+    /// Ends a write: `how` decides for each partition whether it lands, is fenced, or waits for something.
+    fn finish_write(&mut self, which: u8, how: u8) {
+        if self.writes.is_empty() {
+            return;
+        }
+        let (id, _, batch) = self.writes.remove(usize::from(which) % self.writes.len());
+        let mut outcomes = BTreeMap::new();
+        let mut remaining = Vec::new();
+        let database_away = how.is_multiple_of(7);
+        for (number, (key, span)) in batch.spans.iter().enumerate() {
+            let own: Vec<Record> =
+                batch.records.iter().filter(|record| record.topic_partition() == *key).cloned().collect();
+            let kinds = [WaitKind::Suspects, WaitKind::Drift, WaitKind::Other];
+            let turn = usize::from(how) + number;
+            let outcome = if database_away {
+                remaining.extend(own);
+                waits(span.from.next_offset, WaitKind::Database)
+            } else if self.stored.get(key) != Some(&span.from.next_offset) {
+                self.fenced.insert(*key);
+                Outcome::Fenced
+            } else if turn.is_multiple_of(4) && !own.is_empty() {
+                let (first, rest) = own.split_at(own.len() / 2);
+                let landed = first.last().map_or(span.from.next_offset, |last| last.offset + 1);
+                self.stored.insert(*key, landed);
+                remaining.extend(rest.to_vec());
+                waits(landed, kinds[turn % 3])
+            } else {
+                self.stored.insert(*key, span.to_offset);
+                Outcome::Landed(at(span.to_offset))
+            };
+            outcomes.insert(*key, outcome);
+        }
+        self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
+    }
+
+    /// Does what the machine wants, and holds it to its promises.
+    fn act(&mut self) {
+        let mut polls = 0;
+        while let Some(action) = self.machine.poll(self.now) {
+            polls += 1;
+            assert!(polls < 100, "polled for ever");
+            match action {
+                Action::Load(asked) => {
+                    assert!(self.loads.is_empty(), "one load at a time");
+                    self.loads.push(asked.into_iter().map(|(key, _)| key).collect());
+                }
+                Action::Read(offsets) => {
+                    for (key, offset) in offsets {
+                        assert!(self.owned.contains(&key), "a partition of another is read");
+                        assert!(self.reading.insert(key, offset).is_none(), "{key} is read twice");
+                    }
+                }
+                Action::StopReading(keys) => keys.iter().for_each(|key| drop(self.reading.remove(key))),
+                Action::Write { id, effort, batch } => self.check_write(id, effort, batch),
+                Action::LookUp(_) | Action::Pause(_) | Action::Resume(_) | Action::Report(_) => {}
+            }
+        }
+        if let Some(timeout) = self.machine.next_timeout(self.now) {
+            assert!(timeout > self.now, "a timeout that has passed would be polled for ever");
+        }
+        let held: usize = self.machine.partitions.values().map(|partition| partition.held_bytes()).sum();
+        assert!(held <= 4 * 2 * 10 * 10, "{held} bytes are held");
+    }
+
+    fn check_write(&mut self, id: WriteId, effort: Effort, batch: Batch) {
+        let mut next: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+        for record in &batch.records {
+            let span = batch.spans.get(&record.topic_partition()).expect("a span for each partition");
+            let least = next.entry(record.topic_partition()).or_insert(span.from.next_offset);
+            assert!(record.offset >= *least, "records go back");
+            *least = record.offset + 1;
+            assert!(span.to_offset > record.offset);
+        }
+        for (key, span) in &batch.spans {
+            assert!(self.owned.contains(key), "{key} was revoked and is written");
+            assert!(!self.fenced.contains(key), "{key} is written after a fence without a load");
+            assert!(span.to_offset > span.from.next_offset);
+            let twice = self.writes.iter().any(|(_, _, other)| other.spans.contains_key(key));
+            assert!(!twice, "{key} is in two writes");
+        }
+        if effort == Effort::Thorough {
+            assert_eq!(batch.spans.len(), 1);
+        }
+        self.writes.push((id, effort, batch));
+    }
+
+    /// Lets everything succeed; then every partition of this member is read again.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            self.now += Duration::from_secs(11);
+            self.act();
+            self.finish_load(1);
+            self.act();
+            while !self.writes.is_empty() {
+                self.take(Step::FinishWrite(0, 1));
+                self.take(Step::FinishWrite(0, 2));
+            }
+        }
+        let reading: BTreeSet<TopicPartition> = self.reading.keys().copied().collect();
+        assert_eq!(reading, self.owned, "partitions that nothing holds up are not read");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_machine_keeps_its_promises_in_any_sequence_of_events(steps in prop::collection::vec(step(), 1..200)) {
+        let mut world = World::new();
+        steps.into_iter().for_each(|step| world.take(step));
+        world.settle();
+    }
+}

@@ -1,0 +1,130 @@
+//! Questions to the brokers that take no part in the group: which topics there are, who leads their partitions, where
+//! their logs begin and end. A client of its own asks them, so that they never wait behind what is fetched.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::{Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use super::asking_client;
+use super::topic_ids::topic_ids;
+use crate::config::Settings;
+use crate::record::{Topic, TopicPartition};
+
+/// How long a broker may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The topics as the brokers describe them. A topic that does not exist is in neither map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topics {
+    /// The topics' ids; brokers before 2.8 have none.
+    pub ids: BTreeMap<Topic, Uuid>,
+    /// The leader of each partition; `None` where there is none.
+    pub leaders: BTreeMap<TopicPartition, Option<i32>>,
+}
+
+/// The first offset of a log, and the one after its last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The first offset.
+    pub low: i64,
+    /// The offset of the next record.
+    pub high: i64,
+}
+
+/// Asks the brokers. Every method blocks, for some seconds at most.
+pub struct Brokers {
+    settings: Settings,
+    client: Mutex<Option<Arc<BaseConsumer>>>,
+}
+
+impl Brokers {
+    /// Connects at the first question.
+    pub fn new(settings: &Settings) -> Brokers {
+        Brokers { settings: settings.clone(), client: Mutex::default() }
+    }
+
+    /// Puts a question. A client that got no answer is replaced: librdkafka may never connect again.
+    fn ask<T>(&self, question: impl FnOnce(&BaseConsumer) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = match known {
+            Some(client) => client,
+            None => Arc::new(asking_client(&self.settings)?),
+        };
+        let answer = question(&client);
+        let keep = answer.is_ok().then_some(client);
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = keep;
+        answer
+    }
+
+    /// The five topics.
+    pub fn topics(&self) -> anyhow::Result<Topics> {
+        let names = Topic::ALL.map(|topic| self.settings.topic_name(topic));
+        self.ask(|client| {
+            let mut topics = Topics::default();
+            let ids = topic_ids(client.client(), &names, ANSWER)?;
+            for (topic, name) in Topic::ALL.into_iter().zip(&names) {
+                let metadata =
+                    client.client().fetch_metadata(Some(name), ANSWER).context("no broker answers")?;
+                let Some(described) = metadata.topics().first().filter(|topic| topic.error().is_none())
+                else {
+                    continue;
+                };
+                topics.leaders.extend(leaders(topic, described));
+                if let Some(id) = ids.get(name) {
+                    topics.ids.insert(topic, *id);
+                }
+            }
+            Ok(topics)
+        })
+    }
+
+    /// The logs of these partitions, which one broker leads.
+    pub fn logs(&self, partitions: &[TopicPartition]) -> anyhow::Result<BTreeMap<TopicPartition, Log>> {
+        self.ask(|client| {
+            let lows = self.offsets(client, partitions, Offset::Beginning)?;
+            let highs = self.offsets(client, partitions, Offset::End)?;
+            let log = |partition: &TopicPartition| {
+                Some((*partition, Log { low: *lows.get(partition)?, high: *highs.get(partition)? }))
+            };
+            Ok(partitions.iter().filter_map(log).collect())
+        })
+    }
+
+    /// The offsets at this logical place, where the leader tells them: one request for all.
+    fn offsets(
+        &self,
+        client: &BaseConsumer,
+        partitions: &[TopicPartition],
+        place: Offset,
+    ) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            let topic = self.settings.topic_name(partition.topic);
+            list.add_partition_offset(&topic, partition.partition, place)?;
+        }
+        let answer = client.offsets_for_times(list, ANSWER)?;
+        let found = answer.elements().into_iter().filter_map(|element| {
+            let topic = Topic::from_name(element.topic().strip_prefix(self.settings.topic_prefix.as_str())?)?;
+            match (element.error(), element.offset()) {
+                (Ok(()), Offset::Offset(offset)) => {
+                    Some((TopicPartition::new(topic, element.partition()), offset))
+                }
+                _ => None,
+            }
+        });
+        Ok(found.collect())
+    }
+}
+
+fn leaders(topic: Topic, described: &MetadataTopic) -> impl Iterator<Item = (TopicPartition, Option<i32>)> {
+    described.partitions().iter().map(move |partition| {
+        let leader = Some(partition.leader()).filter(|leader| *leader >= 0);
+        (TopicPartition::new(topic, partition.id()), leader)
+    })
+}

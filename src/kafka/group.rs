@@ -1,0 +1,279 @@
+//! Membership in the consumer group: joins it, hands out events, reads the partitions that it is told to read.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::consumer_config;
+use super::queue::{self, Queue};
+use super::statistics::Statistics;
+use crate::config::Settings;
+use crate::record::{Record, Topic, TopicPartition};
+
+/// Kafka's default of 45 s leaves the partitions of a killed instance unread for that long.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What happens in the group. Partitions of other topics than the five do not appear.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the fields are named in the variant's own sentence")]
+pub enum Event {
+    /// A record of a partition that is read.
+    Record(Record),
+    /// Every record before `offset` was handed out, and no further one was there. Offsets that hold no record count.
+    EndOfPartition { partition: TopicPartition, offset: i64 },
+    /// The offset to be read is not in the log.
+    OffsetOutOfRange { partition: TopicPartition },
+    /// The partition cannot be read, in librdkafka's words.
+    PartitionFailed { partition: TopicPartition, offset: Option<i64>, reason: String },
+    /// An error of the client, in librdkafka's words.
+    ClientFailed { code: RDKafkaErrorCode, reason: String },
+    /// The client is dead: a new one must take its place.
+    ClientDied { code: RDKafkaErrorCode, reason: String },
+    /// The group gives these partitions to this member.
+    Assigned(Vec<TopicPartition>),
+    /// The group takes these partitions away. `lost`: this member is not in the group at the moment.
+    Revoked { partitions: Vec<TopicPartition>, lost: bool },
+    /// What librdkafka knows of the partitions.
+    Statistics(Statistics),
+    /// A line of librdkafka's log, of the level warning or worse.
+    Log { facility: String, text: String },
+}
+
+struct Context;
+
+impl ClientContext for Context {}
+
+impl ConsumerContext for Context {
+    /// rdkafka calls this only while the consumer is being closed; before that, [`Group::next_event`] answers.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, _: &mut TopicPartitionList) {
+        answer(consumer, code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS, None);
+    }
+}
+
+/// Answers a rebalance at once, whatever the database does: librdkafka takes part in no other one before. Assigned
+/// partitions are not read before [`Group::assign`].
+fn answer(consumer: &BaseConsumer<Context>, assigned: bool, revoked: Option<&[queue::Place]>) {
+    if assigned {
+        if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
+            warn!(%error, "an assignment of the group could not be confirmed");
+        }
+        return;
+    }
+    let mut list = TopicPartitionList::new();
+    // Those that are read: librdkafka refuses to take away what it does not read.
+    for element in consumer.assignment().iter().flat_map(TopicPartitionList::elements) {
+        let place = (element.topic().to_owned(), element.partition());
+        if revoked.is_none_or(|revoked| revoked.contains(&place)) {
+            list.add_partition(&place.0, place.1);
+        }
+    }
+    if let Err(error) = consumer.incremental_unassign(&list) {
+        warn!(%error, "a revocation of the group could not be confirmed");
+    }
+}
+
+/// A member of the group.
+pub struct Group {
+    queue: Queue<Context>,
+    ready: Arc<Notify>,
+    topic_prefix: String,
+    /// The partitions that librdkafka reads.
+    read: BTreeSet<TopicPartition>,
+}
+
+impl Group {
+    /// Joins the group and subscribes to the five topics.
+    pub fn join(settings: &Settings) -> anyhow::Result<Group> {
+        let mut config = consumer_config(settings);
+        config.set("group.id", &settings.kafka_group_id);
+        config.set("enable.partition.eof", "true");
+        for (property, value) in [
+            ("statistics.interval.ms", "5000".to_owned()),
+            ("session.timeout.ms", SESSION_TIMEOUT.as_millis().to_string()),
+        ] {
+            if !settings.kafka_properties.contains_key(property) {
+                config.set(property, value);
+            }
+        }
+        let mut consumer: BaseConsumer<Context> =
+            config.create_with_context(Context).context("the Kafka consumer could not be created")?;
+        let ready = Arc::new(Notify::new());
+        let wake = Arc::clone(&ready);
+        consumer.set_nonempty_callback(move || wake.notify_one());
+        let topics: Vec<String> = Topic::ALL.iter().map(|topic| settings.topic_name(topic)).collect();
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names).context("the topics could not be subscribed to")?;
+        let queue = Queue::of(Arc::new(consumer), settings.topic_prefix.clone())
+            .context("the Kafka consumer has no queue")?;
+        Ok(Group { queue, ready, topic_prefix: settings.topic_prefix.clone(), read: BTreeSet::new() })
+    }
+
+    /// Waits until there may be an event. Cancel-safe.
+    pub async fn ready(&self) {
+        self.ready.notified().await;
+    }
+
+    /// Lets [`Group::ready`] return: events may be left.
+    pub fn again(&self) {
+        self.ready.notify_one();
+    }
+
+    /// The next event that is there. Answers rebalances on the way.
+    pub fn next_event(&mut self) -> Option<Event> {
+        loop {
+            let event = self.queue.next()?;
+            if let Some(event) = self.translate(event) {
+                return Some(event);
+            }
+        }
+    }
+
+    fn translate(&mut self, event: queue::Event) -> Option<Event> {
+        Some(match event {
+            queue::Event::Record(record) => Event::Record(record),
+            queue::Event::EndOfPartition { place, offset } => {
+                Event::EndOfPartition { partition: self.partition(&place)?, offset }
+            }
+            queue::Event::PartitionFailed { place, offset, code, reason } => {
+                let partition = self.partition(&place)?;
+                match code {
+                    RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
+                        Event::OffsetOutOfRange { partition }
+                    }
+                    // librdkafka looks for the leader by itself, and commits have an answer of their own.
+                    _ if reason.starts_with("Offset commit failed") => return None,
+                    _ => {
+                        let offset = (offset >= 0).then_some(offset);
+                        Event::PartitionFailed { partition, offset, reason }
+                    }
+                }
+            }
+            queue::Event::ClientFailed { code, reason, fatal: true } => Event::ClientDied { code, reason },
+            queue::Event::ClientFailed { code, reason, fatal: false } => Event::ClientFailed { code, reason },
+            queue::Event::Assigned(places) => {
+                answer(self.consumer(), true, None);
+                Event::Assigned(self.partitions(&places))
+            }
+            queue::Event::Revoked(places) => {
+                let lost = self.consumer().assignment_lost();
+                answer(self.consumer(), false, Some(&places));
+                let partitions = self.partitions(&places);
+                for partition in &partitions {
+                    self.read.remove(partition);
+                }
+                Event::Revoked { partitions, lost }
+            }
+            queue::Event::Statistics(json) => {
+                Event::Statistics(Statistics::parse(&json, |place| self.partition(place))?)
+            }
+            // syslog's levels: 4 is a warning
+            queue::Event::Log { level: 0..=4, facility, text } => Event::Log { facility, text },
+            queue::Event::Log { level, facility, text } => {
+                tracing::debug!(target: "librdkafka", level, facility, "{text}");
+                return None;
+            }
+        })
+    }
+
+    fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
+        self.queue.consumer()
+    }
+
+    fn partition(&self, (topic, partition): &queue::Place) -> Option<TopicPartition> {
+        let topic = Topic::from_name(topic.strip_prefix(&self.topic_prefix)?)?;
+        Some(TopicPartition::new(topic, *partition))
+    }
+
+    fn partitions(&self, places: &[queue::Place]) -> Vec<TopicPartition> {
+        places.iter().filter_map(|place| self.partition(place)).collect()
+    }
+
+    fn list(&self, offsets: impl IntoIterator<Item = (TopicPartition, Offset)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            let topic = format!("{}{}", self.topic_prefix, partition.topic);
+            if let Err(error) = list.add_partition_offset(&topic, partition.partition, offset) {
+                warn!(%error, topic, partition = partition.partition, ?offset, "the offset is not valid");
+            }
+        }
+        list
+    }
+
+    /// Starts to read these partitions at these offsets.
+    pub fn assign(&mut self, offsets: &[(TopicPartition, i64)]) -> KafkaResult<()> {
+        let list = self.list(offsets.iter().map(|(partition, offset)| (*partition, Offset::Offset(*offset))));
+        self.consumer().incremental_assign(&list)?;
+        self.read.extend(offsets.iter().map(|(partition, _)| *partition));
+        // librdkafka keeps a partition paused that was revoked while it was.
+        self.consumer().resume(&list)
+    }
+
+    /// Stops reading these partitions, as far as they are read.
+    pub fn unassign(&mut self, partitions: &[TopicPartition]) -> KafkaResult<()> {
+        let read: Vec<TopicPartition> =
+            partitions.iter().copied().filter(|partition| self.read.remove(partition)).collect();
+        if read.is_empty() {
+            return Ok(());
+        }
+        let list = self.list(read.into_iter().map(|partition| (partition, Offset::Invalid)));
+        self.consumer().incremental_unassign(&list)
+    }
+
+    /// Pauses those of these partitions that are read.
+    pub fn pause(&self, partitions: &[TopicPartition]) -> KafkaResult<()> {
+        self.consumer().pause(&self.read_of(partitions))
+    }
+
+    /// Resumes those of these partitions that are read.
+    pub fn resume(&self, partitions: &[TopicPartition]) -> KafkaResult<()> {
+        self.consumer().resume(&self.read_of(partitions))
+    }
+
+    fn read_of(&self, partitions: &[TopicPartition]) -> TopicPartitionList {
+        let read = partitions.iter().filter(|partition| self.read.contains(partition));
+        self.list(read.map(|partition| (*partition, Offset::Invalid)))
+    }
+
+    /// Commits offsets to Kafka and asks for them back. Call the result to do it; it blocks for up to the given time.
+    pub fn committing(
+        &self,
+        offsets: &[(TopicPartition, i64)],
+        patience: Duration,
+    ) -> impl FnOnce() -> KafkaResult<Vec<(TopicPartition, i64)>> + Send + 'static + use<> {
+        let (consumer, prefix) = (Arc::clone(self.consumer()), self.topic_prefix.clone());
+        let list = self.list(offsets.iter().map(|(partition, offset)| (*partition, Offset::Offset(*offset))));
+        move || {
+            consumer.commit(&list, CommitMode::Sync)?;
+            let mut asked = TopicPartitionList::new();
+            for element in list.elements() {
+                asked.add_partition(element.topic(), element.partition());
+            }
+            let committed = consumer.committed_offsets(asked, patience)?;
+            let read = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+                let topic = Topic::from_name(element.topic().strip_prefix(prefix.as_str())?)?;
+                match element.offset() {
+                    Offset::Offset(offset) => Some((TopicPartition::new(topic, element.partition()), offset)),
+                    _ => None,
+                }
+            };
+            Ok(committed.elements().iter().filter_map(read).collect())
+        }
+    }
+
+    /// Asks a broker for a sign of life with this very client. Call the result to do it; it blocks for up to the given
+    /// time.
+    pub fn probing(&self, patience: Duration) -> impl FnOnce() -> bool + Send + 'static + use<> {
+        let consumer = Arc::clone(self.consumer());
+        let topic = format!("{}{}", self.topic_prefix, Topic::CloneReady);
+        move || consumer.client().fetch_metadata(Some(&topic), patience).is_ok()
+    }
+}

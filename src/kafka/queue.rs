@@ -1,0 +1,235 @@
+//! The event queue of a consumer. rdkafka's own polling drops the partition of an error, the offset of a partition's
+//! end, and every header name that is not UTF-8; this module reads them from librdkafka's events.
+#![allow(unsafe_code, reason = "rdkafka does not expose these parts of an event")]
+
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr;
+use std::slice;
+use std::sync::Arc;
+
+use rdkafka::bindings as rd;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
+
+use crate::record::{Header, Record, Topic};
+
+/// A topic's name as Kafka has it, and a partition.
+pub(super) type Place = (String, i32);
+
+/// What librdkafka hands out.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A record.
+    Record(Record),
+    /// Every record before this offset was handed out, and no further one was there.
+    EndOfPartition { place: Place, offset: i64 },
+    /// A partition cannot be read. `offset` is negative where librdkafka names none.
+    PartitionFailed { place: Place, offset: i64, code: RDKafkaErrorCode, reason: String },
+    /// An error of the client or of a topic.
+    ClientFailed { code: RDKafkaErrorCode, reason: String, fatal: bool },
+    /// The group gives these partitions to this member.
+    Assigned(Vec<Place>),
+    /// The group takes these partitions away.
+    Revoked(Vec<Place>),
+    /// Statistics as JSON.
+    Statistics(Vec<u8>),
+    /// A line of librdkafka's log.
+    Log { level: i32, facility: String, text: String },
+}
+
+/// A pointer that librdkafka owns on behalf of this value, and its destructor.
+struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is not null (see the constructors' callers) and is destroyed once.
+        unsafe { self.1(self.0) }
+    }
+}
+
+/// The queue. Holds the consumer, which outlives every event.
+pub(super) struct Queue<C: ConsumerContext + 'static> {
+    // The order of the fields matters: the queue is destroyed before the consumer.
+    queue: Owned<rd::rd_kafka_queue_t>,
+    consumer: Arc<BaseConsumer<C>>,
+    topic_prefix: String,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread.
+unsafe impl<C: ConsumerContext> Send for Queue<C> {}
+// SAFETY: as above.
+unsafe impl<C: ConsumerContext> Sync for Queue<C> {}
+
+impl<C: ConsumerContext> Queue<C> {
+    /// The queue of this consumer, which must have a `group.id`. `None` if it has no queue.
+    pub(super) fn of(consumer: Arc<BaseConsumer<C>>, topic_prefix: String) -> Option<Queue<C>> {
+        // SAFETY: the consumer is alive; the result is null or a new reference to its queue.
+        let queue = unsafe { rd::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
+        let queue = (!queue.is_null()).then_some(Owned(queue, rd::rd_kafka_queue_destroy))?;
+        Some(Queue { queue, consumer, topic_prefix })
+    }
+
+    /// The consumer.
+    pub(super) fn consumer(&self) -> &Arc<BaseConsumer<C>> {
+        &self.consumer
+    }
+
+    /// The next event that is there. Does not block. Events of no interest are passed over.
+    pub(super) fn next(&self) -> Option<Event> {
+        loop {
+            // SAFETY: the queue is alive; the result is null or an event that the caller owns.
+            let event = unsafe { rd::rd_kafka_queue_poll(self.queue.0, 0) };
+            if event.is_null() {
+                return None;
+            }
+            let event = Owned(event, rd::rd_kafka_event_destroy);
+            // SAFETY: the event is alive until the end of this turn, and so is all that it points to.
+            if let Some(event) = unsafe { self.read(event.0) } {
+                return Some(event);
+            }
+        }
+    }
+
+    /// # Safety
+    /// `event` is a live event.
+    unsafe fn read(&self, event: *mut rd::rd_kafka_event_t) -> Option<Event> {
+        // SAFETY: every call takes the live event; every pointer read belongs to it.
+        unsafe {
+            match rd::rd_kafka_event_type(event) {
+                rd::RD_KAFKA_EVENT_FETCH => {
+                    record(rd::rd_kafka_event_message_next(event), &self.topic_prefix).map(Event::Record)
+                }
+                rd::RD_KAFKA_EVENT_ERROR => failure(event),
+                rd::RD_KAFKA_EVENT_REBALANCE => {
+                    let places = places(rd::rd_kafka_event_topic_partition_list(event));
+                    match rd::rd_kafka_event_error(event) {
+                        rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                            Some(Event::Assigned(places))
+                        }
+                        _ => Some(Event::Revoked(places)),
+                    }
+                }
+                rd::RD_KAFKA_EVENT_STATS => {
+                    let json = rd::rd_kafka_event_stats(event);
+                    (!json.is_null()).then(|| Event::Statistics(CStr::from_ptr(json).to_bytes().to_vec()))
+                }
+                rd::RD_KAFKA_EVENT_LOG => {
+                    let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
+                    let read = rd::rd_kafka_event_log(event, &mut facility, &mut line, &mut level);
+                    (read == 0).then(|| Event::Log { level, facility: text(facility), text: text(line) })
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `event` is a live event of the type `RD_KAFKA_EVENT_ERROR`.
+unsafe fn failure(event: *mut rd::rd_kafka_event_t) -> Option<Event> {
+    // SAFETY: as above; the partition is copied out before it is destroyed.
+    unsafe {
+        let error = rd::rd_kafka_event_error(event);
+        if error == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return None;
+        }
+        let reason = text(rd::rd_kafka_event_error_string(event));
+        let fatal = rd::rd_kafka_event_error_is_fatal(event) != 0;
+        let code = RDKafkaErrorCode::from(error);
+        let partition = rd::rd_kafka_event_topic_partition(event);
+        if partition.is_null() || fatal {
+            return Some(Event::ClientFailed { code, reason, fatal });
+        }
+        let partition = Owned(partition, rd::rd_kafka_topic_partition_destroy);
+        let place = (text((*partition.0).topic), (*partition.0).partition);
+        let offset = (*partition.0).offset;
+        Some(if code == RDKafkaErrorCode::PartitionEOF {
+            Event::EndOfPartition { place, offset }
+        } else {
+            Event::PartitionFailed { place, offset, code, reason }
+        })
+    }
+}
+
+/// # Safety
+/// `list` is null or a live list.
+unsafe fn places(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Place> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the list holds `cnt` elements, whose topics are texts.
+    unsafe {
+        let count = usize::try_from((*list).cnt).unwrap_or(0);
+        if count == 0 {
+            return Vec::new();
+        }
+        let elements = slice::from_raw_parts((*list).elems, count);
+        elements.iter().map(|element| (text(element.topic), element.partition)).collect()
+    }
+}
+
+/// The message as a record; `None` where its topic is not one of the five.
+///
+/// # Safety
+/// `message` is null or a live message.
+unsafe fn record(message: *const rd::rd_kafka_message_t, topic_prefix: &str) -> Option<Record> {
+    if message.is_null() {
+        return None;
+    }
+    // SAFETY: the message is alive, with its topic, key, value and headers.
+    unsafe {
+        let name = CStr::from_ptr(rd::rd_kafka_topic_name((*message).rkt)).to_str().ok()?;
+        let topic = name.strip_prefix(topic_prefix).and_then(Topic::from_name)?;
+        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        let timestamp = rd::rd_kafka_message_timestamp(message, &mut kind);
+        Some(Record {
+            topic,
+            partition: (*message).partition,
+            offset: (*message).offset,
+            timestamp,
+            key: bytes((*message).key, (*message).key_len),
+            value: bytes((*message).payload, (*message).len),
+            headers: headers(message),
+        })
+    }
+}
+
+/// # Safety
+/// `message` is a live message.
+unsafe fn headers(message: *const rd::rd_kafka_message_t) -> Vec<Header> {
+    let mut headers = ptr::null_mut();
+    let mut all = Vec::new();
+    // SAFETY: the headers belong to the message; names are texts, values have the given size.
+    unsafe {
+        if rd::rd_kafka_message_headers(message, &mut headers)
+            != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            return all;
+        }
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        while rd::rd_kafka_header_get_all(headers, all.len(), &mut name, &mut value, &mut size)
+            == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            let name = String::from_utf8_lossy(CStr::from_ptr(name).to_bytes()).into_owned();
+            all.push(Header { name, value: bytes(value, size) });
+        }
+    }
+    all
+}
+
+/// # Safety
+/// `from` is null or points to `size` bytes.
+unsafe fn bytes(from: *const c_void, size: usize) -> Option<Vec<u8>> {
+    // SAFETY: as the caller promises.
+    (!from.is_null()).then(|| unsafe { slice::from_raw_parts(from.cast::<u8>(), size) }.to_vec())
+}
+
+/// # Safety
+/// `from` is null or a NUL-terminated text.
+unsafe fn text(from: *const c_char) -> String {
+    if from.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the caller promises.
+    unsafe { CStr::from_ptr(from) }.to_string_lossy().into_owned()
+}

@@ -1,0 +1,88 @@
+//! `ingest.skips`: what `skip` passed over, for good.
+
+use diesel::sql_types::{BigInt, Bool, Integer, Text};
+use diesel_async::{AsyncConnection, RunQueryDsl};
+
+use super::offsets::Partition;
+use super::{Fault, Store};
+
+/// What became of a skip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The offsets from this one on were passed over.
+    Done {
+        /// The first offset passed over.
+        from_offset: i64,
+    },
+    /// The group has no stored offset of the partition.
+    Unknown,
+    /// `DEAD_LETTER_LIMIT` stopped the partition.
+    Stopped,
+    /// The stored offset is this one, which is not before the wanted one.
+    NotBefore {
+        /// The stored offset.
+        next_offset: i64,
+    },
+}
+
+#[derive(diesel::QueryableByName)]
+struct Stored {
+    #[diesel(sql_type = BigInt)]
+    next_offset: i64,
+    #[diesel(sql_type = Bool)]
+    stopped: bool,
+}
+
+impl Store {
+    /// Moves a partition's stored offset to a later one, and records what is passed over and why. The running daemons
+    /// find that the stored offset is another one, and go on from it.
+    pub async fn skip(
+        &self,
+        group: &str,
+        partition: &Partition,
+        to_offset: i64,
+        note: &str,
+    ) -> Result<Skip, Fault> {
+        let mut connection = self.connection().await?;
+        connection
+            .transaction::<Skip, Fault, _>(async |connection| {
+                let stored: Vec<Stored> = diesel::sql_query(
+                    "SELECT next_offset, stopped_at IS NOT NULL AS stopped FROM ingest.consumer_offsets
+                     WHERE group_id = $1 AND topic = $2 AND partition = $3 FOR UPDATE",
+                )
+                .bind::<Text, _>(group)
+                .bind::<Text, _>(&partition.0)
+                .bind::<Integer, _>(partition.1)
+                .load(connection)
+                .await?;
+                let Some(Stored { next_offset, stopped }) = stored.into_iter().next() else {
+                    return Ok(Skip::Unknown);
+                };
+                if stopped {
+                    return Ok(Skip::Stopped);
+                }
+                if next_offset >= to_offset {
+                    return Ok(Skip::NotBefore { next_offset });
+                }
+                diesel::sql_query(
+                    "WITH moved AS (
+                        UPDATE ingest.consumer_offsets
+                        SET next_offset = $5, waits_for = NULL, waits_since = NULL,
+                            updated_at = now() AT TIME ZONE 'utc'
+                        WHERE group_id = $1 AND topic = $2 AND partition = $3)
+                     INSERT INTO ingest.skips (group_id, topic, partition, from_offset, to_offset, note)
+                     VALUES ($1, $2, $3, $4, $5, $6)",
+                )
+                .bind::<Text, _>(group)
+                .bind::<Text, _>(&partition.0)
+                .bind::<Integer, _>(partition.1)
+                .bind::<BigInt, _>(next_offset)
+                .bind::<BigInt, _>(to_offset)
+                .bind::<Text, _>(note)
+                .execute(connection)
+                .await?;
+                Ok(Skip::Done { from_offset: next_offset })
+            })
+            .await
+    }
+}
