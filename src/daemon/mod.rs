@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::Settings;
 use crate::http::{self, Probe, Readiness};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Memory};
 use crate::kafka::consume::{End, Live};
 use crate::kafka::send::Sender;
 use crate::retry::{pause_for, pauses, retry};
@@ -103,6 +103,7 @@ async fn work(
         group: Some(settings.kafka_group_id.clone()),
         dead_letter_limit: settings.dead_letter_limit,
         mode: Mode::Live,
+        memory: Memory::default(),
     };
     info!(group = settings.kafka_group_id, "consuming");
     loop {
