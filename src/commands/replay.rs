@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::tally::{Rows, Tally};
 use crate::config::Settings;
 use crate::event::Time;
-use crate::ingest::{Ingest, Positions, Stop};
+use crate::ingest::{Ingest, Memory, Positions, Stop};
 use crate::kafka::range::{Bound, Eaten, Range, Reader};
 use crate::record::{Record, Topic};
 use crate::store::offsets::Position;
@@ -158,6 +158,7 @@ impl Replay {
                 group: None,
                 dead_letter_limit: settings.dead_letter_limit,
                 mode: if options.dry_run { Mode::Rehearse } else { Mode::Replay },
+                memory: Memory::default(),
             },
             records: 0,
             unusable: 0,

@@ -586,7 +586,9 @@ impl World {
                         assert!(self.reading.insert(key, offset).is_none(), "{key} is read twice");
                     }
                 }
-                Action::StopReading(keys) => keys.iter().for_each(|key| drop(self.reading.remove(key))),
+                Action::StopReading(keys) => keys.iter().for_each(|key| {
+                    self.reading.remove(key);
+                }),
                 Action::Write { id, effort, batch } => self.check_write(id, effort, batch),
                 Action::LookUp(_) | Action::Pause(_) | Action::Resume(_) | Action::Report(_) => {}
             }

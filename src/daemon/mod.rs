@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::consumer::{Consumer, End, Status};
 use crate::http::{self, Probe, Readiness};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Memory};
 use crate::kafka::send::Sender;
 use crate::retry::{pause_for, pauses, retry};
 use crate::store::write::Mode;
@@ -106,6 +106,7 @@ async fn work(
         group: Some(settings.kafka_group_id.clone()),
         dead_letter_limit: settings.dead_letter_limit,
         mode: Mode::Live,
+        memory: Memory::default(),
     };
     info!(group = settings.kafka_group_id, "consuming");
     consume(settings, &ingest, &status, cancel).await

@@ -1,24 +1,44 @@
-//! A batch of records into the database: decode, plan, write. The world's faults are waited out, a row
-//! that PostgreSQL refuses for good is found by halving (contract, section 6). Live records, replays and
-//! tests all come through here.
+//! A batch of records into the database: decode, plan, write. Live records, replays and tests all come through here.
+//!
+//! A batch that fails is split by partition; a partition that fails is tried in halves, and a record that PostgreSQL
+//! refuses by itself is tried beside one that is known to be good (contract, section 6).
+//!
+//! ```text
+//! mod       -> one transaction for a batch, then one for each partition; the loop of a replay
+//! thorough  -> one partition: halving, the verdicts, what lands behind them
+//! suspects  -> the trial's driver: suspect and known good record in one session
+//! trial     -> pure: the tries to a verdict
+//! good      -> pure: a known good record, disguised as one that nobody has sent
+//! sizes     -> pure: how many records of a topic a transaction may hold
+//! prepare   -> pure: records to a plan, dead letters, positions
+//! memory    -> what a batch leaves to the next ones
+//! ```
 
-mod live;
+mod good;
+mod memory;
 pub mod outcome;
+mod prepare;
+mod sizes;
+mod suspects;
+mod thorough;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::warn;
 
-use crate::event::{Limits, Reason, Time, Unusable, decode};
-use crate::plan::Plan;
-use crate::record::{Record, Topic};
+use crate::event::Limits;
+use crate::record::{Record, Topic, TopicPartition};
 use crate::retry::{pause_for, pauses};
-use crate::store::dead_letters::DeadLetter;
-use crate::store::offsets::{Advance, Position};
+use crate::store::offsets::Position;
 use crate::store::write::{Mode, Written};
 use crate::store::{Fault, Store};
+
+pub use memory::Memory;
+use outcome::{Batch, Effort, Outcome, Report, Span, Wait, WaitKind};
+use prepare::{Part, Rejected};
 
 /// Where the partitions of the records at hand stand; by topic and partition.
 pub type Positions = BTreeMap<(Topic, i32), Position>;
@@ -38,16 +58,20 @@ pub struct Ingest {
     pub dead_letter_limit: i64,
     /// Whether the writes are to stay.
     pub mode: Mode,
+    /// What earlier batches have shown; shared by all clones.
+    pub memory: Memory,
 }
 
-/// Why a batch did not land as a whole; what did land is in the positions.
+/// Why the records of [`Ingest::write`] did not all land; what did land is in the positions.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
     /// A stored offset is not the expected one: read the positions again.
     Fenced,
-    /// The daemon is asked to end, and the world does not let the batch land.
+    /// The caller is asked to end, and the world does not let the records land.
     Cancelled,
 }
+
+type Outcomes = BTreeMap<TopicPartition, Outcome>;
 
 impl Ingest {
     /// The topic's name as Kafka has it.
@@ -55,8 +79,22 @@ impl Ingest {
         format!("{}{topic}", self.topic_prefix)
     }
 
-    /// Writes the records, which are in offset order within each partition, and moves the positions of
-    /// their partitions on. Returns what was written.
+    /// Writes a batch as far as it lands, without a pause but for a trial's, and says what became of each partition.
+    pub async fn write_batch(&self, batch: Batch, effort: Effort, cancel: &CancellationToken) -> Report {
+        let Batch { records, spans } = batch;
+        let borrowed: Vec<&Record> = records.iter().collect();
+        let (outcomes, written) = self.write_spans(&borrowed, &spans, effort, cancel).await;
+        drop(borrowed);
+        let waits = |record: &Record| match outcomes.get(&record.topic_partition()) {
+            Some(Outcome::Waits { landed, .. }) => record.offset >= landed.next_offset,
+            _ => false,
+        };
+        let remaining = records.into_iter().filter(waits).collect();
+        Report { outcomes, remaining, written }
+    }
+
+    /// Writes the records, which are in offset order within each partition, and moves the positions of their
+    /// partitions on. What waits is tried again with growing pauses for as long as it takes. Returns what was written.
     pub async fn write(
         &self,
         records: &[Record],
@@ -64,196 +102,214 @@ impl Ingest {
         cancel: &CancellationToken,
     ) -> Result<Written, Stop> {
         let mut written = Written::default();
-        let mut pieces: Vec<&[Record]> = vec![records];
-        while let Some(piece) = pieces.pop() {
-            if piece.is_empty() {
+        let mut remaining: Vec<&Record> = records.iter().collect();
+        let mut effort = Effort::Once;
+        let mut delays = pauses();
+        while !remaining.is_empty() {
+            let spans = spans_of(&remaining, positions);
+            let (outcomes, done) = self.write_spans(&remaining, &spans, effort, cancel).await;
+            written.add(done);
+            let before = remaining.len();
+            let mut waits: Vec<&Wait> = Vec::new();
+            for (key, outcome) in &outcomes {
+                if let Outcome::Landed(position) | Outcome::Waits { landed: position, .. } = outcome {
+                    positions.insert((key.topic, key.partition), *position);
+                }
+                if let Outcome::Waits { wait, .. } = outcome {
+                    waits.push(wait);
+                }
+            }
+            if outcomes.values().any(|outcome| *outcome == Outcome::Fenced) {
+                return Err(Stop::Fenced);
+            }
+            remaining.retain(|record| match outcomes.get(&record.topic_partition()) {
+                Some(Outcome::Waits { landed, .. }) => record.offset >= landed.next_offset,
+                _ => false,
+            });
+            let Some(wait) = waits.first() else { continue };
+            let suspected = waits.iter().any(|wait| wait.kind == WaitKind::Suspects);
+            if effort == Effort::Once && suspected {
+                effort = Effort::Thorough;
                 continue;
             }
-            match self.write_piece(piece, positions, cancel).await? {
-                Some(done) => written.add(done),
-                None => {
-                    let (first, second) = piece.split_at(piece.len() / 2);
-                    info!(records = piece.len(), "a batch with a refused row is halved");
-                    pieces.push(second);
-                    pieces.push(first);
-                }
+            if remaining.len() < before {
+                delays = pauses();
+            }
+            effort = Effort::Once;
+            let pause = delays.next().unwrap_or(Duration::from_secs(5));
+            warn!(
+                records = remaining.len(),
+                partitions = waits.len(),
+                problem = wait.text,
+                pause_ms = pause.as_millis(),
+                "a batch is kept and tried again"
+            );
+            if !pause_for(pause, cancel).await {
+                return Err(Stop::Cancelled);
             }
         }
         Ok(written)
     }
 
-    /// Writes one piece, waiting out the world's faults. `None` where a row is refused and there is more
-    /// than one record to suspect.
-    async fn write_piece(
+    async fn write_spans(
         &self,
-        piece: &[Record],
-        positions: &mut Positions,
+        records: &[&Record],
+        spans: &BTreeMap<TopicPartition, Span>,
+        effort: Effort,
         cancel: &CancellationToken,
-    ) -> Result<Option<Written>, Stop> {
-        let mut rejected: Option<Unusable> = None;
-        let mut refused_before = false;
-        let mut pauses = pauses();
-        loop {
-            let batch = self.prepare(piece, positions, rejected.as_ref());
-            let write = self.store.write(&batch.plan, &batch.dead_letters, &batch.advances, self.mode);
-            let problem = match write.await {
-                Ok(mut written) => {
-                    written.unusable = batch.dead_letters.len() as u64;
-                    for (unusable, count) in batch.reasons() {
-                        metrics::counter!("voiceclone_dead_letters_total", "reason" => unusable.name())
-                            .increment(count);
-                    }
-                    positions.extend(batch.after);
-                    return Ok(Some(written));
-                }
-                Err(Fault::Fenced) => return Err(Stop::Fenced),
-                Err(Fault::Refused { .. }) if piece.len() > 1 => return Ok(None),
-                Err(Fault::Refused { message, certain }) if rejected.is_none() => {
-                    match if certain { Ok(()) } else { self.database_takes_others(piece).await } {
-                        // What passes by itself, and is not known to, is not met twice.
-                        Ok(()) if !certain && !refused_before => {
-                            refused_before = true;
-                            continue;
-                        }
-                        Ok(()) => {
-                            rejected = Some(Unusable::new(Reason::RejectedByDatabase, message));
-                            continue;
-                        }
-                        Err(why) => format!("a row is refused, and {why}; {message}"),
-                    }
-                }
-                Err(fault) => fault.to_string(),
-            };
-            let pause = pauses.next().unwrap_or(Duration::from_secs(5));
-            warn!(
-                records = piece.len(),
-                problem,
-                pause_ms = pause.as_millis(),
-                "a batch is kept and tried again"
-            );
+    ) -> (Outcomes, Written) {
+        let mut by_partition: BTreeMap<TopicPartition, Vec<&Record>> =
+            spans.keys().map(|key| (*key, Vec::new())).collect();
+        for record in records {
+            if let Some(records) = by_partition.get_mut(&record.topic_partition()) {
+                records.push(record);
+            }
+        }
+        let parts = spans.iter().zip(by_partition.values()).map(|((key, span), records)| Part {
+            key: *key,
+            from: span.from,
+            to_offset: span.to_offset,
+            completes: true,
+            records,
+        });
+        let parts: Vec<Part> = parts.collect();
+        let mut written = Written::default();
+        let outcomes = match effort {
+            Effort::Once => self.write_once(&parts, &mut written).await,
+            Effort::Thorough => self.write_each_thoroughly(&parts, cancel, &mut written).await,
+        };
+        if outcomes.values().any(|outcome| matches!(outcome, Outcome::Waits { .. })) {
             metrics::counter!("voiceclone_write_retries_total").increment(1);
-            if !pause_for(pause, cancel).await {
-                return Err(Stop::Cancelled);
-            }
         }
+        (outcomes, written)
     }
 
-    /// An error of a kind that Diesel does not name might be the world's. It is the row's where PostgreSQL takes a
-    /// harmless event of the same topic, which is rolled back, and where its messages, by which the world's faults
-    /// are known, are in English. The error says why it is not.
-    async fn database_takes_others(&self, piece: &[Record]) -> Result<(), String> {
-        let Some(record) = piece.first() else {
-            return Err("there is no record".to_owned());
-        };
-        match self.store.messages_are_english().await {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err("PostgreSQL's messages are not in English, so that the reason cannot be told: \
-                            GRANT SET ON PARAMETER lc_messages to this role"
-                    .to_owned());
-            }
-            Err(fault) => return Err(fault.to_string()),
-        }
-        let mut harmless = harmless(record.topic);
-        harmless.timestamp = record.timestamp;
-        let batch = self.prepare(std::slice::from_ref(&harmless), &Positions::new(), None);
-        match self.store.write(&batch.plan, &[], &[], Mode::Rehearse).await {
-            Ok(_) => Ok(()),
-            Err(fault) => {
-                error!(%fault, topic = %record.topic, "PostgreSQL refuses a harmless row as well");
-                Err("a harmless one is refused as well".to_owned())
-            }
-        }
-    }
-
-    fn prepare<'a>(
-        &'a self,
-        piece: &'a [Record],
-        positions: &Positions,
-        rejected: Option<&Unusable>,
-    ) -> Prepared<'a> {
-        let mut plan = Plan::default();
-        let mut dead_letters = Vec::new();
-        let mut after = Positions::new();
-        for record in piece {
-            let outcome = match rejected {
-                Some(unusable) => Err(unusable.clone()),
-                None => decode(record, self.limits),
-            };
-            let usable = outcome.is_ok();
-            match (outcome, Time::from_record(record.timestamp)) {
-                (Ok(event), Some(timestamp)) => plan.add(event, timestamp),
-                // Decoding has checked the timestamp.
-                (Ok(_), None) => {}
-                (Err(unusable), _) => {
-                    dead_letters.push(DeadLetter {
-                        topic_name: self.topic_name(record.topic),
-                        record,
-                        unusable,
-                    });
+    /// One transaction for all, and after its failure one for each partition.
+    async fn write_once(&self, parts: &[Part<'_, '_>], written: &mut Written) -> Outcomes {
+        let mut database: Option<Fault> = None;
+        if self.memory.fit(parts) {
+            match self.land(parts, &Rejected::new(), written).await {
+                Ok(after) => {
+                    return after.into_iter().map(|(key, to)| (key, Outcome::Landed(to))).collect();
+                }
+                Err(fault) => {
+                    if let [part] = parts {
+                        return Outcomes::from([(part.key, failed(part.from, &fault))]);
+                    }
+                    database = Some(fault).filter(|fault| matches!(fault, Fault::Unavailable(_)));
                 }
             }
-            let key = (record.topic, record.partition);
-            if let Some(before) = after.get(&key).or_else(|| positions.get(&key)).copied() {
-                let dead_in_a_row = match before.dead_in_a_row {
-                    reached if reached >= self.dead_letter_limit => reached,
-                    _ if usable => 0,
-                    count => count + 1,
-                };
-                after.insert(key, Position { next_offset: record.offset + 1, dead_in_a_row, ..before });
+        }
+        let mut outcomes = Outcomes::new();
+        for part in parts {
+            let outcome = match &database {
+                Some(fault) => failed(part.from, fault),
+                None => match self.land_in_turn(part, written).await {
+                    Ok(position) => Outcome::Landed(position),
+                    Err((position, fault)) => {
+                        let outcome = failed(position, &fault);
+                        database = Some(fault).filter(|fault| matches!(fault, Fault::Unavailable(_)));
+                        outcome
+                    }
+                },
+            };
+            outcomes.insert(part.key, outcome);
+        }
+        outcomes
+    }
+
+    async fn write_each_thoroughly(
+        &self,
+        parts: &[Part<'_, '_>],
+        cancel: &CancellationToken,
+        written: &mut Written,
+    ) -> Outcomes {
+        let mut outcomes = Outcomes::new();
+        for part in parts {
+            outcomes.insert(part.key, self.write_thoroughly(part, cancel, written).await);
+        }
+        outcomes
+    }
+
+    /// Writes a partition in pieces of the size that is known to land. The error says how far it came.
+    async fn land_in_turn(
+        &self,
+        part: &Part<'_, '_>,
+        written: &mut Written,
+    ) -> Result<Position, (Position, Fault)> {
+        let mut landed = part.from;
+        for piece in part.pieces(self.memory.limit(part.key.topic)) {
+            let piece = Part { from: landed, ..piece };
+            match self.land(&[piece], &Rejected::new(), written).await {
+                Ok(after) => landed = after.get(&part.key).copied().unwrap_or(landed),
+                Err(fault) => return Err((landed, fault)),
             }
         }
-        let advances = match &self.group {
-            None => Vec::new(),
-            Some(group) => after
-                .iter()
-                .filter_map(|(key, to)| {
-                    Some(Advance {
-                        group: group.clone(),
-                        partition: (self.topic_name(key.0), key.1),
-                        expected: *positions.get(key)?,
-                        to: *to,
-                    })
-                })
-                .collect(),
-        };
-        Prepared { plan, dead_letters, advances, after }
+        Ok(landed)
     }
-}
 
-/// A piece, ready to be written.
-struct Prepared<'a> {
-    plan: Plan<'a>,
-    dead_letters: Vec<DeadLetter<'a>>,
-    advances: Vec<Advance>,
-    after: Positions,
-}
-
-impl Prepared<'_> {
-    fn reasons(&self) -> BTreeMap<Reason, u64> {
-        let mut reasons = BTreeMap::new();
-        for dead_letter in &self.dead_letters {
-            *reasons.entry(dead_letter.unusable.reason).or_default() += 1;
+    /// Writes rows, dead letters and offsets in one transaction, and returns the new positions.
+    async fn land(
+        &self,
+        parts: &[Part<'_, '_>],
+        rejected: &Rejected,
+        written: &mut Written,
+    ) -> Result<BTreeMap<TopicPartition, Position>, Fault> {
+        let batch = self.prepare(parts, rejected);
+        let write = self.store.write(&batch.plan, &batch.dead_letters, &batch.advances, self.mode);
+        let done = write.await;
+        if let Err(Fault::TooLarge(_)) = done {
+            self.memory.too_large(parts);
         }
-        reasons
+        let mut done = done?;
+        done.unusable = batch.dead_letters.len() as u64;
+        written.add(done);
+        if self.mode != Mode::Rehearse {
+            for letter in &batch.dead_letters {
+                metrics::counter!("voiceclone_dead_letters_total", "reason" => letter.unusable.reason.name())
+                    .increment(1);
+            }
+            self.memory.landed(&batch.good);
+        }
+        Ok(batch.after)
     }
 }
 
-/// A record of a topic that no sound database refuses.
-fn harmless(topic: Topic) -> Record {
-    let name =
-        format!("harmless-{}", uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, topic.name().as_bytes()));
-    let value = serde_json::json!({
-        "caller_id": name, "greeting_call_id": name, "agent_call_id": name, "cloned_voice_id": name,
-        "call_id": name, "status": "initiated", "error_message": "none", "voice_sample_url": "none",
-    });
-    Record {
-        topic,
-        partition: 0,
-        offset: 0,
-        timestamp: 0,
-        key: None,
-        value: Some(value.to_string().into_bytes()),
-        headers: Vec::new(),
+/// The spans of records that are read from where the positions are.
+fn spans_of(records: &[&Record], positions: &Positions) -> BTreeMap<TopicPartition, Span> {
+    let mut spans: BTreeMap<TopicPartition, Span> = BTreeMap::new();
+    for record in records {
+        let key = record.topic_partition();
+        let from = || {
+            let known = positions.get(&(key.topic, key.partition)).copied();
+            known.unwrap_or(Position::at(record.offset, None))
+        };
+        let span = spans.entry(key).or_insert_with(|| Span { from: from(), to_offset: 0 });
+        span.to_offset = record.offset + 1;
     }
+    spans
+}
+
+/// The outcome of a partition that failed.
+fn failed(landed: Position, fault: &Fault) -> Outcome {
+    match fault {
+        Fault::Fenced => Outcome::Fenced,
+        fault => Outcome::Waits { landed, wait: wait(fault) },
+    }
+}
+
+/// The wait that a fault asks for.
+fn wait(fault: &Fault) -> Wait {
+    let kind = match fault {
+        Fault::Refused(_) | Fault::TooLarge(_) => WaitKind::Suspects,
+        Fault::Drifted(_) => WaitKind::Drift,
+        Fault::Busy(_) | Fault::Fenced => WaitKind::Other,
+        Fault::Unavailable(_) => WaitKind::Database,
+    };
+    let text = match fault {
+        Fault::Refused(refusal) => format!("PostgreSQL refused a row: {refusal}"),
+        Fault::Drifted(text) => format!("{text}: undo the change, or grant the right (`check` names it)"),
+        fault => fault.to_string(),
+    };
+    Wait { kind, text }
 }

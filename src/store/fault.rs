@@ -1,7 +1,13 @@
-//! What an error of PostgreSQL means for the batch in hand (contract, section 6): the one place that
-//! tells a refused row from an outage.
+//! The meaning of an error of PostgreSQL for the batch that met it (contract, section 6): the one place that sorts them.
+//!
+//! Diesel drops the SQLSTATE of an error and keeps a kind for ten of them; diesel-async wraps the driver's error in a
+//! private type, and its hooks see no more than that. `docs/design.md` says why neither a patched client nor a reader of
+//! the server's bytes is worth it here: errors without a kind are sorted by the beginnings of PostgreSQL's English
+//! messages, and an error that no list has is only a reason to try the record, never a verdict.
 
-use diesel::result::{DatabaseErrorKind, Error};
+use std::fmt;
+
+use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind, Error};
 
 /// Why a transaction did not land.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,17 +16,125 @@ pub enum Fault {
     /// whose outcome was unknown has landed, or the database was restored.
     #[error("the stored offset of a partition is not the expected one")]
     Fenced,
-    /// PostgreSQL refused a row. `certain` where the kind of error leaves no doubt.
-    #[error("PostgreSQL refused a row: {message}")]
-    Refused {
-        /// Names the constraint, table or column; never quotes a value.
-        message: String,
-        /// False where the error might also be the world's.
-        certain: bool,
-    },
-    /// Something is wrong with the world: try again.
+    /// PostgreSQL refused a row, or nobody knows why it failed: a reason to try the record, no verdict.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The transaction was too slow or too large: a smaller one may land.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A table, a column or a right is not as it must be, which no row is at fault for.
+    #[error("{0}")]
+    Drifted(String),
+    /// A lock, a deadlock, a file that cannot be read: something that may pass, and may be one table's trouble only.
+    #[error("{0}")]
+    Busy(String),
+    /// The whole database: not there, read-only, full, shutting down.
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// A rule that a row broke, as far as the error names it. Quotes no value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its kind.
+    pub rule: Rule,
+    /// The constraint, index or foreign key.
+    pub constraint: Option<String>,
+    /// The column.
+    pub column: Option<String>,
+    /// The table.
+    pub table: Option<String>,
+}
+
+/// Kinds of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A unique index or constraint.
+    Unique,
+    /// A foreign key.
+    ForeignKey,
+    /// NOT NULL.
+    NotNull,
+    /// A CHECK constraint.
+    Check,
+    /// An exclusion constraint.
+    Exclusion,
+    /// The bounds of a partitioned table's partitions.
+    Partitions,
+    /// An error without a kind, with the beginning of its message where that is known to quote nothing.
+    Unnamed(Option<&'static str>),
+}
+
+impl Refusal {
+    fn new(kind: &DatabaseErrorKind, information: &(dyn DatabaseErrorInformation + Send + Sync)) -> Refusal {
+        use DatabaseErrorKind as Kind;
+        let owned = |name: Option<&str>| name.map(str::to_owned);
+        let (constraint, table) = (owned(information.constraint_name()), owned(information.table_name()));
+        let rule = match kind {
+            Kind::UniqueViolation => Rule::Unique,
+            Kind::ForeignKeyViolation | Kind::RestrictViolation => Rule::ForeignKey,
+            Kind::NotNullViolation => Rule::NotNull,
+            // PostgreSQL gives bounds of partitions the SQLSTATE of a CHECK, with a table and no constraint.
+            Kind::CheckViolation if constraint.is_none() && table.is_some() => Rule::Partitions,
+            Kind::CheckViolation => Rule::Check,
+            Kind::ExclusionViolation => Rule::Exclusion,
+            _ => {
+                let message = information.message();
+                Rule::Unnamed(QUOTABLE.iter().find(|known| message.starts_with(**known)).copied())
+            }
+        };
+        Refusal { rule, constraint, column: owned(information.column_name()), table }
+    }
+
+    /// Whether the error has a kind of its own, so that it is not one of the world's in a language that is not read here.
+    pub fn is_named(&self) -> bool {
+        !matches!(self.rule, Rule::Unnamed(_))
+    }
+
+    /// Whether the rule is of a kind that the schema document does not have and that no record is ever at fault for.
+    pub fn is_never_a_records_fault(&self) -> bool {
+        matches!(self.rule, Rule::ForeignKey | Rule::Partitions)
+    }
+
+    /// The remedy where good rows are refused.
+    pub fn remedy(&self) -> &'static str {
+        match self.rule {
+            Rule::NotNull => "give the column a default, or drop its NOT NULL",
+            Rule::Check => "correct the constraint, or drop it",
+            Rule::Unique | Rule::Exclusion => "drop it, as events may repeat its values",
+            Rule::ForeignKey => "drop it, or fill the table that it refers to",
+            Rule::Partitions => "create the partition that is missing",
+            Rule::Unnamed(_) => {
+                "look at PostgreSQL's own log, and at the table's triggers, types and indexes"
+            }
+        }
+    }
+}
+
+/// `CHECK constraint sound of table clone_failed_events`.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.rule {
+            Rule::Unique => "unique index",
+            Rule::ForeignKey => "foreign key",
+            Rule::NotNull => "NOT NULL",
+            Rule::Check => "CHECK constraint",
+            Rule::Exclusion => "exclusion constraint",
+            Rule::Partitions => "no partition for the row",
+            Rule::Unnamed(Some(words)) => words,
+            Rule::Unnamed(None) => "an error that only PostgreSQL's own log explains",
+        })?;
+        if let Some(constraint) = &self.constraint {
+            write!(f, " {constraint}")?;
+        }
+        if let Some(column) = &self.column {
+            write!(f, " of column {column}")?;
+        }
+        if let Some(table) = &self.table {
+            write!(f, " of table {table}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What PostgreSQL says to each further statement after one of its transaction has failed.
@@ -31,87 +145,142 @@ impl Fault {
     pub(super) fn cause(faults: Vec<Fault>) -> Option<Fault> {
         faults.into_iter().min_by_key(|fault| match fault {
             Fault::Fenced => 0,
-            Fault::Refused { .. } => 1,
-            Fault::Unavailable(text) => {
-                if text.contains(ABORTED) {
-                    3
-                } else {
-                    2
-                }
-            }
+            Fault::Refused(_) => 1,
+            Fault::Busy(text) if text.contains(ABORTED) => 3,
+            _ => 2,
         })
+    }
+
+    /// The same, with the table whose statement it came from where the error names none.
+    pub(super) fn on(self, table: &str) -> Fault {
+        match self {
+            Fault::Refused(Refusal { rule, constraint, column, table: None }) => {
+                Fault::Refused(Refusal { rule, constraint, column, table: Some(table.to_owned()) })
+            }
+            other => other,
+        }
     }
 }
 
-/// How PostgreSQL's messages begin for which Diesel knows no kind and no row is at fault. SQLSTATEs are lost on
-/// the way, so `connect` asks for English. Beginnings, not parts: a trigger that refuses a row may say anything.
-const OF_THE_WORLD: &[&str] = &[
-    "deadlock detected",
-    "canceling statement due to",
-    "canceling authentication due to",
-    "could not obtain lock",
-    "terminating connection",
-    "the database system is",
-    "could not extend file",
-    "could not write",
-    "could not open",
-    "could not read",
-    "could not access",
-    "could not create",
-    "could not remove",
-    "could not rename",
-    "could not seek",
-    "could not stat",
-    "could not fsync",
-    "could not fdatasync",
-    "could not resize",
-    "could not map",
-    "could not load library",
-    "temporary file size exceeds",
-    "out of memory",
-    "out of shared memory",
-    "sorry, too many clients already",
-    "too many connections for",
-    "remaining connection slots are reserved",
-    "permission denied for",
-    "permission denied to",
-    "must be owner of",
-    ABORTED,
-    "cached plan must not change result type",
-    "database is not accepting commands",
-    "cannot assign TransactionIds",
-    "cache lookup failed for",
-    "tuple concurrently updated",
-    "tuple concurrently deleted",
-    "invalid page in block",
-    "missing chunk number",
-    "unexpected chunk number",
-    "unexpected data beyond EOF",
+/// Beginnings of messages for rows that quote no value of them.
+const QUOTABLE: &[&str] = &[
+    "value too long for type",
+    "smallint out of range",
+    "integer out of range",
+    "numeric field overflow",
+    "division by zero",
+    "index row size",
+    "index row requires",
+    "row is too big",
+    "invalid input syntax for type",
+    "invalid byte sequence for encoding",
+    "unsupported Unicode escape sequence",
+    "stack depth limit exceeded",
 ];
 
-/// The same for messages that begin with an object's kind and end with what is wrong with it.
-const OF_THE_WORLD_BETWEEN: &[(&str, &str)] = &[
-    ("relation \"", "does not exist"),
-    ("column ", "does not exist"),
-    ("schema \"", "does not exist"),
-    ("database \"", "does not exist"),
-    ("role \"", "does not exist"),
-    ("type \"", "does not exist"),
-    ("function ", "does not exist"),
-    ("operator does not exist", ""),
-    ("cannot execute ", "in a read-only transaction"),
-    ("cannot execute ", "during recovery"),
+/// Faults that are no row's.
+#[derive(Clone, Copy)]
+enum World {
+    TooLarge,
+    Drifted,
+    Busy,
+    Unavailable,
+}
+
+/// How PostgreSQL's messages begin for which Diesel knows no kind and no row is at fault. `connect` asks for English.
+/// Beginnings, not parts: a trigger that refuses a row may say anything. The first that fits counts.
+const OF_THE_WORLD: &[(&str, World)] = &[
+    ("canceling statement due to statement timeout", World::TooLarge),
+    ("terminating connection due to transaction timeout", World::TooLarge),
+    ("temporary file size exceeds", World::TooLarge),
+    ("out of memory", World::TooLarge),
+    ("out of shared memory", World::TooLarge),
+    ("invalid memory alloc request size", World::TooLarge),
+    ("array size exceeds", World::TooLarge),
+    ("permission denied for", World::Drifted),
+    ("permission denied to", World::Drifted),
+    ("must be owner of", World::Drifted),
+    ("there is no unique or exclusion constraint", World::Drifted),
+    ("canceling authentication due to", World::Unavailable),
+    ("terminating connection", World::Unavailable),
+    ("the database system is", World::Unavailable),
+    ("could not extend file", World::Unavailable),
+    ("could not write", World::Unavailable),
+    ("could not fsync", World::Unavailable),
+    ("could not fdatasync", World::Unavailable),
+    ("sorry, too many clients already", World::Unavailable),
+    ("too many connections for", World::Unavailable),
+    ("remaining connection slots are reserved", World::Unavailable),
+    ("database is not accepting commands", World::Unavailable),
+    ("cannot assign TransactionIds", World::Unavailable),
+    ("canceling statement due to", World::Busy),
+    ("deadlock detected", World::Busy),
+    ("could not obtain lock", World::Busy),
+    ("could not open", World::Busy),
+    ("could not read", World::Busy),
+    ("could not access", World::Busy),
+    ("could not create", World::Busy),
+    ("could not remove", World::Busy),
+    ("could not rename", World::Busy),
+    ("could not seek", World::Busy),
+    ("could not stat", World::Busy),
+    ("could not resize", World::Busy),
+    ("could not map", World::Busy),
+    ("could not load library", World::Busy),
+    ("could not connect to", World::Busy),
+    ("could not establish connection", World::Busy),
+    (ABORTED, World::Busy),
+    ("cached plan must not change result type", World::Busy),
+    ("cache lookup failed for", World::Busy),
+    ("tuple concurrently updated", World::Busy),
+    ("tuple concurrently deleted", World::Busy),
+    ("invalid page in block", World::Busy),
+    ("missing chunk number", World::Busy),
+    ("unexpected chunk number", World::Busy),
+    ("unexpected data beyond EOF", World::Busy),
+    // a pooler that mixes sessions up
+    ("prepared statement", World::Busy),
+    ("unnamed prepared statement", World::Busy),
+    ("bind message supplies", World::Busy),
+    ("bind message has", World::Busy),
+    ("incorrect binary data format in bind parameter", World::Busy),
+    ("insufficient data left in message", World::Busy),
 ];
 
-/// What the message of an unnamed kind says is wrong with the world, in words of this program's own.
-fn of_the_world(message: &str) -> Option<String> {
-    if let Some(known) = OF_THE_WORLD.iter().find(|known| message.starts_with(**known)) {
-        return Some((*known).to_owned());
+/// The same for messages that begin with an object's kind and go on with what is wrong with it.
+const OF_THE_WORLD_BETWEEN: &[(&str, &str, World)] = &[
+    ("relation \"", "does not exist", World::Drifted),
+    ("column ", "does not exist", World::Drifted),
+    ("column \"", "is of type", World::Drifted),
+    ("schema \"", "does not exist", World::Drifted),
+    ("database \"", "does not exist", World::Drifted),
+    ("role \"", "does not exist", World::Drifted),
+    ("type \"", "does not exist", World::Drifted),
+    ("function ", "does not exist", World::Drifted),
+    ("operator does not exist", "", World::Drifted),
+    ("cannot execute ", "in a read-only transaction", World::Unavailable),
+    ("cannot execute ", "during recovery", World::Unavailable),
+];
+
+/// What the message of an unnamed kind says is wrong with the world, in words that quote nothing but names.
+fn of_the_world(message: &str) -> Option<(String, World)> {
+    if let Some((known, world)) = OF_THE_WORLD.iter().find(|(known, _)| message.starts_with(known)) {
+        return Some(((*known).to_owned(), *world));
     }
-    let (begin, end) = OF_THE_WORLD_BETWEEN
+    let (begin, end, world) = OF_THE_WORLD_BETWEEN
         .iter()
-        .find(|(begin, end)| message.starts_with(begin) && message.ends_with(end))?;
-    Some(format!("{} ... {end}", begin.trim_end_matches([' ', '"'])))
+        .find(|(begin, end, _)| message.strip_prefix(begin).is_some_and(|rest| rest.contains(end)))?;
+    let name = named_column(message).map(|name| format!(" {name}")).unwrap_or_default();
+    Some((format!("{}{name} {end}", begin.trim_end_matches([' ', '"'])).trim_end().to_owned(), *world))
+}
+
+/// The column that a message names with one of this program's tables, where it looks like a name.
+fn named_column(message: &str) -> Option<&str> {
+    let (column, rest) = message.strip_prefix("column \"")?.split_once('"')?;
+    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    let known = super::rights::tables().any(|table| rest.contains(&format!("\"{table}\"")));
+    (known && column.starts_with(plain) && column.chars().all(|c| plain(c) || c.is_ascii_digit()))
+        .then_some(column)
 }
 
 /// What `migrate` says where its connection is refused or gets no answer.
@@ -143,72 +312,116 @@ pub fn passes(error: &anyhow::Error) -> bool {
 impl From<Error> for Fault {
     fn from(error: Error) -> Fault {
         use DatabaseErrorKind as Kind;
-        let Error::DatabaseError(kind, information) = &error else {
-            return Fault::Unavailable(describe(&error));
+        let (kind, information) = match &error {
+            Error::DatabaseError(kind, information) => (kind, information),
+            // a column whose type is another one: the driver's words, which name types
+            Error::DeserializationError(_) => return Fault::Drifted(format!("PostgreSQL: {error}")),
+            _ => return Fault::Unavailable(format!("PostgreSQL: {error}")),
         };
+        let message = information.message();
         match kind {
             Kind::UniqueViolation
             | Kind::ForeignKeyViolation
             | Kind::NotNullViolation
             | Kind::CheckViolation
             | Kind::ExclusionViolation
-            | Kind::RestrictViolation => {
-                let named = [
-                    ("table", information.table_name()),
-                    ("column", information.column_name()),
-                    ("constraint", information.constraint_name()),
-                ];
-                let named: Vec<String> = named
-                    .into_iter()
-                    .filter_map(|(what, name)| name.map(|name| format!("{what} {name}")))
-                    .collect();
-                // a trigger may raise one without a name
-                let of = if named.is_empty() { String::new() } else { format!(" of {}", named.join(", ")) };
-                Fault::Refused { message: format!("{kind:?}{of}"), certain: true }
+            | Kind::RestrictViolation => Fault::Refused(Refusal::new(kind, information.as_ref())),
+            // the driver's words on a value that is too long for its protocol, and on the connection
+            Kind::UnableToSendCommand if message.starts_with("error serializing parameter") => {
+                Fault::TooLarge(format!("PostgreSQL: {message}"))
             }
-            Kind::Unknown if of_the_world(information.message()).is_none() => {
-                Fault::Refused { message: "see PostgreSQL's own log".into(), certain: false }
+            Kind::UnableToSendCommand | Kind::ClosedConnection => {
+                Fault::Unavailable(format!("PostgreSQL: {message}"))
             }
-            _ => Fault::Unavailable(describe(&error)),
+            Kind::ReadOnlyTransaction => Fault::Unavailable("PostgreSQL takes no writes (read-only)".into()),
+            Kind::Unknown => match of_the_world(message) {
+                None => Fault::Refused(Refusal::new(kind, information.as_ref())),
+                Some((words, world)) => {
+                    let text = format!("PostgreSQL: {words}{}", named_table(message));
+                    match world {
+                        World::TooLarge => Fault::TooLarge(text),
+                        World::Drifted => Fault::Drifted(text),
+                        World::Busy => Fault::Busy(text),
+                        World::Unavailable => Fault::Unavailable(text),
+                    }
+                }
+            },
+            kind => Fault::Busy(format!("PostgreSQL: {kind:?}")),
         }
     }
 }
 
-/// An error for the log. A message of PostgreSQL's may quote a row, as a trigger's may say anything: of those with no
-/// kind only what is known beforehand is told, and the table that is named, if any.
-fn describe(error: &Error) -> String {
-    use DatabaseErrorKind as Kind;
-    let (kind, information) = match error {
-        Error::DatabaseError(kind, information) => (kind, information),
-        // such as a value that cannot be decoded: the driver's words, which name types
-        other => return format!("PostgreSQL: {other}"),
-    };
-    let message = information.message();
-    match kind {
-        // the driver's words, on the connection
-        Kind::UnableToSendCommand | Kind::ClosedConnection => format!("PostgreSQL: {message}"),
-        Kind::Unknown => {
-            let known = of_the_world(message).unwrap_or_else(|| "see its own log".to_owned());
-            let table = super::rights::tables().find(|table| message.contains(table));
-            let table = table.map(|table| format!(" ({table})")).unwrap_or_default();
-            format!("PostgreSQL: {known}{table}")
-        }
-        kind => format!("PostgreSQL: {kind:?}"),
-    }
+/// The table of this program's that a message names, if any. More of a message is not told: it may quote a row, as a
+/// trigger's may say anything.
+fn named_table(message: &str) -> String {
+    let table = super::rights::tables().find(|table| message.contains(table));
+    table.map(|table| format!(" ({table})")).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refusal(rule: Rule, names: [Option<&str>; 3]) -> Refusal {
+        let [constraint, column, table] = names.map(|name| name.map(str::to_owned));
+        Refusal { rule, constraint, column, table }
+    }
+
     #[test]
     fn of_several_faults_the_one_counts_that_the_others_follow_from() {
-        let refused = Fault::Refused { message: "a row".into(), certain: true };
-        let aborted = || Fault::Unavailable(format!("PostgreSQL: {ABORTED}"));
+        let refused = Fault::Refused(refusal(Rule::Check, [None; 3]));
+        let aborted = || Fault::Busy(format!("PostgreSQL: {ABORTED}"));
         let away = || Fault::Unavailable("PostgreSQL: connection closed".into());
         assert_eq!(Fault::cause(vec![]), None);
         assert_eq!(Fault::cause(vec![aborted(), refused.clone(), aborted()]), Some(refused.clone()));
         assert_eq!(Fault::cause(vec![refused, Fault::Fenced]), Some(Fault::Fenced));
         assert_eq!(Fault::cause(vec![aborted(), away()]), Some(away()));
+    }
+
+    #[test]
+    fn a_refusal_names_constraint_column_and_table() {
+        for (rule, names, text) in [
+            (
+                Rule::Check,
+                [Some("sound"), None, Some("call_log")],
+                "CHECK constraint sound of table call_log",
+            ),
+            (
+                Rule::NotNull,
+                [None, Some("tenant_id"), Some("call_log")],
+                "NOT NULL of column tenant_id of table call_log",
+            ),
+            (Rule::Partitions, [None, None, Some("call_log")], "no partition for the row of table call_log"),
+            (Rule::Unnamed(Some("division by zero")), [None; 3], "division by zero"),
+        ] {
+            assert_eq!(refusal(rule, names).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_table_of_the_statement_is_named_where_the_error_names_none() {
+        let unnamed = Fault::Refused(refusal(Rule::Unnamed(None), [None; 3]));
+        assert!(unnamed.on("call_log").to_string().ends_with(" of table call_log"));
+        let named = Fault::Refused(refusal(Rule::Check, [Some("c"), None, Some("call_log")]));
+        assert_eq!(named.clone().on("voice_clone_log"), named);
+    }
+
+    #[test]
+    fn a_message_is_told_only_as_far_as_it_is_known_to_quote_nothing() {
+        let told = |message: &str| of_the_world(message).map(|(text, _)| text);
+        assert_eq!(told("the account of +15550100 does not exist"), None);
+        assert_eq!(
+            told("could not connect to server \"crm\" for +15550100").unwrap(),
+            "could not connect to"
+        );
+        assert_eq!(
+            told("column \"tenant_id\" of relation \"call_log\" does not exist").unwrap(),
+            "column tenant_id does not exist"
+        );
+        assert_eq!(
+            told("column \"15550100\" of relation \"call_log\" does not exist").unwrap(),
+            "column does not exist"
+        );
+        assert_eq!(told("relation \"public.callers\" does not exist").unwrap(), "relation does not exist");
     }
 }

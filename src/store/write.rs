@@ -5,6 +5,8 @@ mod calls;
 mod facts;
 mod mappings;
 mod merged;
+mod newest;
+mod rehearsal;
 mod voices;
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use diesel::connection::CacheSize;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::Uuid as SqlUuid;
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
 use super::dead_letters::{self, DeadLetter};
@@ -23,6 +25,8 @@ use super::{Fault, Store};
 use crate::event::Time;
 use crate::fold::Latest;
 use crate::plan::Plan;
+
+pub use rehearsal::Rehearsal;
 
 /// What a write did with a row; of several writes the greatest counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +100,7 @@ impl Store {
                 let target = Target { connection, habits: &self.habits, tells: mode != Mode::Live };
                 let written = write_all(target, plan, dead_letters, advances).await?;
                 if mode == Mode::Rehearse {
+                    rehearsal::check_deferred(connection).await?;
                     rehearsed = Some(written);
                     return Err(Fault::from(diesel::result::Error::RollbackTransaction));
                 }
@@ -106,12 +111,25 @@ impl Store {
             return Ok(written);
         }
         if result.is_err() {
-            // A table may have been altered under the connection's prepared statements: new ones are prepared.
-            connection.set_prepared_statement_cache_size(CacheSize::Disabled);
-            connection.set_prepared_statement_cache_size(CacheSize::Unbounded);
+            forget_statements(&mut connection);
         }
         result
     }
+}
+
+/// A table may have been altered under the connection's prepared statements: new ones are prepared.
+fn forget_statements(connection: &mut AsyncPgConnection) {
+    connection.set_prepared_statement_cache_size(CacheSize::Disabled);
+    connection.set_prepared_statement_cache_size(CacheSize::Unbounded);
+}
+
+/// A lock that somebody holds on one table must not hold up the others' partitions: the transaction fails, and is split.
+/// Above `deadlock_timeout` (1 s), after which PostgreSQL finds a deadlock. It is the first statement on its way, as a
+/// table's lock is waited for by the preparation of the statements already.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+
+async fn limit_lock_waits(connection: &AsyncPgConnection) -> Result<(), Fault> {
+    Ok((&mut &*connection).batch_execute(LOCK_TIMEOUT).await?)
 }
 
 /// What the writes of a transaction share.
@@ -132,7 +150,8 @@ async fn write_all(
     dead_letters: &[DeadLetter<'_>],
     advances: &[Advance],
 ) -> Result<Written, Fault> {
-    let (advanced, ready, failed, clone_log, voices, calls, mappings, diverted) = futures_util::join!(
+    let (limited, advanced, ready, failed, clone_log, voices, calls, mappings, diverted) = futures_util::join!(
+        limit_lock_waits(target.connection),
         offsets::advance(target.connection, advances),
         facts::write_ready(target, plan),
         facts::write_failed(target, plan),
@@ -143,16 +162,24 @@ async fn write_all(
         dead_letters::insert(target.connection, dead_letters),
     );
     let mut written = Written::default();
-    let mut faults: Vec<Fault> = advanced.err().into_iter().collect();
-    for done in [ready, failed, clone_log, voices, calls, mappings] {
+    let mut faults: Vec<Fault> = limited.err().into_iter().collect();
+    faults.extend(advanced.err().map(|fault| fault.on("consumer_offsets")));
+    for (table, done) in [
+        ("clone_ready_events", ready),
+        ("clone_failed_events", failed),
+        ("voice_clone_log", clone_log),
+        ("clone_transfer_events", voices),
+        ("call_log", calls),
+        ("caller_voice_mapping", mappings),
+    ] {
         match done {
             Ok(done) => written.add(done),
-            Err(fault) => faults.push(fault),
+            Err(fault) => faults.push(fault.on(table)),
         }
     }
     match diverted {
         Ok(count) => written.dead_letters = count,
-        Err(fault) => faults.push(fault),
+        Err(fault) => faults.push(fault.on("dead_letters")),
     }
     Fault::cause(faults).map_or(Ok(written), Err)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::event::Limits;
-use voiceclone_events::ingest::{Ingest, Positions, Stop};
+use voiceclone_events::ingest::{Ingest, Memory, Positions, Stop};
 use voiceclone_events::record::{Record, Topic};
 use voiceclone_events::store::write::{Mode, Written};
 use voiceclone_events::store::{Store, connect, migrate};
@@ -42,6 +42,7 @@ fn ingest_with(url: &str, further: &[(&str, &str)]) -> Ingest {
         group: None,
         dead_letter_limit: 10_000,
         mode: Mode::Live,
+        memory: Memory::default(),
     }
 }
 

@@ -200,19 +200,23 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
             Column::BigInts(voices.values().map(|voice| voice.transfers).collect()),
             Column::optional_times(voices.values().map(|voice| voice.last_transferred_at)),
         ]);
-        let rows: Vec<(String, i64, At)> = lock.load(&mut &*connection).await?;
+        let rows = lock.load(&mut &*connection).await.map_err(|error| Fault::from(error).on("voices"));
+        let rows: Vec<(String, i64, At)> = rows?;
         locked.extend(rows.into_iter().map(|(voice, transfers, last)| {
             (voice, Voice { transfers, last_transferred_at: last.map(from_timestamp) })
         }));
     }
     let of = |voice: &str| locked.get(voice).copied().unwrap_or_default();
     let theirs: Vec<Voice> = cached.iter().map(|(_, row)| of(&row.cloned_voice_id)).collect();
-    written.add(upsert::<UpsertCache, _>(target, &cache_table, &cached, of_voices(&theirs)).await?);
+    let cache_fault = |fault: Fault| fault.on(cache_table.name);
+    let rows = upsert::<UpsertCache, _>(target, &cache_table, &cached, of_voices(&theirs)).await;
+    written.add(rows.map_err(cache_fault)?);
     if !transferred.is_empty() {
         let theirs: Vec<Voice> = transferred.iter().map(|voice| of(voice)).collect();
         let mut columns = vec![Column::texts(transferred.into_iter())];
         columns.extend(of_voices(&theirs));
-        let touched: Vec<Uuid> = Unnest::<TouchCache>::new(columns).get_result(&mut &*connection).await?;
+        let touched = Unnest::<TouchCache>::new(columns).get_result(&mut &*connection).await;
+        let touched: Vec<Uuid> = touched.map_err(|error| cache_fault(error.into()))?;
         if target.tells {
             written.note(cache_table.name, touched, Did::Changed);
         }

@@ -1,0 +1,187 @@
+//! Records to what is written of them: a plan of rows, dead letters, and the positions behind them. No I/O, no clock.
+
+use std::collections::BTreeMap;
+
+use super::Ingest;
+use crate::event::{Event, Time, Unusable, decode};
+use crate::plan::Plan;
+use crate::record::{Record, Topic, TopicPartition};
+use crate::store::dead_letters::DeadLetter;
+use crate::store::offsets::{Advance, Position};
+
+/// Records of one partition that are written in one transaction.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a, 'r> {
+    pub key: TopicPartition,
+    /// The stored position.
+    pub from: Position,
+    /// The offset to store.
+    pub to_offset: i64,
+    /// Whether these are the last records of their batch: only then does the limit of dead letters stop the partition,
+    /// as the batch in which it is reached still lands (contract, section 6).
+    pub completes: bool,
+    /// In offset order. There may be none: then only the offset moves.
+    pub records: &'r [&'a Record],
+}
+
+impl<'a, 'r> Part<'a, 'r> {
+    /// The records from the first to before the end, as a part of their own.
+    pub fn piece(&self, first: usize, end: usize) -> Part<'a, 'r> {
+        let last = end >= self.records.len();
+        let records = self.records.get(first..end).unwrap_or_default();
+        let to_offset = match records.last() {
+            Some(record) if !last => record.offset + 1,
+            _ => self.to_offset,
+        };
+        Part { to_offset, completes: self.completes && last, records, ..*self }
+    }
+
+    /// All in pieces of at most so many records.
+    pub fn pieces(&self, most: usize) -> Vec<Part<'a, 'r>> {
+        let most = most.max(1);
+        let count = self.records.len().div_ceil(most).max(1);
+        (0..count).map(|nth| self.piece(nth * most, self.records.len().min((nth + 1) * most))).collect()
+    }
+}
+
+/// Records that are found guilty, by offset.
+pub(super) type Rejected = BTreeMap<i64, Unusable>;
+
+/// What is written of records.
+pub(super) struct Prepared<'a> {
+    pub plan: Plan<'a>,
+    pub dead_letters: Vec<DeadLetter<'a>>,
+    pub advances: Vec<Advance>,
+    /// The positions once all of it has landed.
+    pub after: BTreeMap<TopicPartition, Position>,
+    /// The last record of each topic that makes a row.
+    pub good: BTreeMap<Topic, &'a Record>,
+}
+
+impl Ingest {
+    pub(super) fn prepare<'a>(&self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
+        let mut prepared = Prepared {
+            plan: Plan::default(),
+            dead_letters: Vec::new(),
+            advances: Vec::new(),
+            after: BTreeMap::new(),
+            good: BTreeMap::new(),
+        };
+        for part in parts {
+            let topic_name = self.topic_name(part.key.topic);
+            let mut dead_in_a_row = part.from.dead_in_a_row;
+            for record in part.records {
+                let outcome = self.outcome(record, rejected);
+                dead_in_a_row = counted(dead_in_a_row, outcome.is_ok(), self.dead_letter_limit);
+                match outcome {
+                    Ok((event, timestamp)) => {
+                        if makes_a_row(&event) {
+                            prepared.good.insert(part.key.topic, record);
+                        }
+                        prepared.plan.add(event, timestamp);
+                    }
+                    Err(unusable) => {
+                        let topic_name = topic_name.clone();
+                        prepared.dead_letters.push(DeadLetter { topic_name, record, unusable });
+                    }
+                }
+            }
+            let reached = part.completes && dead_in_a_row >= self.dead_letter_limit;
+            let stopped = part.from.stopped || reached;
+            let to = Position { next_offset: part.to_offset, dead_in_a_row, stopped, ..part.from };
+            prepared.after.insert(part.key, to);
+            if let Some(group) = &self.group {
+                prepared.advances.push(Advance {
+                    group: group.clone(),
+                    partition: (topic_name, part.key.partition),
+                    expected: part.from,
+                    to,
+                });
+            }
+        }
+        prepared
+    }
+
+    /// The event of a record with the record's timestamp, or why it cannot be used.
+    pub(super) fn outcome<'a>(
+        &self,
+        record: &'a Record,
+        rejected: &Rejected,
+    ) -> Result<(Event<'a>, Time), Unusable> {
+        if let Some(unusable) = rejected.get(&record.offset) {
+            return Err(unusable.clone());
+        }
+        let event = decode(record, self.limits)?;
+        // Decoding has checked the timestamp where the event needs it.
+        Ok((event, Time::from_record(record.timestamp).unwrap_or(Time::from_micros(0))))
+    }
+}
+
+/// Unusable records in a row behind a further record. Once the limit is reached the count stays there.
+fn counted(before: i64, usable: bool, limit: i64) -> i64 {
+    match before {
+        reached if reached >= limit => reached,
+        _ if usable => 0,
+        count => count + 1,
+    }
+}
+
+/// A delete may find no state, and makes no row then.
+fn makes_a_row(event: &Event<'_>) -> bool {
+    match event {
+        Event::Mapping(mapping) => mapping.state.is_some(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_begins_anew_with_a_usable_record_until_the_limit_is_reached() {
+        let count =
+            |outcomes: &str| outcomes.chars().fold(0, |before, outcome| counted(before, outcome == 'u', 3));
+        assert_eq!(count("ddudd"), 2);
+        assert_eq!(count("ddu"), 0);
+        assert_eq!(count("ddd"), 3);
+        assert_eq!(count("uddduud"), 3, "what follows does not take it back");
+    }
+
+    fn records(count: i64) -> Vec<Record> {
+        let record = |offset| Record {
+            topic: Topic::CloneFailed,
+            partition: 0,
+            offset: offset * 2,
+            timestamp: 0,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        };
+        (0..count).map(record).collect()
+    }
+
+    #[test]
+    fn pieces_end_behind_their_last_record_and_the_last_one_where_the_batch_does() {
+        let records = records(5);
+        let records: Vec<&Record> = records.iter().collect();
+        let part = Part {
+            key: TopicPartition::new(Topic::CloneFailed, 0),
+            from: Position::at(0, None),
+            to_offset: 20,
+            completes: true,
+            records: &records,
+        };
+        let ends = |most| -> Vec<(usize, i64, bool)> {
+            part.pieces(most)
+                .iter()
+                .map(|piece| (piece.records.len(), piece.to_offset, piece.completes))
+                .collect()
+        };
+        assert_eq!(ends(2), [(2, 3, false), (2, 7, false), (1, 20, true)]);
+        assert_eq!(ends(100), [(5, 20, true)]);
+        let empty = Part { records: &[], ..part };
+        assert_eq!(empty.pieces(2).len(), 1, "the offset moves all the same");
+    }
+}

@@ -1,0 +1,64 @@
+//! Writes that are rolled back: a trial asks PostgreSQL with them whether it takes a record.
+
+use diesel::result::Error;
+use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+
+use super::super::{Fault, Pooled, Store, rights};
+use super::{Advance, Habits, Target, forget_statements, newest, write_all};
+use crate::event::Event;
+use crate::plan::Plan;
+use crate::record::Topic;
+
+/// One session for a trial.
+pub struct Rehearsal<'s> {
+    connection: Pooled<'s>,
+}
+
+impl Store {
+    /// A session for a trial.
+    pub async fn rehearsal(&self) -> Result<Rehearsal<'_>, Fault> {
+        Ok(Rehearsal { connection: self.connection().await? })
+    }
+}
+
+impl Rehearsal<'_> {
+    /// Writes the plans one after the other in one transaction, which is rolled back.
+    pub async fn write(&mut self, plans: &[Plan<'_>], advances: &[Advance]) -> Result<(), Fault> {
+        // The last batches say nothing of these rows: all are written, none is looked up first.
+        let habits = Habits::default();
+        let mut taken = false;
+        let result = self
+            .connection
+            .transaction::<(), Fault, _>(async |connection| {
+                let target = Target { connection, habits: &habits, tells: false };
+                let mut advances = advances;
+                for plan in plans {
+                    write_all(target, plan, &[], std::mem::take(&mut advances)).await?;
+                }
+                check_deferred(connection).await?;
+                taken = true;
+                Err(Fault::from(Error::RollbackTransaction))
+            })
+            .await;
+        if taken {
+            return Ok(());
+        }
+        forget_statements(&mut self.connection);
+        result
+    }
+
+    /// The event of the topic's newest stored row; `None` where the table is empty.
+    pub async fn newest(&mut self, topic: Topic) -> Result<Option<Event<'static>>, Fault> {
+        newest::newest(&mut self.connection, topic).await
+    }
+
+    /// Whether the server's error messages are in English, in which `fault` knows them.
+    pub async fn messages_are_english(&mut self) -> Result<bool, Fault> {
+        Ok(rights::messages_are_english(&mut self.connection).await?)
+    }
+}
+
+/// Has constraints and triggers that wait for the COMMIT checked now: a rollback would never meet them.
+pub(super) async fn check_deferred(connection: &mut AsyncPgConnection) -> Result<(), Fault> {
+    Ok(connection.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?)
+}
