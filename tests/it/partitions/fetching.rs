@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::support::cluster::FIRST;
 use crate::support::daemon::run_command;
+use crate::support::kafka::Kafka;
 use crate::support::left_out::{or_left_out, private_kafka, real_kafka};
-use crate::support::quota::limit_fetching;
+use crate::support::protocol::{allow_reading, deny_reading, limit_fetching};
 use crate::support::wait::{SOON, eventually_eq, holds};
 
 #[test]
@@ -100,6 +101,44 @@ fn the_daemon_creates_no_topic_though_the_broker_would() {
     });
     let letters = scene.topic("voiceclone.dead-letters");
     eventually_eq(SOON, "the published dead letters", 1, || scene.kafka.read_all(&letters).len());
+    assert_takes(&scene, &every_place(1), SOON);
+}
+
+#[test]
+fn a_topic_that_may_not_be_read_holds_up_no_other_and_is_read_once_it_may_be() {
+    let cluster = or_left_out!(cluster());
+    let scene = Scene::placed(cluster, |_| vec![vec![FIRST]; 2]);
+    let topic = scene.topic("clone.failed");
+    let others: Vec<Place> =
+        every_place(2).into_iter().filter(|(topic, _)| *topic != "clone.failed").collect();
+    let mut first = scene.daemon(&MEMBER);
+    assert_takes(&scene, &every_place(2), SOON);
+    deny_reading(&cluster.servers, &topic);
+    scene.kafka.send(good(&scene, ("clone.failed", 0), "denied"));
+    assert_takes(&scene, &others, SOON);
+    let mut second = scene.daemon(&MEMBER);
+    second.wait_ready(SOON);
+    assert_takes(&scene, &others, SOON);
+    let said = || [lines(&first, &["WARN", "ERROR"]), lines(&second, &["WARN", "ERROR"])].concat();
+    assert!(said().iter().any(|line| line.contains(&topic)), "no line names the topic: {:#?}", said());
+    allow_reading(&cluster.servers, &topic);
+    wait_for_rows(&scene, "clone.failed", "denied", 1, SOON * 2);
+    assert_takes(&scene, &every_place(2), SOON);
+    first.wait_ready(SOON);
+}
+
+#[test]
+fn partitions_added_to_a_topic_are_read_from_their_first_record() {
+    let mut scene = Scene::new(real_kafka!(), 1);
+    let _daemon = scene.daemon(&MEMBER);
+    assert_takes(&scene, &every_place(1), SOON);
+    let topic = scene.topic("clone.failed");
+    scene.kafka.add_partitions(&topic, 3);
+    scene.kafka = Kafka::at(&scene.servers); // a producer that knows them
+    eventually_eq(SOON, "the new partition to have a leader", true, || {
+        scene.kafka.leader(&topic, 2).is_some()
+    });
+    assert_takes(&scene, &[("clone.failed", 0), ("clone.failed", 1), ("clone.failed", 2)], SOON);
     assert_takes(&scene, &every_place(1), SOON);
 }
 

@@ -7,7 +7,7 @@
 //! - [`commits`]: the offsets that Kafka's own tools show;
 //! - [`limit`]: `DEAD_LETTER_LIMIT` and `dead-letters accept`;
 //! - [`fetching`]: batches that cannot be unpacked, quotas, topics that nobody may create, a thousand partitions;
-//! - [`readiness`]: `/readyz`;
+//! - [`readiness`]: what `/readyz` answers;
 //! - [`logs`]: how much is logged in an outage.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -60,7 +60,11 @@ type Place = (&'static str, i32);
 /// The cluster for tests that stop brokers of their own.
 fn cluster() -> Result<&'static Cluster, &'static str> {
     static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
-    CLUSTER.get_or_init(Cluster::start).as_ref().map_err(String::as_str)
+    let rights = [
+        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+        ("allow.everyone.if.no.acl.found", "true"),
+    ];
+    CLUSTER.get_or_init(|| Cluster::start(&rights)).as_ref().map_err(String::as_str)
 }
 
 /// Every partition of the topics that are read.

@@ -14,7 +14,8 @@ pub const FIRST: i32 = 1;
 /// A cluster of the first broker and of those that [`Cluster::another_broker`] starts; through [`Deref`] a client of it.
 /// Topics are created with [`Kafka::create_topic_on`], so that each test decides what its own broker leads.
 pub struct Cluster {
-    first: PrivateKafka,
+    /// The first broker.
+    pub first: PrivateKafka,
     controller: String,
     next: AtomicI32,
 }
@@ -36,15 +37,22 @@ pub struct Broker {
 }
 
 impl Cluster {
-    /// Starts the first broker. The error says what is missing for it on this machine.
-    pub fn start() -> Result<Cluster, String> {
+    /// Starts the first broker, with settings of its own besides those that all have; `{quorum}` in them stands for the
+    /// controller's address. The error says what is missing for it on this machine.
+    pub fn start(settings: &[(&str, &str)]) -> Result<Cluster, String> {
         let controller = format!("127.0.0.1:{}", free_port());
         let listeners = format!("PLAINTEXT://127.0.0.1:{{port}},CONTROLLER://{controller}");
-        let first = PrivateKafka::start(&[
-            ("node.id", &FIRST.to_string()),
-            ("controller.quorum.voters", &format!("{FIRST}@{controller}")),
-            ("listeners", &listeners),
-        ])?;
+        let quorum = format!("{FIRST}@{controller}");
+        let ours = [
+            ("node.id", "1"),
+            ("controller.quorum.voters", quorum.as_str()),
+            ("listeners", listeners.as_str()),
+        ];
+        let settings = ours.iter().chain(settings);
+        let settings: Vec<_> =
+            settings.map(|(name, value)| (*name, value.replace("{quorum}", &controller))).collect();
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let first = PrivateKafka::start(&settings)?;
         // The groups' offsets stay on the broker that is never stopped.
         first.create_topic_on("__consumer_offsets", &[&[FIRST]], &[("cleanup.policy", "compact")]);
         Ok(Cluster { first, controller, next: AtomicI32::new(FIRST + 1) })
@@ -52,14 +60,20 @@ impl Cluster {
 
     /// Starts a further broker, which joins the cluster.
     pub fn another_broker(&self) -> Broker {
+        self.another_broker_with(&[])
+    }
+
+    /// The same with settings of its own.
+    pub fn another_broker_with(&self, settings: &[(&str, &str)]) -> Broker {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let process = PrivateKafka::start(&[
+        let (node, quorum) = (id.to_string(), format!("{FIRST}@{}", self.controller));
+        let ours = [
             ("process.roles", "broker"),
-            ("node.id", &id.to_string()),
-            ("controller.quorum.voters", &format!("{FIRST}@{}", self.controller)),
+            ("node.id", &node),
+            ("controller.quorum.voters", &quorum),
             ("listeners", "PLAINTEXT://127.0.0.1:{port}"),
-        ])
-        .unwrap();
+        ];
+        let process = PrivateKafka::start(&[&ours, settings].concat()).unwrap();
         eventually(SOON, &format!("broker {id} to be in the cluster"), || {
             let brokers = self.brokers();
             if brokers.contains(&id) { Ok(()) } else { Err(brokers) }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -57,6 +57,11 @@ impl Send {
     /// A record for this topic: no key, no value, no headers, the time of sending, and a partition chosen by the key.
     pub fn to(topic: &str) -> Send {
         Send { topic: topic.into(), ..Send::default() }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// Sets the partition.
@@ -185,6 +190,14 @@ impl Kafka {
             let led =
                 seen.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0).count();
             if led == partitions as usize { Ok(()) } else { Err(format!("{led} partitions with a leader")) }
+        });
+    }
+
+    /// Adds partitions to a topic, until it has so many.
+    pub fn add_partitions(&self, name: &str, partitions: i32) {
+        let to = NewPartitions::new(name, partitions as usize);
+        self.change(RDKafkaErrorCode::InvalidPartitions, |admin| {
+            block_on(admin.create_partitions([&to], &options()))
         });
     }
 
@@ -332,12 +345,15 @@ impl Kafka {
 
     /// The first offset of each partition of a topic that is still there, and the one after the last.
     pub fn watermarks(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
-        // A broker that has just been started may not lead its partitions yet.
-        let marks = |partition| {
-            let look = || self.ask(|client| client.fetch_watermarks(topic, partition, CALL));
-            (partition, eventually(SOON, "the first and the last offset", look))
-        };
+        let marks = |partition| (partition, self.partition_watermarks(topic, partition));
         self.partitions(topic).into_iter().map(marks).collect()
+    }
+
+    /// The same of one partition, where others may be without a leader.
+    pub fn partition_watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
+        // A broker that has just been started may not lead its partitions yet.
+        let look = || self.ask(|client| client.fetch_watermarks(topic, partition, CALL));
+        eventually(SOON, "the first and the last offset", look)
     }
 
     /// The offsets that a group has committed for a topic, by partition; those without one are left out.
@@ -592,6 +608,11 @@ log.segment.delete.delay.ms=1000
     /// Ends it at once, as a power cut does.
     pub fn kill(&mut self) {
         self.end(Signal::Kill);
+    }
+
+    /// Whether it was not stopped; it may be halted.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Its process id.

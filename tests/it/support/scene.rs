@@ -61,8 +61,13 @@ impl Scene {
 
     /// The same with topics that lie where `brokers` says: for each partition of a topic (without prefix) its replicas.
     pub fn placed(kafka: &Kafka, brokers: impl Fn(&str) -> Vec<Vec<i32>>) -> Scene {
+        Scene::placed_on(kafka, Database::new(), brokers)
+    }
+
+    /// The same with a database that is there.
+    pub fn placed_on(kafka: &Kafka, database: Database, brokers: impl Fn(&str) -> Vec<Vec<i32>>) -> Scene {
         let name = |topic: &str| OWN_TOPICS.into_iter().find(|name| topic.ends_with(name)).unwrap();
-        Scene::with(kafka, Database::new(), |kafka, topic| {
+        Scene::with(kafka, database, |kafka, topic| {
             let brokers = brokers(name(topic));
             kafka.create_topic_on(topic, &brokers.iter().map(Vec::as_slice).collect::<Vec<_>>(), CONFIGS);
         })
