@@ -12,6 +12,7 @@ mod histories;
 mod infrastructure;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
+mod partitions;
 mod poison;
 mod replay;
 mod rules;

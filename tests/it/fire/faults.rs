@@ -78,6 +78,22 @@ pub enum Fault {
     RestoreInPlace,
     /// The database restored beside the live one, and put in its place under the running instances.
     RestoreRenamed,
+    /// Records deleted under consumers that have not read them, as another session has the table locked.
+    DeletedUnread,
+    /// One broker of three away: some leaders move, and some partitions are without one.
+    BrokerAway,
+    /// A topic deleted, not to come again in this round.
+    TopicGone,
+    /// Two static members with one `KAFKA_GROUP_INSTANCE_ID`, of which the second ends.
+    Fenced,
+    /// A quota that lets the instances fetch little.
+    Quota,
+    /// A batch that unpacks to more than the instances take, and an operator's `skip`.
+    OversizeBatch,
+    /// So many bad records in a row that their partition stops, and an operator's `dead-letters accept`.
+    LimitReached,
+    /// PostgreSQL stopped, and instances killed and started meanwhile.
+    PostgresAwayMembersChange,
 }
 
 use Fault::*;
@@ -121,9 +137,21 @@ impl Fault {
     /// Of what PostgreSQL keeps.
     pub const OF_STORAGE: [Fault; 5] = [DiskFull, Dump, RestoreStopped, RestoreInPlace, RestoreRenamed];
 
+    /// Of one partition, one broker of three, or one client.
+    pub const PARTIAL: [Fault; 8] = [
+        DeletedUnread,
+        BrokerAway,
+        TopicGone,
+        Fenced,
+        Quota,
+        OversizeBatch,
+        LimitReached,
+        PostgresAwayMembersChange,
+    ];
+
     /// All kinds.
     pub fn all() -> Vec<Fault> {
-        [&Self::NEAR_POSTGRES[..], &Self::OF_KAFKA, &Self::OF_STORAGE].concat()
+        [&Self::NEAR_POSTGRES[..], &Self::OF_KAFKA, &Self::OF_STORAGE, &Self::PARTIAL].concat()
     }
 
     /// Those that need nothing, and last no longer than they strike.
@@ -143,6 +171,12 @@ impl Fault {
                 | RestoreRenamed
                 | DeadLetterTopicGone
                 | ExpiredTopicGone
+                | DeletedUnread
+                | BrokerAway
+                | TopicGone
+                | OversizeBatch
+                | LimitReached
+                | PostgresAwayMembersChange
         )
     }
 
@@ -188,6 +222,10 @@ pub enum Lasting {
     DiskFull,
     /// The topic is made.
     TopicGone(String),
+    /// The broker with this node id is started, or goes on where it was halted.
+    BrokerAway(i32),
+    /// The quota is lifted.
+    Quota,
 }
 
 impl Lasting {
@@ -198,7 +236,7 @@ impl Lasting {
 
     /// Whether the broker does not.
     pub fn stops_broker(&self) -> bool {
-        matches!(self, Lasting::BrokerDown | Lasting::BrokerHalted)
+        matches!(self, Lasting::BrokerDown | Lasting::BrokerHalted | Lasting::BrokerAway(_))
     }
 }
 
@@ -362,7 +400,7 @@ impl Stage {
                 self.last(4000, Lasting::DiskFull);
             }
             BrokerStopped | BrokerKilled => {
-                if let Some(broker) = &mut self.broker {
+                if let Some(broker) = self.broker() {
                     if fault == BrokerKilled {
                         broker.kill()
                     } else {
@@ -374,7 +412,7 @@ impl Stage {
                 }
             }
             BrokerHalted => {
-                if let Some(broker) = &mut self.broker {
+                if let Some(broker) = self.broker() {
                     broker.signal(Signal::Stop);
                     let millis = self.dice.pick(&[2000, 8000]);
                     self.last(millis, Lasting::BrokerHalted);
@@ -402,6 +440,14 @@ impl Stage {
             OffsetsReset | GroupDeleted => self.group_changed(fault == GroupDeleted),
             Dump => self.dump(),
             RestoreStopped | RestoreInPlace | RestoreRenamed => self.restore(fault),
+            DeletedUnread => self.deleted_unread(),
+            BrokerAway => self.broker_away(),
+            TopicGone => self.topic_gone(),
+            Fenced => self.fenced(),
+            Quota => self.quota(),
+            OversizeBatch => self.oversize_batch(),
+            LimitReached => self.limit_reached(),
+            PostgresAwayMembersChange => self.postgres_away_members_change(),
         }
     }
 
@@ -459,8 +505,8 @@ impl Stage {
                 proxy.set(Mode::Pass);
             }
             Lasting::PostgresDown => self.server.start_again(),
-            Lasting::BrokerDown => self.broker.as_mut().unwrap().start_again(),
-            Lasting::BrokerHalted => self.broker.as_mut().unwrap().signal(Signal::Cont),
+            Lasting::BrokerDown => self.broker().unwrap().start_again(),
+            Lasting::BrokerHalted => self.broker().unwrap().signal(Signal::Cont),
             // What needs a server that is away waits for it.
             Lasting::Timeouts if is_down(self, Lasting::stops_postgres) => {
                 self.round().lasting.push((due, Lasting::Timeouts));
@@ -481,10 +527,12 @@ impl Stage {
                 }
             }
             Lasting::TopicGone(topic) => self.create_topic(&topic),
+            Lasting::BrokerAway(id) => self.broker_back(id),
+            Lasting::Quota => self.limit_fetching(f64::MAX),
         }
     }
 
-    fn last(&mut self, millis: u64, lasting: Lasting) {
+    pub(super) fn last(&mut self, millis: u64, lasting: Lasting) {
         let due = Instant::now() + Duration::from_millis(millis);
         self.round().lasting.push((due, lasting));
     }
@@ -506,8 +554,16 @@ impl Stage {
         self.report.add(what, 1);
     }
 
-    fn forget_halt(&mut self, name: &str) {
+    pub(super) fn forget_halt(&mut self, name: &str) {
         self.round().lasting.retain(|(_, lasting)| *lasting != Lasting::Halted(name.to_owned()));
+    }
+
+    /// A topic that is read and was not deleted for good, without prefix.
+    pub(super) fn any_topic(&mut self) -> String {
+        let round = self.round();
+        let there: Vec<&str> =
+            TOPICS.into_iter().filter(|topic| !round.deleted.contains(&round.scene.topic(topic))).collect();
+        self.dice.pick(&there).to_owned()
     }
 
     fn any_running(&mut self) -> Option<usize> {
@@ -570,7 +626,7 @@ impl Stage {
     fn topic_anew(&mut self) {
         let with_more = self.dice.chance(300);
         let stopped = self.dice.chance(500);
-        let name = self.dice.pick(&TOPICS);
+        let name = self.any_topic();
         let gate = self.round().producer.gate();
         let held = gate.lock().unwrap();
         self.wait_until_consumed();
@@ -578,7 +634,7 @@ impl Stage {
             self.stop_instances();
         }
         let round = self.round();
-        let topic = round.scene.topic(name);
+        let topic = round.scene.topic(&name);
         let old = round.read(&topic);
         let marks = round.scene.kafka.watermarks(&topic);
         round.gone.extend(old);
@@ -633,9 +689,9 @@ impl Stage {
         // What comes now is not read before it is gone.
         self.round().producer.hold(false);
         self.pass(1500);
-        let name = self.dice.pick(&TOPICS);
+        let name = self.any_topic();
         let round = self.round();
-        let topic = round.scene.topic(name);
+        let topic = round.scene.topic(&name);
         let all = round.read(&topic);
         let marks = round.scene.kafka.watermarks(&topic);
         let group = &round.scene.group;
@@ -699,7 +755,7 @@ impl Stage {
         if delete {
             scene.kafka.delete_group(&scene.group);
         } else {
-            for topic in TOPICS.map(|topic| scene.topic(topic)) {
+            for topic in round.topics() {
                 let marks = scene.kafka.watermarks(&topic);
                 let mut to = Vec::new();
                 for (partition, (low, high)) in marks {

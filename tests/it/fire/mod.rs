@@ -4,6 +4,7 @@
 //!
 //! - [`stage`]: servers, instances, and what is known about a round;
 //! - [`faults`]: each kind of fault;
+//! - [`partial`]: those that strike one partition, one broker of three, or one client;
 //! - [`check`]: what must hold at the end of a round;
 //! - [`traffic`]: what is sent meanwhile;
 //! - [`found`]: what was found, each as a test that needs no luck.
@@ -17,6 +18,7 @@ mod check;
 mod dice;
 mod faults;
 mod found;
+mod partial;
 mod stage;
 mod traffic;
 
@@ -92,9 +94,25 @@ fn a_full_disk_and_a_database_restored_from_a_dump() {
     short(
         "a_full_disk_and_a_database_restored_from_a_dump",
         Some(real_kafka!()),
-        Needs { small_disk: true },
+        Needs { small_disk: true, ..Needs::default() },
         &[&Fault::OF_STORAGE[..], &[Fault::Killed]].concat(),
         &["log: batches kept and tried again"],
+    );
+}
+
+#[test]
+fn one_partition_one_broker_of_three_or_one_client_in_trouble() {
+    or_left_out!(crate::support::kafka::available());
+    short(
+        "one_partition_one_broker_of_three_or_one_client_in_trouble",
+        None,
+        Needs { cluster: true, ..Needs::default() },
+        &[&Fault::PARTIAL[..], &[Fault::BrokerAway]].concat(),
+        &[
+            "records deleted before they were read",
+            "records of batches too large to unpack",
+            "partitions stopped and accepted",
+        ],
     );
 }
 
@@ -111,7 +129,7 @@ fn soak() {
     let records: u64 = text("FIRE_RECORDS", "0").parse().unwrap();
     let command =
         format!("make soak DURATION={} SEED={} RECORDS={records}", text("FIRE_DURATION", "10m"), seed());
-    let mut stage = Stage::new("soak", seed(), &command, None, Needs { small_disk: true });
+    let mut stage = Stage::new("soak", seed(), &command, None, Needs { small_disk: true, cluster: true });
     let faults = Fault::all();
     let started = Instant::now();
     let pace = Pace { per_second: 8_000, most: 1_000_000, duplicates_per_mille: 1500, ahead: 30_000 };

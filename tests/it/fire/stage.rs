@@ -1,6 +1,6 @@
 //! The servers, the instances, and what is known about the round under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -10,6 +10,7 @@ use super::check::{self, Left, Verdict};
 use super::dice::Dice;
 use super::faults::Lasting;
 use super::traffic::{Pace, Producer};
+use crate::support::cluster::{Broker, Cluster, FIRST};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Kafka, PrivateKafka, Record};
 use crate::support::postgres::{Database, PrivateServer};
@@ -22,6 +23,11 @@ use crate::support::wait::{SOON, eventually};
 pub const ROLE: &str = "fire";
 /// See [`ROLE`].
 pub const PASSWORD: &str = "fire-secret-word";
+
+/// `DEAD_LETTER_LIMIT` of the instances.
+pub const DEAD_LETTER_LIMIT: &str = "100";
+/// The most that a batch may unpack to for the instances.
+const RECEIVE_MAX_BYTES: &str = "67108864";
 
 /// Partitions of each topic.
 const PARTITIONS: i32 = 4;
@@ -45,6 +51,8 @@ const SETTLED: Duration = Duration::from_secs(240);
 pub struct Needs {
     /// PostgreSQL on a disk that can be filled.
     pub small_disk: bool,
+    /// Three brokers, of which two may be away.
+    pub cluster: bool,
 }
 
 /// What was done and seen, as a table.
@@ -55,6 +63,12 @@ impl Report {
     /// Adds to a line.
     pub fn add(&mut self, what: &str, count: u64) {
         *self.0.entry(what.to_owned()).or_default() += count;
+    }
+
+    /// Keeps the greatest count of a line.
+    pub fn at_least(&mut self, what: &str, count: u64) {
+        let line = self.0.entry(what.to_owned()).or_default();
+        *line = count.max(*line);
     }
 
     /// Adds every line of another one.
@@ -89,8 +103,11 @@ pub struct Stage {
     started: Instant,
     /// Decides.
     pub dice: Dice,
-    /// The broker, where it is this stage's own.
-    pub broker: Option<PrivateKafka>,
+    broker: Option<PrivateKafka>,
+    /// The brokers, where there are three.
+    cluster: Option<Cluster>,
+    /// Those besides the first: the second has partitions that no other broker has.
+    pub further_brokers: Vec<Broker>,
     /// Between the instances and that broker.
     pub kafka_proxy: Option<Proxy>,
     kafka: Kafka,
@@ -133,6 +150,8 @@ pub struct Round {
     pub lost: Vec<(String, i32, Range<i64>)>,
     /// The same of the topics that the daemon writes.
     pub gone_output: Vec<Record>,
+    /// Topics that were deleted for good, as Kafka had them.
+    pub deleted: BTreeSet<String>,
     /// A dump that may still be restored.
     pub dump: Option<PathBuf>,
     /// When that was done: from when to when, in microseconds since 1970.
@@ -150,16 +169,16 @@ impl Stage {
             [("deadlock_timeout", "200ms"), ("max_wal_size", "256MB"), ("authentication_timeout", "12s")];
         let small = if needs.small_disk { PrivateServer::start_on_small_disk(&settings, 3000) } else { None };
         let server = small.unwrap_or_else(|| PrivateServer::start(&settings));
-        let (broker, kafka_proxy) = match kafka {
-            Some(_) => (None, None),
-            None => {
-                let (broker, proxy) = broker_behind_proxy();
-                (Some(broker), Some(proxy))
-            }
-        };
-        let kafka = Kafka::at(
-            &kafka.map_or_else(|| broker.as_ref().unwrap().servers.clone(), |kafka| kafka.servers.clone()),
-        );
+        let (mut broker, mut cluster, mut further_brokers, mut kafka_proxy) = (None, None, Vec::new(), None);
+        if needs.cluster {
+            let (three, further, proxy) = cluster_behind_proxy();
+            (cluster, further_brokers, kafka_proxy) = (Some(three), further, Some(proxy));
+        } else if kafka.is_none() {
+            let (one, proxy) = broker_behind_proxy();
+            (broker, kafka_proxy) = (Some(one), Some(proxy));
+        }
+        let own = broker.as_ref().or(cluster.as_ref().map(|cluster| &cluster.first));
+        let kafka = Kafka::at(&own.map_or_else(|| kafka.unwrap().servers.clone(), |own| own.servers.clone()));
         let maintenance = Database::on(&server);
         maintenance.run(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'"));
         drop(maintenance);
@@ -172,6 +191,8 @@ impl Stage {
             started: Instant::now(),
             dice: Dice::new(seed, 1),
             broker,
+            cluster,
+            further_brokers,
             kafka_proxy,
             kafka,
             server,
@@ -185,6 +206,11 @@ impl Stage {
             comparing: None,
             round: None,
         }
+    }
+
+    /// The broker, or the first of three, where it is this stage's own.
+    pub fn broker(&mut self) -> Option<&mut PrivateKafka> {
+        self.broker.as_mut().or(self.cluster.as_mut().map(|cluster| &mut cluster.first))
     }
 
     /// The round under way.
@@ -204,7 +230,14 @@ impl Stage {
         let database = Database::on(&self.server);
         let name = database.value("SELECT current_database()");
         database.run(&format!("ALTER DATABASE {name} OWNER TO {ROLE}"));
-        let scene = Scene::on(&self.kafka, database, PARTITIONS);
+        let scene = match self.further_brokers.as_slice() {
+            [second, third] => {
+                let (second, third) = (second.id, third.id);
+                let brokers = vec![vec![FIRST], vec![FIRST, third], vec![second], vec![third, FIRST]];
+                Scene::placed_on(&self.kafka, database, |_| brokers.clone())
+            }
+            _ => Scene::on(&self.kafka, database, PARTITIONS),
+        };
         let producer =
             Producer::start(&self.kafka.servers, &scene.prefix, self.seed * 1_000_003 + self.rounds, pace);
         self.round = Some(Round {
@@ -218,6 +251,7 @@ impl Stage {
             gone: Vec::new(),
             lost: Vec::new(),
             gone_output: Vec::new(),
+            deleted: BTreeSet::new(),
             dump: None,
             restores: Vec::new(),
         });
@@ -230,6 +264,11 @@ impl Stage {
 
     /// Starts one more instance.
     pub fn start_instance(&mut self) {
+        self.start_instance_with(&[]);
+    }
+
+    /// The same with further variables.
+    pub fn start_instance_with(&mut self, further: &[(&str, &str)]) {
         self.made += 1;
         self.report.add("instances started", 1);
         let name = format!("round-{}-instance-{}.log", self.rounds, self.made);
@@ -239,16 +278,20 @@ impl Stage {
         let servers = self.kafka_proxy.as_ref().map_or_else(|| self.kafka.servers.clone(), Proxy::address);
         let round = self.round.as_mut().expect("no round is under way");
         let url = format!("postgresql://{ROLE}:{PASSWORD}@{address}/{}", round.database);
-        let variables = round.scene.variables(&[
-            ("DATABASE_URL", &url),
+        let ours = [
+            ("DATABASE_URL", url.as_str()),
             ("KAFKA_BOOTSTRAP_SERVERS", &servers),
             ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
             ("KAFKA_HEARTBEAT_INTERVAL_MS", "1500"),
             ("KAFKA_RECONNECT_BACKOFF_MAX_MS", "1000"),
             ("EXPIRY_INTERVAL", "1s"),
             ("BATCH_MAX_RECORDS", batch),
+            // Reached only where a fault sends so many bad records in a row.
+            ("DEAD_LETTER_LIMIT", DEAD_LETTER_LIMIT),
+            ("KAFKA_RECEIVE_MESSAGE_MAX_BYTES", RECEIVE_MAX_BYTES),
             ("RUST_LOG", "info,voiceclone_events=debug,rdkafka=debug,librdkafka=debug"),
-        ]);
+        ];
+        let variables = round.scene.variables(&[&ours, further].concat());
         let daemon = Daemon::start_with_log(&["run", "--migrate"], &variables, Some(&log));
         round.instances.push(Instance { name, daemon, halted: false });
     }
@@ -355,7 +398,8 @@ impl Stage {
             })
             .collect();
         let (mut behind, mut unread) = (Vec::new(), 0);
-        for topic in TOPICS.map(|topic| scene.topic(topic)) {
+        for topic in self.round().topics() {
+            let scene = &self.round().scene;
             for (partition, (low, high)) in scene.kafka.watermarks(&topic) {
                 let stored = stored.get(&(topic.clone(), partition.to_string())).copied();
                 if stored != Some(high) {
@@ -413,8 +457,10 @@ impl Stage {
         if self.round().instances.is_empty() {
             self.start_instance();
         }
+        self.accept_dead_letters();
         self.wait_until_settled();
         self.look_after_instances();
+        self.look_at_lag_and_readiness();
         self.stop_instances();
         let drained = draining.elapsed();
         let lost = self.proxy.lost_commits() - self.lost_commits;
@@ -431,8 +477,9 @@ impl Stage {
         self.report.add("exact duplicates sent", round.producer.duplicates());
         let reading = Instant::now();
         let left = Left::read(&round, &self.logs, self.rounds);
-        for topic in TOPICS.iter().chain(&["clone.expired", "voiceclone.dead-letters"]) {
-            round.scene.kafka.delete_topic(&round.scene.topic(topic));
+        let written = ["clone.expired", "voiceclone.dead-letters"].map(|topic| round.scene.topic(topic));
+        for topic in round.topics().iter().chain(&written) {
+            round.scene.kafka.delete_topic(topic);
         }
         let sent = round.producer.sent();
         drop(round);
@@ -460,6 +507,36 @@ impl Stage {
             self.differences.len(),
             memory("VmRSS:"),
         );
+    }
+
+    /// Kafka's own lag of the group is 0, and every instance is ready.
+    fn look_at_lag_and_readiness(&mut self) {
+        let started = Instant::now();
+        loop {
+            let round = self.round();
+            let lag = |topic: String| {
+                let lag = round.scene.kafka.group_lag(&round.scene.group, &topic);
+                lag.into_iter()
+                    .filter(|(_, lag)| *lag != 0)
+                    .map(move |(of, lag)| format!("{topic} {of}: {lag}"))
+            };
+            let behind: Vec<String> = round.topics().into_iter().flat_map(lag).collect();
+            let ready = |instance: &Instance| match instance.daemon.try_http_get("/readyz") {
+                Ok((200, _)) => None,
+                other => Some(format!("{}: {other:?}", instance.name)),
+            };
+            let unready: Vec<String> = round.instances.iter().filter_map(ready).collect();
+            if behind.is_empty() && unready.is_empty() {
+                return;
+            }
+            if started.elapsed() > SOON {
+                self.difference(format!(
+                    "at the end of the round Kafka's lag is {behind:?}; not ready: {unready:?}"
+                ));
+                return;
+            }
+            self.pass(200);
+        }
     }
 
     /// Waits for what the last comparison found.
@@ -552,9 +629,45 @@ pub fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
     (broker.unwrap(), proxy)
 }
 
+/// Three brokers, of which the first tells its clients to come through the proxy, but for this process.
+fn cluster_behind_proxy() -> (Cluster, Vec<Broker>, Proxy) {
+    let (behind, front) = (free_port(), free_port());
+    let protocols =
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT");
+    let inside = ("inter.broker.listener.name", "PLAINTEXT");
+    let listeners =
+        format!("PLAINTEXT://127.0.0.1:{{port}},PROXIED://127.0.0.1:{behind},CONTROLLER://{{quorum}}");
+    let advertised = format!("PLAINTEXT://127.0.0.1:{{port}},PROXIED://127.0.0.1:{front}");
+    let cluster = Cluster::start(&[
+        ("listeners", &listeners),
+        ("advertised.listeners", &advertised),
+        protocols,
+        inside,
+    ]);
+    let cluster = cluster.unwrap();
+    let further = || {
+        // Clients that came through the proxy hear only of brokers with a listener of the same name.
+        let listeners = format!("PLAINTEXT://127.0.0.1:{{port}},PROXIED://127.0.0.1:{}", free_port());
+        let settings =
+            [("listeners", listeners.as_str()), ("advertised.listeners", &listeners), protocols, inside];
+        cluster.another_broker_with(&settings)
+    };
+    let further = vec![further(), further()];
+    (cluster, further, Proxy::on(front, &format!("127.0.0.1:{behind}")))
+}
+
 impl Round {
+    /// The topics that are read and were not deleted for good, as Kafka has them.
+    pub fn topics(&self) -> Vec<String> {
+        let all = TOPICS.iter().map(|topic| self.scene.topic(topic));
+        all.filter(|topic| !self.deleted.contains(topic)).collect()
+    }
+
     /// What a topic holds now that counts: all but what was deleted unread.
     pub fn read(&self, topic: &str) -> Vec<Record> {
+        if self.deleted.contains(topic) {
+            return Vec::new();
+        }
         let mut records = self.scene.kafka.read_all(topic);
         records.retain(|record| {
             !self.lost.iter().any(|(topic, partition, offsets)| {

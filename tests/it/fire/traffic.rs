@@ -1,6 +1,7 @@
 //! What is sent while the faults strike: the program's own disordered traffic, exact duplicates of earlier records,
 //! events that collide on few keys, clones that live for seconds, and bytes that are no event at all.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -48,6 +49,10 @@ struct Counts {
     hold: AtomicBool,
     sent: AtomicU64,
     duplicates: AtomicU64,
+    /// Topics, as Kafka has them, to which nothing is sent.
+    without: Mutex<BTreeSet<String>>,
+    /// The partitions to which all is sent, where not every one has a leader.
+    only: Mutex<Vec<i32>>,
 }
 
 impl Producer {
@@ -74,6 +79,16 @@ impl Producer {
     /// Lets it send no more, or go on.
     pub fn hold(&self, hold: bool) {
         self.counts.hold.store(hold, Ordering::Relaxed);
+    }
+
+    /// Lets it send nothing more to a topic.
+    pub fn leave_out(&self, topic: &str) {
+        self.counts.without.lock().unwrap().insert(topic.to_owned());
+    }
+
+    /// Lets it send to these partitions alone; to all, where there are none.
+    pub fn send_only_to(&self, partitions: &[i32]) {
+        *self.counts.only.lock().unwrap() = partitions.to_vec();
     }
 
     /// How many records it has sent.
@@ -158,7 +173,9 @@ impl Sender {
                 }
             }
             let count = sends.len() as u64;
-            let open = self.gate.lock().unwrap();
+            let gate = Arc::clone(&self.gate);
+            let open = gate.lock().unwrap();
+            let sends = self.where_they_may_go(sends);
             self.kafka.send_all(sends);
             drop(open);
             let sent = self.counts.sent.fetch_add(count, Ordering::Relaxed) + count;
@@ -168,6 +185,16 @@ impl Sender {
                     .clamp(Duration::from_millis(2), Duration::from_millis(500)),
             );
         }
+    }
+
+    fn where_they_may_go(&mut self, mut sends: Vec<Send>) -> Vec<Send> {
+        let without = self.counts.without.lock().unwrap();
+        sends.retain(|send| !without.contains(send.topic()));
+        let only = self.counts.only.lock().unwrap();
+        if only.is_empty() {
+            return sends;
+        }
+        sends.into_iter().map(|send| send.partition(self.dice.pick(&only))).collect()
     }
 
     /// The program's own traffic; every second clone lives for seconds. In odd waves those have ended long ago, in

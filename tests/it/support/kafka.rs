@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -57,6 +57,11 @@ impl Send {
     /// A record for this topic: no key, no value, no headers, the time of sending, and a partition chosen by the key.
     pub fn to(topic: &str) -> Send {
         Send { topic: topic.into(), ..Send::default() }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// Sets the partition.
@@ -153,7 +158,26 @@ impl Kafka {
 
     /// Creates a topic and waits until it can be used. `configs` are settings of the topic, `cleanup.policy` for one.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        self.create(NewTopic::new(name, partitions, TopicReplication::Fixed(1)), partitions, configs);
+    }
+
+    /// The same for a topic whose partitions lie on these brokers: the first of each is the preferred leader.
+    pub fn create_topic_on<'a>(
+        &self,
+        name: &'a str,
+        brokers: &'a [&'a [i32]],
+        configs: &[(&'a str, &'a str)],
+    ) {
+        let partitions = i32::try_from(brokers.len()).unwrap();
+        self.create(
+            NewTopic::new(name, partitions, TopicReplication::Variable(brokers)),
+            partitions,
+            configs,
+        );
+    }
+
+    fn create<'a>(&self, mut topic: NewTopic<'a>, partitions: i32, configs: &[(&'a str, &'a str)]) {
+        let name = topic.name;
         for (setting, value) in configs {
             topic = topic.set(setting, value);
         }
@@ -167,6 +191,34 @@ impl Kafka {
                 seen.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0).count();
             if led == partitions as usize { Ok(()) } else { Err(format!("{led} partitions with a leader")) }
         });
+    }
+
+    /// Adds partitions to a topic, until it has so many.
+    pub fn add_partitions(&self, name: &str, partitions: i32) {
+        let to = NewPartitions::new(name, partitions as usize);
+        self.change(RDKafkaErrorCode::InvalidPartitions, |admin| {
+            block_on(admin.create_partitions([&to], &options()))
+        });
+    }
+
+    /// The broker that leads a partition, if any does.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let seen = self.ask(|client| client.fetch_metadata(Some(topic), CALL)).unwrap();
+        let partitions = seen.topics()[0].partitions();
+        let found = partitions.iter().find(|found| found.id() == partition)?;
+        Some(found.leader()).filter(|leader| *leader >= 0)
+    }
+
+    /// The node ids of the brokers that are there.
+    pub fn brokers(&self) -> Vec<i32> {
+        let seen = self.ask(|client| client.fetch_metadata(None, CALL)).unwrap();
+        seen.brokers().iter().map(|broker| broker.id()).collect()
+    }
+
+    /// The names of all topics.
+    pub fn topics(&self) -> Vec<String> {
+        let seen = self.ask(|client| client.fetch_metadata(None, CALL)).unwrap();
+        seen.topics().iter().map(|topic| topic.name().to_owned()).collect()
     }
 
     /// Deletes a topic and waits until it is gone. (One that is created again under the same name begins at offset 0.)
@@ -230,6 +282,16 @@ impl Kafka {
         sent
     }
 
+    /// Sends records of one partition in one batch, compressed with zstd, however large it is before that.
+    pub fn send_in_one_batch(&self, records: impl IntoIterator<Item = Send>) -> Vec<(i32, i64)> {
+        let mut config = self.config();
+        config.set("compression.type", "zstd").set("message.max.bytes", "1000000000");
+        // The batch is sent once so much time has passed, which is more than it takes to gather it.
+        config.set("batch.size", "1000000000").set("linger.ms", "3000").set("message.timeout.ms", "60000");
+        let producer: FutureProducer = config.create().unwrap();
+        send_all(&producer, &records.into_iter().collect::<Vec<_>>()).unwrap()
+    }
+
     /// All records that a topic holds, by partition and offset, but for those of transactions not committed.
     pub fn read_all(&self, topic: &str) -> Vec<Record> {
         self.read(topic, "read_committed")
@@ -283,12 +345,15 @@ impl Kafka {
 
     /// The first offset of each partition of a topic that is still there, and the one after the last.
     pub fn watermarks(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
-        // A broker that has just been started may not lead its partitions yet.
-        let marks = |partition| {
-            let look = || self.ask(|client| client.fetch_watermarks(topic, partition, CALL));
-            (partition, eventually(SOON, "the first and the last offset", look))
-        };
+        let marks = |partition| (partition, self.partition_watermarks(topic, partition));
         self.partitions(topic).into_iter().map(marks).collect()
+    }
+
+    /// The same of one partition, where others may be without a leader.
+    pub fn partition_watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
+        // A broker that has just been started may not lead its partitions yet.
+        let look = || self.ask(|client| client.fetch_watermarks(topic, partition, CALL));
+        eventually(SOON, "the first and the last offset", look)
     }
 
     /// The offsets that a group has committed for a topic, by partition; those without one are left out.
@@ -300,6 +365,16 @@ impl Kafka {
         let known =
             committed.elements().into_iter().filter_map(|of| Some((of.partition(), of.offset().to_raw()?)));
         known.filter(|(_, offset)| *offset >= 0).collect()
+    }
+
+    /// How many records a group has not read, by partition, as Kafka's own tools count them: from the committed offset,
+    /// else from the first one, to the end.
+    pub fn group_lag(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let committed = self.group_offsets(group, topic);
+        let lag = |(partition, (low, high)): (i32, (i64, i64))| {
+            (partition, high - committed.get(&partition).copied().unwrap_or(low))
+        };
+        self.watermarks(topic).into_iter().map(lag).collect()
     }
 
     /// Commits offsets for a group that has no members, as an operator's reset does.
@@ -533,6 +608,11 @@ log.segment.delete.delay.ms=1000
     /// Ends it at once, as a power cut does.
     pub fn kill(&mut self) {
         self.end(Signal::Kill);
+    }
+
+    /// Whether it was not stopped; it may be halted.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Its process id.

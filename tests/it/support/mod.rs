@@ -1,6 +1,7 @@
 //! What all tests share: a real broker, a real PostgreSQL, the compiled daemon, and ways to wait and to compare.
 //!
 //! - [`kafka`]: an Apache Kafka broker for the whole run, or one of its own that a test may stop and kill;
+//! - [`cluster`]: several brokers in one cluster; [`protocol`]: quotas and access rights;
 //! - [`postgres`]: the same for PostgreSQL, with a fresh database for every test;
 //! - [`proxy`]: what stands between two of them and cuts, delays and loses;
 //! - [`daemon`]: the compiled program as a child process;
@@ -17,11 +18,13 @@
 // A helper may wait for the test that needs it.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub mod cluster;
 pub mod daemon;
 pub mod kafka;
 pub mod left_out;
 pub mod postgres;
 pub mod processes;
+pub mod protocol;
 pub mod proxy;
 pub mod scene;
 pub mod tables;

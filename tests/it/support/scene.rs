@@ -20,6 +20,20 @@ pub const RECORD_MAX_BYTES: usize = 8 * 1024 * 1024;
 pub const TOPICS: [&str; 5] =
     ["clone.ready", "clone.failed", "clone.transfer", "call.lifecycle", "caller.voice_mapping"];
 
+/// All topics of a scene: the daemon writes the last two.
+const OWN_TOPICS: [&str; 7] = [
+    "clone.ready",
+    "clone.failed",
+    "clone.transfer",
+    "call.lifecycle",
+    "caller.voice_mapping",
+    "clone.expired",
+    "voiceclone.dead-letters",
+];
+
+/// The settings of every topic.
+const CONFIGS: &[(&str, &str)] = &[("max.message.bytes", "10485760")];
+
 /// Topics with a prefix of their own, a group, an empty database.
 pub struct Scene {
     /// The client of the broker.
@@ -42,10 +56,28 @@ impl Scene {
 
     /// The same with a database that is there.
     pub fn on(kafka: &Kafka, database: Database, partitions: i32) -> Scene {
+        Scene::with(kafka, database, |kafka, topic| kafka.create_topic(topic, partitions, CONFIGS))
+    }
+
+    /// The same with topics that lie where `brokers` says: for each partition of a topic (without prefix) its replicas.
+    pub fn placed(kafka: &Kafka, brokers: impl Fn(&str) -> Vec<Vec<i32>>) -> Scene {
+        Scene::placed_on(kafka, Database::new(), brokers)
+    }
+
+    /// The same with a database that is there.
+    pub fn placed_on(kafka: &Kafka, database: Database, brokers: impl Fn(&str) -> Vec<Vec<i32>>) -> Scene {
+        let name = |topic: &str| OWN_TOPICS.into_iter().find(|name| topic.ends_with(name)).unwrap();
+        Scene::with(kafka, database, |kafka, topic| {
+            let brokers = brokers(name(topic));
+            kafka.create_topic_on(topic, &brokers.iter().map(Vec::as_slice).collect::<Vec<_>>(), CONFIGS);
+        })
+    }
+
+    fn with(kafka: &Kafka, database: Database, create: impl Fn(&Kafka, &str)) -> Scene {
         let prefix = format!("{}.", unique("t"));
         let kafka = Kafka::at(&kafka.servers);
-        for topic in TOPICS.iter().chain(&["clone.expired", "voiceclone.dead-letters"]) {
-            kafka.create_topic(&format!("{prefix}{topic}"), partitions, &[("max.message.bytes", "10485760")]);
+        for topic in OWN_TOPICS {
+            create(&kafka, &format!("{prefix}{topic}"));
         }
         Scene { servers: kafka.servers.clone(), kafka, database, prefix, group: unique("group") }
     }

@@ -1,0 +1,65 @@
+//! How much is logged in an outage, and what.
+
+use std::time::Duration;
+
+use super::*;
+use crate::support::left_out::{private_kafka, real_kafka};
+use crate::support::postgres::PrivateServer;
+use crate::support::wait::{SOON, holds};
+
+/// How long the outages last.
+const OUTAGE: Duration = Duration::from_secs(20);
+
+/// An outage of a minute may make 20 lines; one of 20 s makes those of its begin and its end, and none for a minute.
+const LINES: usize = 12;
+
+/// What was logged from the beginning of an outage to its end. It names the server that was away, and says when it is
+/// back.
+fn assert_bounded(daemon: &Daemon, lines_before: usize, address: &str) {
+    let said = daemon.logs().split_off(lines_before);
+    assert!(said.len() <= LINES, "{} lines, not {LINES} at most: {said:#?}", said.len());
+    assert!(said.iter().any(|line| line.contains(address)), "no line names {address}: {said:#?}");
+    let back = |line: &&String| line.contains("again") || line.contains("back");
+    assert!(said.iter().rev().take(5).any(|line| back(&line)), "no line says that it is back: {said:#?}");
+}
+
+#[test]
+fn an_outage_of_the_broker_makes_few_lines_and_one_when_it_is_over() {
+    let mut broker = private_kafka!();
+    let scene = Scene::new(&broker, 2);
+    let mut daemon = scene.daemon(&[]);
+    assert_takes(&scene, &every_place(2), SOON);
+    daemon.wait_ready(SOON);
+    let before = daemon.logs().len();
+    broker.stop();
+    rarely(SOON, "/readyz to be 503", || match daemon.http_get("/readyz") {
+        (503, body) => Ok(body),
+        other => Err(other),
+    });
+    holds(OUTAGE, "the daemon runs", || if daemon.is_running() { Ok(()) } else { Err("ended") });
+    broker.start_again();
+    assert_takes(&scene, &every_place(2), SOON * 2);
+    daemon.wait_ready(SOON);
+    assert_bounded(&daemon, before, &scene.servers);
+}
+
+#[test]
+fn an_outage_of_postgresql_makes_few_lines_and_one_when_it_is_over() {
+    let mut server = PrivateServer::start(&[]);
+    let scene = Scene::on(real_kafka!(), Database::on(&server), 2);
+    let mut daemon = scene.daemon(&[("EXPIRY_INTERVAL", "1s")]);
+    assert_takes(&scene, &every_place(2), SOON);
+    daemon.wait_ready(SOON);
+    let before = daemon.logs().len();
+    server.stop_immediately();
+    scene
+        .kafka
+        .send_all(every_place(2).into_iter().map(|place| good(&scene, place, &format!("held-{}", place.1))));
+    holds(OUTAGE, "the daemon runs", || if daemon.is_running() { Ok(()) } else { Err("ended") });
+    server.start_again();
+    for topic in TOPICS {
+        wait_for_rows(&scene, topic, "held-", 2, SOON);
+    }
+    daemon.wait_ready(SOON);
+    assert_bounded(&daemon, before, &server.address());
+}
