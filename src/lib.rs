@@ -5,17 +5,20 @@
 //!
 //! ```text
 //! main -> logging                   dispatches; text or JSON lines
-//!      -> commands                  one module a command: publish, simulate, replay, check, migrate, dead-letters, demo
-//!      -> daemon, http              what `run` runs beside what; /healthz, /readyz, /metrics
-//!      -> kafka                     the only place that knows rdkafka: consume, read a range, send
-//!      -> ingest                    a batch: decode, plan, write; retry the world's faults, isolate a row's
+//!      -> commands                  one module a command: publish, simulate, replay, check, migrate, dead-letters, skip, pause, demo
+//!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
+//!      -> consumer                  the live consumer: a machine that decides for each partition, a driver that does
+//!      -> kafka                     the only place that knows rdkafka: the group, questions to brokers, ranges, sending
+//!      -> ingest                    a batch: decode, plan, write; parts, halves and the trial of what is refused
 //!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
 //!      -> config -> cli             environment and flags, checked
+//!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
-//!      -> outage                    one log line when a server goes away, one a minute while it is away
-//!      -> record                    plain data: topics, headers, records
+//!      -> record                    plain data: topics, partitions, headers, records
 //! ```
+//!
+//! `docs/design.md` draws the states of a partition, and says how the promise is kept.
 //!
 //! A rule of `event` or `fold` is the contract's; what the database adds to it stands in `store::write`.
 //! `traffic` makes up the records of a plausible service for `simulate` and `demo`.

@@ -1,7 +1,4 @@
 DROP TABLE ingest.pauses;
 DROP TABLE ingest.instances;
 DROP TABLE ingest.skips;
-ALTER TABLE ingest.consumer_offsets
-    DROP COLUMN waits_since,
-    DROP COLUMN waits_for,
-    DROP COLUMN stopped_at;
+ALTER TABLE ingest.consumer_offsets DROP COLUMN stopped_at;

@@ -2,12 +2,6 @@
 -- only `dead-letters accept` clears it.
 ALTER TABLE ingest.consumer_offsets ADD COLUMN stopped_at TIMESTAMP;
 
--- Why the partition waits (contract, section 7), written by the instance that owns it, for `status` and `skip`. NULL
--- while it makes progress.
-ALTER TABLE ingest.consumer_offsets
-    ADD COLUMN waits_for TEXT,
-    ADD COLUMN waits_since TIMESTAMP;
-
 -- What `skip` passed over, kept for good.
 CREATE TABLE ingest.skips (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

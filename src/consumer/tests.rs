@@ -234,8 +234,12 @@ fn a_batch_that_meets_an_outage_is_kept_whole_and_retried_after_a_pause() {
     bench.now = bench.machine.next_timeout(bench.now).unwrap();
     let (id, _, batch) = bench.write();
     assert_eq!(offsets(&batch), [(0, 5), (0, 6), (0, 7)]);
+    let (other, _, batch) = bench.write();
+    assert_eq!(offsets(&batch), [(1, 5)]);
     bench.written(id, &[(0, Outcome::Landed(at(8)))], Vec::new());
     assert!(matches!(bench.act(), Some(Action::Report(Notice::DatabaseWorks))));
+    bench.written(other, &[(1, Outcome::Landed(at(6)))], Vec::new());
+    bench.idle();
 }
 
 #[test]

@@ -78,6 +78,6 @@ mod tests {
         let statistics = Statistics::parse(json, ours);
         let ends = BTreeMap::from([(TopicPartition::new(Topic::CloneReady, 0), 12)]);
         assert_eq!(statistics, Some(Statistics { ends }));
-        assert_eq!(Statistics::parse(b"[]", ours), None);
+        assert_eq!(Statistics::parse(b"{", ours), None);
     }
 }

@@ -54,7 +54,6 @@ impl Statement for AdvanceOffsets {
             UPDATE ingest.consumer_offsets o
             SET next_offset = u.next_offset, dead_in_a_row = u.dead_in_a_row,
                 stopped_at = CASE WHEN u.stopped THEN now() AT TIME ZONE 'utc' END,
-                waits_for = NULL, waits_since = NULL,
                 updated_at = now() AT TIME ZONE 'utc'
             FROM ";
     const TAIL: &'static str =

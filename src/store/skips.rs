@@ -67,8 +67,7 @@ impl Store {
                 diesel::sql_query(
                     "WITH moved AS (
                         UPDATE ingest.consumer_offsets
-                        SET next_offset = $5, waits_for = NULL, waits_since = NULL,
-                            updated_at = now() AT TIME ZONE 'utc'
+                        SET next_offset = $5, updated_at = now() AT TIME ZONE 'utc'
                         WHERE group_id = $1 AND topic = $2 AND partition = $3)
                      INSERT INTO ingest.skips (group_id, topic, partition, from_offset, to_offset, note)
                      VALUES ($1, $2, $3, $4, $5, $6)",
