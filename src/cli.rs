@@ -18,7 +18,7 @@ Settings that can hold a secret are environment variables only:
   KAFKA_GROUP_ID           consumer group [default: voiceclone-events]
   KAFKA_X_Y                librdkafka's property x.y, such as KAFKA_SASL_MECHANISM
 
-Exit status: 0 done, 1 failed, 2 wrong usage or a missing or malformed setting.";
+Exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.";
 
 const NEEDS_DATABASE: &str = "Needs DATABASE_URL in the environment.";
 const NEEDS_BROKER: &str = "Needs KAFKA_BOOTSTRAP_SERVERS in the environment; any other KAFKA_X_Y there is \
@@ -65,7 +65,7 @@ pub struct SettingFlags {
     /// Records written in one transaction, at most [default: 3000]
     #[arg(long, global = true, env = "BATCH_MAX_RECORDS", hide_env_values = true, value_name = "N")]
     pub batch_max_records: Option<String>,
-    /// A record that arrives alone waits at most this long; takes ms, too [default: 20ms]
+    /// A record that arrives alone waits at most this long; a number with ms or s [default: 20ms]
     #[arg(long, global = true, env = "BATCH_MAX_WAIT", hide_env_values = true, value_name = "TIME")]
     pub batch_max_wait: Option<String>,
     /// A larger record goes to the dead letters unread [default: 8 MiB]
@@ -74,6 +74,9 @@ pub struct SettingFlags {
     /// Stop after this many unusable records in a row of one partition [default: 10000]
     #[arg(long, global = true, env = "DEAD_LETTER_LIMIT", hide_env_values = true, value_name = "N")]
     pub dead_letter_limit: Option<String>,
+    /// Delete dead letters that are resolved, published and older than this [default: keep them]
+    #[arg(long, global = true, env = "DEAD_LETTER_RETENTION", hide_env_values = true, value_name = "TIME")]
+    pub dead_letter_retention: Option<String>,
     /// Database connections kept [default: 5]
     #[arg(long, global = true, env = "DB_POOL_SIZE", hide_env_values = true, value_name = "N")]
     pub db_pool_size: Option<String>,
@@ -109,8 +112,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Try every setting, the database, schema, broker, topics and permissions
     ///
-    /// Says for each what is wrong and how to mend it, and changes nothing. Exit status 1 where `run` would not
-    /// work.
+    /// Says for each what is wrong and what to do, and changes nothing. Exit status 2 where a setting is wrong, 1
+    /// where `run` would not work for another reason.
     #[command(after_help = NEEDS_BOTH)]
     Check,
     /// Read a range of a topic again, beside the running daemon
@@ -250,10 +253,16 @@ fn rate(text: &str) -> Result<f64, &'static str> {
     }
 }
 
-/// The command line cannot be understood. Print it to standard error and exit with status 2; its last line
-/// names what is wrong and says what to do.
+/// Wrong usage, wherever it is found: exit status 2. Its last line names what is wrong and says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage(String);
+
+impl Usage {
+    /// Wrong usage that only a command can tell, such as a topic that there is not.
+    pub fn new(text: impl Into<String>) -> Usage {
+        Usage(text.into())
+    }
+}
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,14 +272,23 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Reads this process's command line. `--help` and `--version` are answered here, with exit status 0.
-pub fn parse() -> Result<Cli, Usage> {
-    parse_from(std::env::args_os()).map_err(|error| {
-        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-            error.exit();
+/// What the command line asks for.
+pub enum Asked {
+    /// A command.
+    Command(Box<Cli>),
+    /// `--help` or `--version`: this text, on standard output.
+    Text(clap::Error),
+}
+
+/// Reads this process's command line.
+pub fn parse() -> Result<Asked, Usage> {
+    match parse_from(std::env::args_os()) {
+        Ok(cli) => Ok(Asked::Command(Box::new(cli))),
+        Err(text) if matches!(text.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Asked::Text(text))
         }
-        usage(&error)
-    })
+        Err(error) => Err(usage(&error)),
+    }
 }
 
 fn parse_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {

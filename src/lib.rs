@@ -4,7 +4,7 @@
 //! The data flows one way, and so do the imports:
 //!
 //! ```text
-//! main -> logging                   dispatches; text or JSON lines
+//! main -> logging, output           dispatches; text or JSON lines; what commands print
 //!      -> commands                  one module a command: publish, simulate, replay, check, migrate, dead-letters, demo
 //!      -> daemon, http              what `run` runs beside what; /healthz, /readyz, /metrics
 //!      -> kafka                     the only place that knows rdkafka: consume, read a range, send
@@ -30,6 +30,7 @@ pub mod identity;
 pub mod ingest;
 pub mod kafka;
 pub mod logging;
+pub mod output;
 pub mod plan;
 pub mod record;
 pub mod retry;

@@ -1,9 +1,11 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
 mod bounded;
+mod check;
 mod commands;
 mod demo;
 mod end_to_end;
+mod exit_status;
 mod expiry;
 mod faults;
 mod fire;
@@ -13,6 +15,7 @@ mod infrastructure;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod poison;
+mod reach;
 mod replay;
 mod rules;
 mod schema;
