@@ -87,7 +87,7 @@ fn settings(
     let (settings, wrong) = Settings::read(&cli.settings, environment(), need);
     errors.extend(wrong);
     if need.broker {
-        errors.extend(kafka::admin::check_properties(&settings));
+        errors.extend(kafka::properties::check_properties(&settings));
     }
     let named = |name: &str| errors.iter().any(|error| error.name == name);
     let misspelt = misspelt(environment()).into_iter().filter(|variable| !named(&variable.name));

@@ -1,5 +1,4 @@
-//! Questions to the brokers that change nothing: topics, leaders, the group, rights, settings; and what is wrong with
-//! the properties, which takes no broker.
+//! Questions to the brokers that change nothing: topics, leaders, the group, rights, settings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,95 +7,35 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
+use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::{Client, ClientContext, DefaultClientContext};
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
-use rdkafka::types::RDKafkaType;
-use rdkafka::{ClientConfig, TopicPartitionList};
 
 use super::operations::{self, Allowed};
 use super::reason::{self, Kind, Reason};
-use super::send::producer_config;
 use super::{certificate, client_config, consumer_config};
-use crate::config::{self, SettingError, Settings};
+use crate::config::Settings;
 
 /// How long one try to reach a broker waits before what librdkafka says is looked at.
 const TRY: Duration = Duration::from_millis(500);
 
-/// Properties that librdkafka does not know, values that it does not take, and combinations that it refuses only when
-/// a client is made. Contacts nobody. Each error names an environment variable.
-pub fn check_properties(settings: &Settings) -> Vec<SettingError> {
-    let mut errors: Vec<SettingError> =
-        settings.kafka_properties.iter().filter_map(|(property, value)| wrong(property, value)).collect();
-    if errors.is_empty() {
-        errors.extend(not_made(settings));
-    }
-    errors
-}
-
-fn wrong(property: &str, value: &str) -> Option<SettingError> {
-    let mut config = ClientConfig::new();
-    config.set(property, value);
-    config.create_native_config().err()?;
-    let variable = config::variable(property);
-    // the value may be a secret: librdkafka's words, which quote it, are left out
-    let is_known =
-        ClientConfig::new().create_native_config().is_ok_and(|native| native.get(property).is_ok());
-    if is_known {
-        return Some(SettingError::new(
-            variable,
-            "has a value that librdkafka does not take",
-            "correct or unset it",
-        ));
-    }
-    let remedy = match config::likely(&variable) {
-        Some(setting) => format!("perhaps {setting} is meant"),
-        None => "correct its name, or unset it".to_owned(),
-    };
-    Some(SettingError::new(variable, format!("means {property}, which is no property of librdkafka"), remedy))
-}
-
-/// Makes each kind of client that `run` makes, without any broker to connect to.
-fn not_made(settings: &Settings) -> Option<SettingError> {
-    let mut consumer = consumer_config(settings);
-    consumer.set("group.id", &settings.kafka_group_id);
-    let kinds = [
-        (RDKafkaType::RD_KAFKA_CONSUMER, consumer),
-        (RDKafkaType::RD_KAFKA_PRODUCER, producer_config(settings)),
-        (RDKafkaType::RD_KAFKA_CONSUMER, client_config(settings)),
-    ];
-    kinds.into_iter().find_map(|(kind, mut config)| {
-        config.remove("bootstrap.servers");
-        let refused = match config.create_native_config() {
-            Ok(native) => Client::new(&config, native, kind, Heard::default()).err()?,
-            Err(error) => error,
-        };
-        let words = match refused {
-            KafkaError::ClientCreation(words) => words,
-            other => other.to_string(),
-        };
-        // the longest name that the words hold, as one may begin with another
-        let given = settings.kafka_properties.keys().filter(|property| words.contains(property.as_str()));
-        let variable = given.max_by_key(|property| property.len()).map(|property| config::variable(property));
-        let variable = variable.unwrap_or_else(|| "KAFKA_*".to_owned());
-        Some(SettingError::new(
-            variable,
-            format!("is refused by librdkafka ({})", words.trim()),
-            "correct or unset it",
-        ))
-    })
-}
-
 /// Keeps what librdkafka says while it tries, and logs none of it.
 #[derive(Default)]
-struct Heard(Mutex<Vec<(RDKafkaErrorCode, String)>>);
+pub(super) struct Heard(Mutex<Vec<(RDKafkaErrorCode, String)>>);
 
 impl Heard {
     fn add(&self, code: RDKafkaErrorCode, text: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((code, text.to_owned()));
+    }
+
+    fn missing_right(&self) -> Option<Reason> {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = heard.iter().map(|(code, text)| reason::reason(*code, text));
+        reasons.into_iter().find(|reason| reason.kind == Kind::MissingRight)
     }
 
     /// The reason that each server gave, the one that names a fault best first.
@@ -104,12 +43,12 @@ impl Heard {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut by_server: BTreeMap<Option<String>, Reason> = BTreeMap::new();
         for (code, text) in heard.iter() {
-            let (server, words) = reason::server(text);
+            let (server, _) = reason::server(text);
             if server.is_none() {
                 // that all are down says no more than the servers' own words
                 continue;
             }
-            let reason = reason::reason(*code, words);
+            let reason = reason::reason(*code, text);
             let best = by_server.entry(server.map(str::to_owned)).or_insert_with(|| reason.clone());
             if reason.kind < best.kind {
                 *best = reason;
@@ -347,6 +286,11 @@ pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Res
             },
             Err(error) => of(&error),
         };
+        // A coordinator that may not be asked for is told only this way.
+        listen(&consumer);
+        if let Some(right) = consumer.context().missing_right() {
+            return Err(right);
+        }
         if refused.kind.is_final() || started.elapsed() >= patience {
             // Brokers were reached before, so that it is the coordinator that is waited for.
             let is_away = matches!(refused.kind, Kind::TimedOut | Kind::CoordinatorAway);

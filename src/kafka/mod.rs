@@ -5,6 +5,7 @@ mod certificate;
 pub mod consume;
 pub mod embedded;
 pub mod operations;
+pub mod properties;
 pub mod range;
 pub mod reason;
 pub mod send;

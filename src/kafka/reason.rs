@@ -159,9 +159,9 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The reason behind an error of librdkafka: its code, and the text of its error or log callback.
+/// The reason behind an error of librdkafka: its code, and the whole text of its error or log callback.
 pub fn reason(code: Code, text: &str) -> Reason {
-    Reason::new(kind(code, text), text)
+    Reason::new(kind(code, text), server(text).1)
 }
 
 fn kind(code: Code, text: &str) -> Kind {
@@ -187,7 +187,7 @@ fn kind(code: Code, text: &str) -> Kind {
     if has("SASL authentication error") || has("Authentication failed") || has("authentication failed") {
         return Kind::WrongLogin;
     }
-    if has("might require SASL authentication") {
+    if has("might require SASL authentication") || is_cut_off(text, "UP") && !has("sasl_") {
         return Kind::LoginExpected;
     }
     certificate_or_protocol(text).unwrap_or_else(|| match code {
@@ -227,10 +227,23 @@ fn certificate_or_protocol(text: &str) -> Option<Kind> {
     {
         return Some(Kind::PlainTextExpected);
     }
-    if has("connecting to a SSL listener") || is_tls_alert(text) {
+    let is_plain = !has("ssl://");
+    if has("connecting to a SSL listener")
+        || is_tls_alert(text)
+        || is_cut_off(text, "APIVERSION_QUERY") && is_plain
+    {
         return Some(Kind::TlsExpected);
     }
     None
+}
+
+/// Whether the broker closed the connection in this state, and within 2 s of reaching it: one that is up for longer may
+/// be closed for any reason.
+fn is_cut_off(text: &str, state: &str) -> bool {
+    let Some((words, after)) = text.rsplit_once(" (after ") else { return false };
+    let Some((millis, rest)) = after.split_once("ms in state ") else { return false };
+    let is_soon = millis.parse::<u32>().is_ok_and(|millis| millis < 2_000);
+    is_soon && words.contains("Disconnected") && rest.starts_with(state)
 }
 
 /// A TLS alert that is read as the size of an answer: bytes 0x15 0x03 and the version, so 352518912 and above.
@@ -285,6 +298,24 @@ mod tests {
                 "localhost:9093/bootstrap: Disconnected: requesting ApiVersion: might be caused by incorrect \
                  security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10",
                 Kind::TlsExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "sasl_plaintext://localhost:9093/bootstrap: Disconnected: connection closed by peer: receive 0 after \
+                 POLLIN (after 3ms in state APIVERSION_QUERY)",
+                Kind::TlsExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "localhost:9094/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 12ms \
+                 in state UP)",
+                Kind::LoginExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "localhost:9092/1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 600123ms in \
+                 state UP)",
+                Kind::Other,
             ),
             (
                 Code::BrokerTransportFailure,

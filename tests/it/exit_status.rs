@@ -122,7 +122,7 @@ fn wrong_usage_is_2_wherever_it_is_found() {
         &["publish", "--topic", "clone.reedy"],
         &["replay", "--topic", "clone.reedy"],
         &["replay", "--topic", "clone.ready", "--from", "yesterday"],
-        &["replay", "--topic", "clone.ready", "--to", "-1"],
+        &["replay", "--topic", "clone.ready", "--to=-1"],
         &["replay", "--topic", "clone.ready", "--from", "100", "--to", "50"],
         &[
             "replay",
@@ -133,7 +133,7 @@ fn wrong_usage_is_2_wherever_it_is_found() {
             "--to",
             "2026-01-01T00:00:00Z",
         ],
-        &["replay", "--topic", "clone.ready", "--partition", "-1"],
+        &["replay", "--topic", "clone.ready", "--partition=-1"],
         &["dead-letters", "accept", "--topic", "clone.reedy"],
         &["simulate", "--rate", "0"],
     ];

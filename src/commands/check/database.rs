@@ -85,6 +85,8 @@ fn remedy(why: &str) -> &'static str {
          name that it is for"
     } else if has("server does not support TLS") {
         "turn ssl on in postgresql.conf, or lower sslmode in DATABASE_URL"
+    } else if has("pooler") {
+        "let the pooler keep one server connection for each client (pool_mode=session), or name PostgreSQL's own port"
     } else if has("too many") || has("remaining connection slots") {
         "end other connections, or raise the limit"
     } else if has("did not answer") || has("no answer") || has("timed out") {

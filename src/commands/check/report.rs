@@ -115,24 +115,25 @@ impl Report {
         print(lines.join("\n"))
     }
 
+    /// The last line: what is wrong, and what to do first.
     fn verdict(&self) -> String {
-        let warnings = match self.count(Outcome::Warning) {
-            0 => "",
-            1 => " There is one warning.",
-            _ => " There are warnings.",
+        let wrong: Vec<&Step> = self.steps.iter().filter(|step| step.outcome == Outcome::Wrong).collect();
+        let Some(first) = wrong.first() else {
+            let warnings = match self.count(Outcome::Warning) {
+                0 => "",
+                1 => " There is one warning.",
+                _ => " There are warnings.",
+            };
+            return format!("`voiceclone-events run` would work.{warnings}");
         };
-        match self.count(Outcome::Wrong) {
-            0 => format!("`voiceclone-events run` would work.{warnings}"),
-            1 => {
-                let one = self.steps.iter().find(|step| step.outcome == Outcome::Wrong);
-                let what = one.map_or("", |step| step.what.as_str());
-                format!(
-                    "`voiceclone-events run` would not work: {what} is WRONG; its line ends with what to do."
-                )
-            }
-            count => format!(
-                "`voiceclone-events run` would not work: {count} things are WRONG; each line ends with what to do."
-            ),
-        }
+        let mut names: Vec<&str> = wrong.iter().map(|step| step.what.as_str()).collect();
+        names.dedup();
+        let verb = if names.len() == 1 { "is" } else { "are" };
+        let remedy = first.remedy.as_deref().unwrap_or_default().replace('\n', " ");
+        let begin = if wrong.len() == 1 { "" } else { "first " };
+        format!(
+            "`voiceclone-events run` would not work, as {} {verb} WRONG: {begin}{remedy}",
+            names.join(", ")
+        )
     }
 }
