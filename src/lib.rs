@@ -7,7 +7,7 @@
 //! main -> logging, output           dispatches; text or JSON lines; what commands print
 //!      -> commands                  one module a command: publish, simulate, replay, check, migrate, dead-letters, demo
 //!      -> daemon, http              what `run` runs beside what; /healthz, /readyz, /metrics
-//!      -> kafka                     the only place that knows rdkafka: consume, read a range, send
+//!      -> kafka                     the only place that knows rdkafka: consume, read a range, send, ask
 //!      -> ingest                    a batch: decode, plan, write; retry the world's faults, isolate a row's
 //!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
 //!      -> config -> cli             environment and flags, checked

@@ -16,9 +16,9 @@ const WRONG_USAGE: u8 = 2;
 
 /// How a command ended that could not do what it was asked for.
 enum Failure {
-    /// Nobody has been told yet.
+    /// To be reported.
     Failed(anyhow::Error),
-    /// Everything was said; the exit status.
+    /// Reported already; the exit status.
     Said(u8),
 }
 
@@ -48,11 +48,11 @@ fn main() -> ExitCode {
     let is_daemon = matches!(cli.command, Command::Run { .. });
     let wrong =
         logging::init(cli.settings.log_format.as_deref(), cli.settings.rust_log.as_deref(), is_daemon);
-    let tell = |line: &str| if is_daemon { tracing::error!("{line}") } else { say(line) };
+    let report = |line: &str| if is_daemon { tracing::error!("{line}") } else { say(line) };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tell(&format!("the runtime cannot be started: {error}"));
+            report(&format!("the runtime cannot be started: {error}"));
             return ExitCode::from(FAILED);
         }
     };
@@ -63,16 +63,16 @@ fn main() -> ExitCode {
         Err(Failure::Said(status)) => ExitCode::from(status),
         Err(Failure::Failed(error)) => {
             if let Some(SettingErrors(errors)) = error.downcast_ref() {
-                errors.iter().for_each(|error| tell(&error.to_string()));
+                errors.iter().for_each(|error| report(&error.to_string()));
             } else {
-                tell(&format!("{error:#}"));
+                report(&format!("{error:#}"));
             }
             ExitCode::from(status(&error))
         }
     }
 }
 
-/// The exit status of an error: wrong usage and wrong settings are told from the rest, wherever they were found.
+/// The exit status of an error. Wrong usage and a wrong setting have their own, wherever they are found.
 fn status(error: &anyhow::Error) -> u8 {
     let is_usage = error.is::<Usage>() || error.is::<SettingErrors>() || error.is::<SettingError>();
     if is_usage { WRONG_USAGE } else { FAILED }

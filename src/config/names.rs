@@ -56,10 +56,10 @@ pub fn likely(name: &str) -> Option<&'static str> {
     }
     let upper = name.to_uppercase().replace('-', "_");
     let near = |setting: &&'static str| {
-        // one slip in a short name, two in a longer one: with more, other programs' variables are met
+        // one slip in a short name, two in a longer one: more would take other programs' variables for ours
         let most = if setting.len() < 10 { 1 } else { 2 };
         let distance = damerau_levenshtein(&upper, setting);
         (distance <= most).then_some((distance, *setting))
     };
-    NAMES.iter().filter_map(|setting| near(setting)).min().map(|(_, setting)| setting)
+    NAMES.iter().filter_map(near).min().map(|(_, setting)| setting)
 }

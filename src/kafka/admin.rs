@@ -45,7 +45,7 @@ impl Heard {
         for (code, text) in heard.iter() {
             let (server, _) = reason::server(text);
             if server.is_none() {
-                // that all are down says no more than the servers' own words
+                // such as that all brokers are down, which adds nothing to the servers' own words
                 continue;
             }
             let reason = reason::reason(*code, text);
@@ -133,7 +133,7 @@ pub enum TopicState {
     },
     /// There is none of that name.
     Missing,
-    /// Not told, and why: such as a lack of permission.
+    /// The brokers give no answer on it, and why: such as a missing right.
     Refused(Reason),
 }
 
@@ -149,7 +149,7 @@ impl Cluster {
     /// answers, in the words of each. Blocks.
     pub fn reach(settings: &Settings, patience: Duration) -> Result<Cluster, Unreachable> {
         let mut config = client_config(settings);
-        // Failures are told at this level only; and a connection that is not made in time is to be told in time.
+        // Only this level has every failure. A connection that is not made must fail before the patience ends.
         config.set("debug", "broker").set_log_level(RDKafkaLogLevel::Debug);
         let setup = (patience.as_millis() * 4 / 5).max(1_000);
         config.set("socket.connection.setup.timeout.ms", setup.to_string());
@@ -206,20 +206,20 @@ impl Cluster {
         names.iter().map(state).collect()
     }
 
-    /// What this client may do with each of the topics; empty where no broker tells. Blocks.
+    /// What this client may do with each of the topics; empty where no broker says so. Blocks.
     pub fn operations_on_topics(&self, names: &[String]) -> BTreeMap<String, Allowed> {
         operations::on_topics(self.client.client(), names, self.patience)
             .inspect_err(|error| {
-                tracing::debug!(error = format!("{error:#}"), "the topics' rights were not told")
+                tracing::debug!(error = format!("{error:#}"), "no broker described the topics' rights")
             })
             .unwrap_or_default()
     }
 
-    /// What this client may do with the group; `None` where no broker tells. Blocks.
+    /// What this client may do with the group; `None` where no broker says so. Blocks.
     pub fn operations_on_group(&self, group: &str) -> Allowed {
         operations::on_group(self.client.client(), group, self.patience)
             .inspect_err(|error| {
-                tracing::debug!(error = format!("{error:#}"), "the group's rights were not told")
+                tracing::debug!(error = format!("{error:#}"), "no broker described the group's rights")
             })
             .unwrap_or_default()
     }
@@ -247,7 +247,7 @@ fn of(error: &KafkaError) -> Reason {
     reason::reason(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), &error.to_string())
 }
 
-/// Lets the client tell what it has met.
+/// Hands what librdkafka has queued to the context.
 fn listen(client: &BaseConsumer<Heard>) {
     // one call without a wait ends at the first line of the log
     let until = Instant::now() + Duration::from_millis(50);
@@ -280,13 +280,13 @@ pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Res
         let left = patience.saturating_sub(started.elapsed());
         // The first question of a new cluster has it make the coordinator's topic.
         let refused = match consumer.committed_offsets(asked.clone(), TRY.max(left / 4)) {
-            Ok(told) => match told.elements().iter().find_map(|element| element.error().err()) {
+            Ok(offsets) => match offsets.elements().iter().find_map(|element| element.error().err()) {
                 None => return Ok(()),
                 Some(error) => of(&error),
             },
             Err(error) => of(&error),
         };
-        // A coordinator that may not be asked for is told only this way.
+        // The refusal of a client that may not ask for the coordinator comes only this way.
         listen(&consumer);
         if let Some(right) = consumer.context().missing_right() {
             return Err(right);
@@ -316,16 +316,16 @@ pub async fn configs(
         .collect();
     // one by one: together they may be answered in another order
     let asked = resources.iter().map(|resource| client.describe_configs([resource], &options));
-    let told = join_all(asked).await.into_iter().map(|answer| {
+    let answers = join_all(asked).await.into_iter().map(|answer| {
         let resource = answer.map_err(|error| of(&error))?.pop();
         let resource = resource.unwrap_or(Err(RDKafkaErrorCode::Fail));
         let entries = resource.map_err(|code| reason::reason(code, &code.to_string()))?.entries;
         Ok(entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     });
-    let told = told.collect();
+    let answers = answers.collect();
     // it waits for its thread
     tokio::task::spawn_blocking(move || drop(client)).await?;
-    Ok(told)
+    Ok(answers)
 }
 
 /// The state of each of these topics. Blocks, for `patience` at most a question.

@@ -1,5 +1,5 @@
-//! What the brokers let this client do with topics and its group. They tell it with a description, so that nothing
-//! must be sent, read or joined to try it. librdkafka can ask for that, rdkafka does not wrap it.
+//! What the brokers let this client do with topics and its group. It is part of a description, so that nothing must
+//! be sent, read or joined to try it. librdkafka can ask for that, rdkafka does not wrap it.
 #![allow(unsafe_code, reason = "rdkafka wraps neither DescribeTopics nor DescribeConsumerGroups")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ impl Operation {
     }
 }
 
-/// The operations that are allowed; `None` where the broker does not tell.
+/// The operations that are allowed; `None` where the broker does not say so.
 pub type Allowed = Option<BTreeSet<Operation>>;
 
 /// The operations allowed on each of these topics (names as Kafka has them); one that is not described is left out.

@@ -87,7 +87,7 @@ fn nothing_is_wrong_where_run_works_and_nothing_is_changed() {
 #[test]
 fn a_table_that_takes_no_good_row_is_found_by_a_write_that_is_rolled_back() {
     let scene = good_scene(real_kafka!(), Database::new());
-    for (broken, mended, topic, part) in [
+    for (change, undo, topic, part) in [
         (
             "ALTER TABLE call_log ADD tenant_id integer NOT NULL",
             "ALTER TABLE call_log DROP tenant_id",
@@ -101,10 +101,10 @@ fn a_table_that_takes_no_good_row_is_found_by_a_write_that_is_rolled_back() {
             "no_more",
         ),
     ] {
-        scene.database.run(broken);
+        scene.database.run(change);
         let fault = the_fault(&scene, &[], 1);
         assert!(fault.contains(topic) && fault.contains(part), "{fault}");
-        scene.database.run(mended);
+        scene.database.run(undo);
     }
     assert_eq!(check(&scene, &[]).0.code, 0);
 }

@@ -14,6 +14,7 @@ use openssl::rsa::Rsa;
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Name, X509NameBuilder};
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 
 use crate::support::daemon::{Finished, run_command};
@@ -29,6 +30,9 @@ const PASSWORD: &str = "geheimnis";
 const MECHANISM: (&str, &str) = ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512");
 const USER: (&str, &str) = ("KAFKA_SASL_USERNAME", "voice");
 const LOGIN: [(&str, &str); 3] = [MECHANISM, USER, ("KAFKA_SASL_PASSWORD", PASSWORD)];
+
+/// Servers, settings, and parts of the sentence and the remedy.
+type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str, &'a str);
 
 /// A certificate authority.
 struct Authority {
@@ -186,7 +190,7 @@ fn each_reason_why_a_broker_cannot_be_reached_has_its_own_sentence_and_remedy() 
     let nobody = ("KAFKA_SASL_USERNAME", "nobody");
     let (trusted, untrusted) =
         (("KAFKA_SSL_CA_LOCATION", ca.as_str()), ("KAFKA_SSL_CA_LOCATION", other.as_str()));
-    let cases: Vec<(&str, Vec<(&str, &str)>, &str, &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (
             "nowhere.invalid:9092",
             vec![],
@@ -244,10 +248,10 @@ fn each_reason_why_a_broker_cannot_be_reached_has_its_own_sentence_and_remedy() 
     ];
     let mut differences = Vec::new();
     for (servers, more, sentence, remedy) in cases {
-        let (found, mend) = brokers_fault(servers, &more);
-        if !found.contains(sentence) || !mend.contains(remedy) {
+        let (found, advice) = brokers_fault(servers, &more);
+        if !found.contains(sentence) || !advice.contains(remedy) {
             differences
-                .push(format!("{servers} {more:?}\n  expected {sentence}\n  found    {found} -> {mend}"));
+                .push(format!("{servers} {more:?}\n  expected {sentence}\n  found    {found} -> {advice}"));
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
@@ -319,6 +323,25 @@ fn a_partition_without_a_leader_is_named() {
     let of = |topic: &str| steps.iter().find(|step| step["what"] == format!("topic {topic}")).unwrap();
     assert_eq!(of("clone.failed")["found"], "partition 2 has no leader", "{ended:?}");
     assert_eq!(of("clone.ready")["outcome"], "ok", "{ended:?}");
+}
+
+#[test]
+fn a_coordinator_that_is_not_there_yet_is_no_missing_right() {
+    let cluster = MockCluster::new(1).unwrap();
+    let servers = cluster.bootstrap_servers();
+    cluster.create_topic("clone.ready", 1, 1).unwrap();
+    let away = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE; 500];
+    cluster.request_errors(RDKafkaApiKey::FindCoordinator, &away);
+    let variables = [
+        ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none"),
+        ("KAFKA_BOOTSTRAP_SERVERS", servers.as_str()),
+        ("HTTP_ADDR", ""),
+    ];
+    let ended = run_command(&["check", "--json"], &variables, MINUTES);
+    let steps = json(&ended);
+    let step = steps.iter().find(|step| step["what"] == "consumer group").unwrap();
+    assert_eq!(step["found"], "the group's coordinator is not there yet; no right is missing", "{ended:?}");
+    assert!(step["remedy"].as_str().unwrap().starts_with("try again"), "{ended:?}");
 }
 
 #[test]

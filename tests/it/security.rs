@@ -221,7 +221,7 @@ fn check_misses_each_right_that_roles_sql_grants_and_roles_sql_grants_nothing_mo
         "SELECT table_schema, table_name, privilege_type FROM information_schema.role_table_grants
          WHERE grantee = 'voiceclone_events' ORDER BY 1, 2, 3",
     );
-    assert_eq!(granted.len(), 41, "{granted:?}");
+    assert_eq!(granted.len(), 51, "{granted:?}");
     let variables =
         [("DATABASE_URL", url.as_str()), ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"), ("HTTP_ADDR", "")];
     let text = |value: &Option<String>| value.clone().unwrap();

@@ -19,8 +19,8 @@ const COORDINATOR: Duration = Duration::from_secs(10);
 /// librdkafka's default of `session.timeout.ms`.
 const SESSION_TIMEOUT_MS: i64 = 45_000;
 
-/// What the brokers have said, gathered on a thread that may block.
-struct Told {
+/// What the brokers answered, gathered on a thread that may block.
+struct Answers {
     broker: Option<i32>,
     brokers: usize,
     states: Vec<TopicState>,
@@ -32,8 +32,8 @@ struct Told {
 pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let names = topic_names(settings);
     let (ours, asked) = (settings.clone(), names.clone());
-    let told = match tokio::task::spawn_blocking(move || ask(&ours, &asked)).await? {
-        Ok(told) => told,
+    let answers = match tokio::task::spawn_blocking(move || ask(&ours, &asked)).await? {
+        Ok(answers) => answers,
         Err(unreachable) => {
             report.wrong("brokers", unreachable.sentence(), unreachable.remedy());
             for what in ["consumer group", "producer"] {
@@ -46,14 +46,14 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::R
         }
     };
     let servers = &settings.kafka_bootstrap_servers;
-    report.ok("brokers", format!("{servers} answers; {} in the cluster", told.brokers));
-    let described = configs(settings, &names, told.broker, PATIENCE).await?;
+    report.ok("brokers", format!("{servers} answers; {} in the cluster", answers.brokers));
+    let described = configs(settings, &names, answers.broker, PATIENCE).await?;
     let (of_topics, of_broker) = described.split_at(names.len().min(described.len()));
-    group(settings, &told, report);
+    group(settings, &answers, report);
     session_timeout(settings, of_broker.first(), report);
     producer(settings, report);
-    for ((name, state), config) in names.iter().zip(&told.states).zip(of_topics) {
-        let allowed = told.operations.get(name).and_then(Option::as_ref);
+    for ((name, state), config) in names.iter().zip(&answers.states).zip(of_topics) {
+        let allowed = answers.operations.get(name).and_then(Option::as_ref);
         topic(settings, name, state, report);
         if matches!(state, TopicState::There { .. }) {
             right(settings, name, allowed, report);
@@ -64,13 +64,13 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::R
 }
 
 /// Blocks.
-fn ask(settings: &Settings, names: &[String]) -> Result<Told, crate::kafka::admin::Unreachable> {
+fn ask(settings: &Settings, names: &[String]) -> Result<Answers, crate::kafka::admin::Unreachable> {
     let cluster = Cluster::reach(settings, PATIENCE)?;
     let states = cluster.topics(names);
     let known = names.iter().zip(&states).find(|(_, state)| matches!(state, TopicState::There { .. }));
     let group = known.map(|(name, _)| group_usable(settings, name, COORDINATOR));
     let has_group = matches!(group, Some(Ok(())));
-    Ok(Told {
+    Ok(Answers {
         broker: cluster.broker(),
         brokers: cluster.brokers(),
         operations: cluster.operations_on_topics(names),
@@ -80,12 +80,12 @@ fn ask(settings: &Settings, names: &[String]) -> Result<Told, crate::kafka::admi
     })
 }
 
-fn group(settings: &Settings, told: &Told, report: &mut Report) {
+fn group(settings: &Settings, answers: &Answers, report: &mut Report) {
     let what = "consumer group";
     let group = &settings.kafka_group_id;
     let lacks_read =
-        told.group_operations.as_ref().is_some_and(|allowed| !allowed.contains(&Operation::Read));
-    match &told.group {
+        answers.group_operations.as_ref().is_some_and(|allowed| !allowed.contains(&Operation::Read));
+    match &answers.group {
         None => report.untried(what, "as there is no topic to ask about"),
         Some(Ok(())) if lacks_read => {
             let grant = acls(settings, &format!("--group '{group}'"), &[Operation::Read]);
@@ -95,7 +95,9 @@ fn group(settings: &Settings, told: &Told, report: &mut Report) {
                 grant,
             );
         }
-        Some(Ok(())) if told.group_operations.is_some() => report.ok(what, format!("{group} may be joined")),
+        Some(Ok(())) if answers.group_operations.is_some() => {
+            report.ok(what, format!("{group} may be joined"))
+        }
         Some(Ok(())) => {
             report.ok(what, format!("{group} may be described"));
             report.untried("joining the group", "as there is no such group yet, and a join would make it");
@@ -204,7 +206,7 @@ fn right(
     let what = format!("rights on {name}");
     let needed = needed(settings, name);
     let Some(allowed) = allowed else {
-        return report.untried(what, "as the brokers do not tell them");
+        return report.untried(what, "as no broker describes them");
     };
     let lacking: Vec<Operation> =
         needed.iter().copied().filter(|operation| !allowed.contains(operation)).collect();
