@@ -1,7 +1,12 @@
 -- The role of the daemon, and one for analysts: as little as each needs. Run it after `voiceclone-events migrate up`,
--- and again after each later migration; as the owner of the tables, or as a superuser:
+-- again after each later migration, and after `migrate down`, which takes the rights away with the tables. Run it as the
+-- owner of the tables, or as a superuser:
 --
 --     psql "$OWNER_DATABASE_URL" --set ON_ERROR_STOP=1 --file roles.sql
+--
+-- An owner without CREATEROLE cannot create the two roles: let somebody who can do so once, and run this file then:
+--
+--     CREATE ROLE voiceclone_events; CREATE ROLE voiceclone_reader;
 --
 -- Then let somebody log in. No password stands here, nor should it in a shell's history: \password asks for one.
 --
@@ -21,11 +26,26 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'voiceclone_reader') THEN
         CREATE ROLE voiceclone_reader NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;
     END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION 'this role may not create roles: let one with CREATEROLE say once CREATE ROLE voiceclone_events; CREATE ROLE voiceclone_reader; and run this file again';
 END
 $$;
 
 -- What an earlier version of this file, or another hand, has granted and is not needed.
-REVOKE ALL ON ALL TABLES IN SCHEMA public, ingest FROM voiceclone_events, voiceclone_reader;
+-- Tables of other owners in these schemas are their business.
+DO $$
+DECLARE
+    its regclass;
+BEGIN
+    FOR its IN
+        SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname IN ('public', 'ingest') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+          AND pg_has_role(c.relowner, 'USAGE')
+    LOOP
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM voiceclone_events, voiceclone_reader', its);
+    END LOOP;
+END
+$$;
 REVOKE ALL ON SCHEMA public, ingest FROM voiceclone_events, voiceclone_reader;
 
 -- The daemon: rows of the seven tables are made and changed, never deleted; only what was published leaves the outbox.

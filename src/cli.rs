@@ -1,11 +1,15 @@
 //! The command line: commands, flags and `--help`; a usage error ends with a line that says what to do.
 
+mod usage;
+
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+pub use self::usage::Usage;
+use self::usage::usage;
 
 use crate::record::Topic;
 
@@ -18,7 +22,7 @@ Settings that can hold a secret are environment variables only:
   KAFKA_GROUP_ID           consumer group [default: voiceclone-events]
   KAFKA_X_Y                librdkafka's property x.y, such as KAFKA_SASL_MECHANISM
 
-Exit status: 0 done, 1 failed, 2 wrong usage or a missing or malformed setting.";
+Exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.";
 
 const NEEDS_DATABASE: &str = "Needs DATABASE_URL in the environment.";
 const NEEDS_BROKER: &str = "Needs KAFKA_BOOTSTRAP_SERVERS in the environment; any other KAFKA_X_Y there is \
@@ -65,7 +69,7 @@ pub struct SettingFlags {
     /// Records written in one transaction, at most [default: 3000]
     #[arg(long, global = true, env = "BATCH_MAX_RECORDS", hide_env_values = true, value_name = "N")]
     pub batch_max_records: Option<String>,
-    /// A record that arrives alone waits at most this long; takes ms, too [default: 20ms]
+    /// A record that arrives alone waits at most this long; a number with ms or s [default: 20ms]
     #[arg(long, global = true, env = "BATCH_MAX_WAIT", hide_env_values = true, value_name = "TIME")]
     pub batch_max_wait: Option<String>,
     /// A larger record goes to the dead letters unread [default: 8 MiB]
@@ -74,6 +78,9 @@ pub struct SettingFlags {
     /// Stop after this many unusable records in a row of one partition [default: 10000]
     #[arg(long, global = true, env = "DEAD_LETTER_LIMIT", hide_env_values = true, value_name = "N")]
     pub dead_letter_limit: Option<String>,
+    /// Delete dead letters that are resolved, published and older than this [default: keep them]
+    #[arg(long, global = true, env = "DEAD_LETTER_RETENTION", hide_env_values = true, value_name = "TIME")]
+    pub dead_letter_retention: Option<String>,
     /// Database connections kept [default: 5]
     #[arg(long, global = true, env = "DB_POOL_SIZE", hide_env_values = true, value_name = "N")]
     pub db_pool_size: Option<String>,
@@ -109,8 +116,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Try every setting, the database, schema, broker, topics and permissions
     ///
-    /// Says for each what is wrong and how to mend it, and changes nothing. Exit status 1 where `run` would not
-    /// work.
+    /// Says for each what is wrong and what to do, and changes nothing. Exit status 2 where a setting is wrong, 1
+    /// where `run` would not work for another reason.
     #[command(after_help = NEEDS_BOTH)]
     Check,
     /// Read a range of a topic again, beside the running daemon
@@ -285,7 +292,7 @@ fn offset(text: &str) -> Result<i64, &'static str> {
 }
 
 fn time(text: &str) -> Result<std::time::Duration, &'static str> {
-    let time = crate::config::duration(text, false).filter(|time| !time.is_zero());
+    let time = crate::config::duration::duration(text).filter(|time| !time.is_zero());
     time.ok_or("give seconds, or a number with s, m, h or d, like 30m")
 }
 
@@ -296,113 +303,33 @@ fn rate(text: &str) -> Result<f64, &'static str> {
     }
 }
 
-/// The command line cannot be understood. Print it to standard error and exit with status 2; its last line
-/// names what is wrong and says what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usage(String);
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// What the command line asks for.
+pub enum Asked {
+    /// A command.
+    Command(Box<Cli>),
+    /// `--help` or `--version`: this text, on standard output.
+    Text(clap::Error),
 }
 
-impl std::error::Error for Usage {}
-
-/// Reads this process's command line. `--help` and `--version` are answered here, with exit status 0.
-pub fn parse() -> Result<Cli, Usage> {
-    parse_from(std::env::args_os()).map_err(|error| {
-        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-            error.exit();
+/// Reads this process's command line.
+pub fn parse() -> Result<Asked, Usage> {
+    match parse_from(std::env::args_os()) {
+        Ok(cli) => Ok(Asked::Command(Box::new(cli))),
+        Err(text) if matches!(text.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Asked::Text(text))
         }
-        usage(&error)
-    })
+        Err(error) => Err(usage(&error)),
+    }
 }
 
 fn parse_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(words)
 }
 
-fn usage(error: &clap::Error) -> Usage {
-    let rendered = error.render().to_string();
-    let text = rendered.split("\nFor more information, try").next().unwrap_or_default().trim_end();
-    Usage(format!("{text}\n\n{}", advice(error)))
-}
-
-/// One line: what is wrong, and what to do.
-fn advice(error: &clap::Error) -> String {
-    let of = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => text.escape_debug().to_string(),
-        Some(ContextValue::Strings(texts)) => texts.join(", ").escape_debug().to_string(),
-        Some(ContextValue::StyledStr(text)) => text.to_string(),
-        Some(ContextValue::StyledStrs(texts)) => {
-            texts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        }
-        _ => String::new(),
-    };
-    let arg = of(ContextKind::InvalidArg);
-    let value = of(ContextKind::InvalidValue);
-    let help = "see --help";
-    match error.kind() {
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // clap says which command lacks one only in its usage line
-            let text = error.render().to_string();
-            let program = Cli::command();
-            let mut groups = program.get_subcommands().filter(|command| command.has_subcommands());
-            match groups.find(|group| text.contains(&format!("Usage: {PROGRAM} {}", group.get_name()))) {
-                Some(group) => {
-                    format!("a command is missing after {}: give one of {}", group.get_name(), names(group))
-                }
-                None => format!("a command is missing: give one of {}", names(&program)),
-            }
-        }
-        ErrorKind::InvalidSubcommand => {
-            let close = of(ContextKind::SuggestedSubcommand);
-            let remedy = if close.is_empty() {
-                help.to_owned()
-            } else {
-                format!("perhaps {close} is meant, or {help}")
-            };
-            format!("there is no command {:?}: {remedy}", of(ContextKind::InvalidSubcommand))
-        }
-        ErrorKind::UnknownArgument => {
-            let close = of(ContextKind::SuggestedArg);
-            let remedy = if close.is_empty() {
-                format!("leave it out, or {help}")
-            } else {
-                format!("perhaps {close} is meant")
-            };
-            format!("{arg} is not known here: {remedy}")
-        }
-        ErrorKind::MissingRequiredArgument => format!("{arg} is missing: give it, or {help}"),
-        ErrorKind::InvalidValue | ErrorKind::NoEquals if value.is_empty() => {
-            format!("{arg} has no value: give one, or {help}")
-        }
-        ErrorKind::InvalidValue => {
-            format!("{arg} cannot be {value:?}: give one of {}", of(ContextKind::ValidValue))
-        }
-        ErrorKind::ValueValidation => {
-            let why = std::error::Error::source(error).map_or_else(|| help.to_owned(), ToString::to_string);
-            format!("{arg} cannot be {value:?}: {why}")
-        }
-        ErrorKind::ArgumentConflict => {
-            format!("{arg} is given more than once, or beside what excludes it: keep one")
-        }
-        ErrorKind::InvalidUtf8 => "an argument or a setting is not UTF-8: write it in UTF-8".to_owned(),
-        _ => {
-            let text = error.render().to_string();
-            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            format!("{}: {help}", first.trim_end_matches(':'))
-        }
-    }
-}
-
-fn names(command: &clap::Command) -> String {
-    command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn last_line(words: &[&str]) -> String {

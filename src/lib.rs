@@ -4,7 +4,7 @@
 //! The data flows one way, and so do the imports:
 //!
 //! ```text
-//! main -> logging                   dispatches; text or JSON lines
+//! main -> logging, output           dispatches; text or JSON lines; what commands print
 //!      -> commands                  one module a command: publish, simulate, replay, check, migrate, dead-letters, skip, pause, demo
 //!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
 //!      -> consumer                  the live consumer: a machine that decides for each partition, a driver that does
@@ -36,6 +36,7 @@ pub mod ingest;
 pub mod kafka;
 pub mod logging;
 pub mod outage;
+pub mod output;
 pub mod plan;
 pub mod record;
 pub mod retry;

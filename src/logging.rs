@@ -13,18 +13,30 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::SettingError;
 
 /// Starts logging. `format` is `LOG_FORMAT`, `filter` is `RUST_LOG`; `daemon` tells the daemon's defaults (JSON
-/// unless on a terminal, level info) from those of a command that a person runs (text, level warn).
-pub fn init(format: Option<&str>, filter: Option<&str>, daemon: bool) -> Result<(), SettingError> {
+/// unless on a terminal, level info) from those of a command that a person runs (text, level warn). Returns what is
+/// wrong with the two; the defaults stand in for them, so that there is a log to say so in.
+pub fn init(format: Option<&str>, filter: Option<&str>, daemon: bool) -> Vec<SettingError> {
+    let mut errors = Vec::new();
     let terminal = std::io::stderr().is_terminal();
-    let json = json(format, daemon, terminal)?;
-    let filter = self::filter(filter, daemon)?;
+    let json = json(format, daemon, terminal).unwrap_or_else(|error| {
+        errors.push(error);
+        daemon && !terminal
+    });
+    let filter = self::filter(filter, daemon).unwrap_or_else(|error| {
+        errors.push(error);
+        EnvFilter::new(default_level(daemon))
+    });
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal && !json);
     let all = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_shown));
     // Fails only where something logs already, as in a test: that stays.
     let _ =
         if json { all.with(layer.json().flatten_event(true)).try_init() } else { all.with(layer).try_init() };
     std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+    errors
+}
+
+fn default_level(daemon: bool) -> &'static str {
+    if daemon { "info" } else { "warn" }
 }
 
 /// Whatever the filter says: the libraries' own lines only from warnings up, as below that they show what passes
@@ -50,8 +62,7 @@ fn json(format: Option<&str>, daemon: bool, terminal: bool) -> Result<bool, Sett
 
 fn filter(filter: Option<&str>, daemon: bool) -> Result<EnvFilter, SettingError> {
     let text = match filter.map(str::trim).unwrap_or_default() {
-        "" if daemon => "info",
-        "" => "warn",
+        "" => default_level(daemon),
         given => given,
     };
     EnvFilter::try_new(text).map_err(|_| {

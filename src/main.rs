@@ -1,88 +1,125 @@
 //! Parse, dispatch, exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::cli::{self, Cli, Command, DeadLetters};
+use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, Usage};
 use voiceclone_events::commands::{
     check, dead_letters, demo, migrate, pause, publish, replay, simulate, skip,
 };
-use voiceclone_events::config::{Need, SettingError, Settings, environment};
+use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
+use voiceclone_events::output::say;
 use voiceclone_events::record::TopicPartition;
 use voiceclone_events::{daemon, kafka, logging};
 
-/// Why the program ends with an error.
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+
+/// How a command ended that could not do what it was asked for.
 enum Failure {
-    /// Exit status 2.
-    Setting(SettingError),
-    /// Exit status 1.
+    /// To be reported.
     Failed(anyhow::Error),
-    /// Exit status 1; everything was said.
-    Said,
+    /// Reported already; the exit status.
+    Said(u8),
 }
 
-impl From<SettingError> for Failure {
-    fn from(error: SettingError) -> Failure {
-        Failure::Setting(error)
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Failure {
-        Failure::Failed(error)
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Failed(error.into())
     }
 }
 
 fn main() -> ExitCode {
     let cli = match cli::parse() {
-        Ok(cli) => cli,
+        Ok(Asked::Command(cli)) => cli,
+        Ok(Asked::Text(text)) => {
+            return match text.print().and_then(|()| std::io::stdout().flush()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    say(format!("standard output could not be written: {error}"));
+                    ExitCode::from(FAILED)
+                }
+            };
+        }
         Err(usage) => {
-            eprintln!("{usage}");
-            return ExitCode::from(2);
+            say(usage);
+            return ExitCode::from(WRONG_USAGE);
         }
     };
-    let daemon = matches!(cli.command, Command::Run { .. });
-    let say = |error: &str| if daemon { tracing::error!("{error}") } else { eprintln!("{error}") };
-    let logging = logging::init(cli.settings.log_format.as_deref(), cli.settings.rust_log.as_deref(), daemon);
-    if let Err(error) = logging {
-        eprintln!("{error}");
-        return ExitCode::from(2);
-    }
+    let is_daemon = matches!(cli.command, Command::Run { .. });
+    let wrong =
+        logging::init(cli.settings.log_format.as_deref(), cli.settings.rust_log.as_deref(), is_daemon);
+    let report = |line: &str| if is_daemon { tracing::error!("{line}") } else { say(line) };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say(&format!("the runtime cannot be started: {error}"));
-            return ExitCode::FAILURE;
+            report(&format!("the runtime cannot be started: {error}"));
+            return ExitCode::from(FAILED);
         }
     };
-    let result = runtime.block_on(dispatch(&cli));
+    let result = runtime.block_on(dispatch(&cli, wrong));
     runtime.shutdown_timeout(Duration::from_millis(200));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Setting(error)) => {
-            say(&error.to_string());
-            ExitCode::from(2)
-        }
+        Err(Failure::Said(status)) => ExitCode::from(status),
         Err(Failure::Failed(error)) => {
-            say(&format!("{error:#}"));
-            ExitCode::FAILURE
+            if let Some(SettingErrors(errors)) = error.downcast_ref() {
+                errors.iter().for_each(|error| report(&error.to_string()));
+            } else {
+                report(&format!("{error:#}"));
+            }
+            ExitCode::from(status(&error))
         }
-        Err(Failure::Said) => ExitCode::FAILURE,
     }
 }
 
-async fn dispatch(cli: &Cli) -> Result<(), Failure> {
+/// The exit status of an error. Wrong usage and a wrong setting have their own, wherever they are found.
+fn status(error: &anyhow::Error) -> u8 {
+    let is_usage = error.is::<Usage>() || error.is::<SettingErrors>() || error.is::<SettingError>();
+    if is_usage { WRONG_USAGE } else { FAILED }
+}
+
+/// The settings, what is wrong with them, and the variables that are probably meant as settings.
+fn settings(
+    cli: &Cli,
+    mut errors: Vec<SettingError>,
+    need: Need,
+) -> (Settings, Vec<SettingError>, Vec<String>) {
+    let (settings, wrong) = Settings::read(&cli.settings, environment(), need);
+    errors.extend(wrong);
+    if need.broker {
+        errors.extend(kafka::properties::check_properties(&settings));
+    }
+    let named = |name: &str| errors.iter().any(|error| error.name == name);
+    let misspelt = misspelt(environment()).into_iter().filter(|variable| !named(&variable.name));
+    let warnings = misspelt.map(|variable| variable.to_string()).collect();
+    (settings, errors, warnings)
+}
+
+async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Failure> {
     let cancel = cancel_at_signals()?;
+    let is_daemon = matches!(cli.command, Command::Run { .. });
+    let read = |database: bool, broker: bool| settings(cli, wrong_logging.clone(), Need { database, broker });
     let settings = |database: bool, broker: bool| -> Result<Settings, Failure> {
-        let settings = Settings::from(&cli.settings, environment(), Need { database, broker })?;
-        kafka::check_properties(&settings)?;
-        Ok(settings)
+        let (settings, errors, warnings) = read(database, broker);
+        for warning in warnings {
+            if is_daemon { tracing::warn!("{warning}") } else { say(warning) }
+        }
+        if errors.is_empty() { Ok(settings) } else { Err(SettingErrors(errors).into()) }
     };
     match &cli.command {
         Command::Run { migrate } => Ok(daemon::run(&settings(true, true)?, *migrate, cancel).await?),
         Command::Migrate(what) => Ok(migrate::run(&settings(true, false)?, what, cli.json).await?),
-        Command::Check => good(check::run(&settings(true, true)?, cli.json).await?),
+        Command::Check => {
+            let (settings, errors, warnings) = read(true, true);
+            match check::run(&settings, &errors, &warnings, cli.json).await? {
+                check::Verdict::Works => Ok(()),
+                check::Verdict::Fails => Err(Failure::Said(FAILED)),
+                check::Verdict::WrongSetting => Err(Failure::Said(WRONG_USAGE)),
+            }
+        }
         Command::Replay { topic, partition, from, to, dry_run } => {
             let options = replay::Options {
                 topic: topic.clone(),
@@ -120,7 +157,7 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
 }
 
 fn good(good: bool) -> Result<(), Failure> {
-    if good { Ok(()) } else { Err(Failure::Said) }
+    if good { Ok(()) } else { Err(Failure::Said(FAILED)) }
 }
 
 /// SIGTERM and SIGINT ask for an orderly end.

@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
 use crate::config::Settings;
+use crate::output::print;
 use crate::record::Topic;
 use crate::store::dead_letters::Accepted;
 
@@ -24,7 +25,7 @@ pub async fn accept(
         .await
         .context("nothing was accepted; fix the database and run the same command again")?;
     if json {
-        println!("{}", json!({ "group": group, "accepted": accepted }));
+        print(json!({ "group": group, "accepted": accepted }))?;
         return Ok(());
     }
     if accepted.is_empty() {
@@ -33,11 +34,11 @@ pub async fn accept(
             (Some(name), None) => format!(" in {name}"),
             _ => String::new(),
         };
-        println!("Nothing to accept: group {group} has no stopped partition{place}.");
+        print(format!("Nothing to accept: group {group} has no stopped partition{place}."))?;
         return Ok(());
     }
-    println!("{}", table(&accepted));
-    println!("Accepted for group {group}: running daemons go on with these partitions within 10 s.");
+    print(table(&accepted))?;
+    print(format!("Accepted for group {group}: running daemons go on with these partitions within 10 s."))?;
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use crate::daemon;
 use crate::kafka;
 use crate::kafka::embedded::Broker;
 use crate::kafka::send::Sender;
+use crate::output::{print, say};
 use crate::record::Outgoing;
 use crate::store::overview::{Overview, TABLES};
 use crate::store::{Store, connect, migrate};
@@ -77,7 +78,7 @@ const SHOWN: [(&str, &[&str]); 8] = [
 /// Shows everything: starts broker and PostgreSQL, migrates, sends, consumes and expires, and shows the tables.
 /// Leaves nothing behind.
 pub async fn run(settings: &Settings, options: Options, cancel: CancellationToken) -> anyhow::Result<()> {
-    eprintln!("Starting a PostgreSQL and a broker of their own ...");
+    say("Starting a PostgreSQL and a broker of their own ...");
     let builder = postgres()?;
     let started = spawn_blocking(move || builder.start()).await;
     let postgres = match started {
@@ -97,7 +98,7 @@ pub async fn run(settings: &Settings, options: Options, cancel: CancellationToke
     }
     spawn_blocking(move || drop(postgres)).await.context("PostgreSQL could not be stopped")?;
     if result.is_ok() {
-        eprintln!("Broker and database are gone; nothing is left behind.");
+        say("Broker and database are gone; nothing is left behind.");
     }
     result
 }
@@ -107,7 +108,7 @@ pub async fn run(settings: &Settings, options: Options, cancel: CancellationToke
 async fn interrupted(cancel: &CancellationToken) -> bool {
     let interrupted = tokio::time::timeout(REPORT, cancel.cancelled()).await.is_ok();
     if interrupted {
-        eprintln!("Interrupted.");
+        say("Interrupted.");
     }
     interrupted
 }
@@ -133,8 +134,8 @@ async fn show(
         () = cancel.cancelled() => bail!("interrupted"),
     }
     let migrations = migrate::up(url, None).await?;
-    eprintln!("The database is migrated ({}).", migrations.join(", "));
-    eprintln!("Look at it while it runs: psql '{url}'");
+    say(format!("The database is migrated ({}).", migrations.join(", ")));
+    say(format!("Look at it while it runs: psql '{url}'"));
 
     let stop = cancel.child_token();
     let (ours, token) = (settings.clone(), stop.clone());
@@ -268,7 +269,7 @@ impl View {
     fn say(&mut self, sent: u64, now: &Overview) {
         let line = line(sent, now);
         if line != self.line {
-            eprintln!("{line}");
+            say(&line);
             self.line = line;
             self.reported = Some(Instant::now());
         }
@@ -322,7 +323,7 @@ async fn show_tables(
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     if cancel.is_cancelled() {
-        eprintln!("Interrupted.");
+        say("Interrupted.");
         return Ok(());
     }
     let all = store.overview(GROUP).await.map_err(|fault| anyhow!("{fault}"))?;
@@ -340,19 +341,21 @@ async fn show_tables(
     if let Some(column) = counts.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{counts}");
+    print(counts)?;
     for (table, columns) in SHOWN {
         let rows = store.sample(table, SAMPLE).await.map_err(|fault| anyhow!("{fault}"))?;
         if !rows.is_empty() {
-            println!("\n{table}\n{}", sample(columns, &rows));
+            print(format!("\n{table}\n{}", sample(columns, &rows)))?;
         }
     }
     if options.keep {
-        println!("\nBroker ({servers}) and database keep running. Look further with\n\n  psql '{url}'\n");
-        println!("Ctrl-C ends them.");
+        print(format!(
+            "\nBroker ({servers}) and database keep running. Look further with\n\n  psql '{url}'\n"
+        ))?;
+        print("Ctrl-C ends them.")?;
         cancel.cancelled().await;
     } else {
-        println!("\nTo look further with psql, give --keep: broker and database then run until Ctrl-C.");
+        print("\nTo look further with psql, give --keep: broker and database then run until Ctrl-C.")?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use crate::cli::Migrate;
 use crate::config::Settings;
+use crate::output::print;
 use crate::store::{connect, migrate};
 
 /// Does it, and says what was done.
@@ -15,12 +16,12 @@ pub async fn run(settings: &Settings, what: &Migrate, json: bool) -> anyhow::Res
         Migrate::Status => return status(url, json).await,
     };
     if json {
-        println!("{}", serde_json::json!({ done: names }));
+        print(serde_json::json!({ done: names }))?;
     } else if names.is_empty() {
-        println!("Nothing to do.");
+        print("Nothing to do.")?;
     } else {
         for name in names {
-            println!("{} {name}", done.replace('_', " "));
+            print(format!("{} {name}", done.replace('_', " ")))?;
         }
     }
     Ok(())
@@ -34,13 +35,13 @@ async fn status(url: &str, json: bool) -> anyhow::Result<()> {
         let state = serde_json::json!({
             "applied": state.applied, "pending": state.pending, "unknown": state.unknown,
         });
-        println!("{state}");
+        print(state)?;
         return Ok(());
     }
     for (what, names) in [("applied", state.applied), ("pending", state.pending), ("unknown", state.unknown)]
     {
         for name in names {
-            println!("{what:8} {name}");
+            print(format!("{what:8} {name}"))?;
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::config::Settings;
+use crate::output::print;
 use crate::record::Topic;
 
 /// Holds a topic, or all of them, until [`resume`] or until the time has passed.
@@ -21,16 +22,16 @@ pub async fn pause(
     let until =
         store.pause(group, topic, time).await.context("nothing was paused; fix the database first")?;
     if json {
-        println!("{}", json!({"group": group, "topic": topic.map(Topic::name), "until": until}));
+        print(json!({"group": group, "topic": topic.map(Topic::name), "until": until}))?;
         return Ok(());
     }
     let what = topic.map_or_else(|| "all topics".to_owned(), |topic| topic.to_string());
     let until =
         until.map_or_else(|| "until `voiceclone-events resume`".to_owned(), |until| format!("until {until}"));
-    println!(
+    print(format!(
         "Group {group} is paused for {what} {until}. Every instance stops reading and expiring within 5 s."
-    );
-    println!("Batches in flight end first: wait for those 5 s before you work on the database.");
+    ))?;
+    print("Batches in flight end first: wait for those 5 s before you work on the database.")?;
     Ok(())
 }
 
@@ -40,11 +41,11 @@ pub async fn resume(settings: &Settings, topic: Option<Topic>, json: bool) -> an
     let group = &settings.kafka_group_id;
     let resumed = store.resume(group, topic).await.context("nothing was resumed; fix the database first")?;
     if json {
-        println!("{}", json!({"group": group, "resumed": resumed}));
+        print(json!({"group": group, "resumed": resumed}))?;
     } else if resumed.is_empty() {
-        println!("Nothing was paused for group {group}.");
+        print(format!("Nothing was paused for group {group}."))?;
     } else {
-        println!("Group {group} goes on with {} within 5 s.", resumed.join(", "));
+        print(format!("Group {group} goes on with {} within 5 s.", resumed.join(", ")))?;
     }
     Ok(())
 }

@@ -11,10 +11,12 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::cli::Usage;
 use crate::config::Settings;
 use crate::event::{Event, Limits, Reason, Unusable, decode};
+use crate::kafka::admin::{self, TopicState};
 use crate::kafka::send::Sender;
-use crate::kafka::{self, TopicState};
+use crate::output::{print, say};
 use crate::record::{Outgoing, Record, Topic};
 
 /// What is read at once, and sent together.
@@ -82,7 +84,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
                 Err(Unusable { reason, message }) => {
                     refused_count += 1;
                     if !json {
-                        eprintln!("line {number}: {reason}: {message}");
+                        say(format!("line {number}: {reason}: {message}"));
                     } else if refused.len() < KEPT {
                         refused.push(Refused { line: number, reason: reason.name(), message });
                     }
@@ -106,13 +108,15 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     }
 
     if json {
-        println!("{}", json!({"sent": sent, "refused_count": refused_count, "refused": refused}));
+        print(json!({"sent": sent, "refused_count": refused_count, "refused": refused}))?;
     } else {
-        println!("{sent} {} sent to {}", records(sent), settings.topic_name(topic));
+        print(format!("{sent} {} sent to {}", records(sent), settings.topic_name(topic)))?;
     }
     if refused_count > 0 && !json {
         let lines = if refused_count == 1 { "line was" } else { "lines were" };
-        eprintln!("{refused_count} {lines} not sent: mend what stands above and publish the mended lines");
+        say(format!(
+            "{refused_count} {lines} not sent: correct what stands above and publish the corrected lines"
+        ));
     }
     Ok(refused_count == 0)
 }
@@ -124,7 +128,8 @@ fn topic_of(settings: &Settings, name: &str) -> anyhow::Result<Topic> {
         Some(topic) => Ok(topic),
         None => {
             let names: Vec<&str> = Topic::ALL.iter().map(|topic| topic.name()).collect();
-            bail!("{name:?} is no topic of the daemon: give --topic one of {}", names.join(", "))
+            let text = format!("--topic is {name:?}: give one of {}", names.join(", "));
+            Err(Usage::new(text).into())
         }
     }
 }
@@ -132,7 +137,7 @@ fn topic_of(settings: &Settings, name: &str) -> anyhow::Result<Topic> {
 /// An error that names the topic, unless all of them exist. Blocks.
 pub(crate) fn require_topics(settings: &Settings, topics: &[Topic]) -> anyhow::Result<()> {
     let names: Vec<String> = topics.iter().map(|topic| settings.topic_name(topic)).collect();
-    let states = kafka::topic_states(settings, &names, PATIENCE)?;
+    let states = admin::topic_states(settings, &names, PATIENCE)?;
     let missing: Vec<&str> = names
         .iter()
         .zip(&states)
@@ -146,7 +151,7 @@ pub(crate) fn require_topics(settings: &Settings, topics: &[Topic]) -> anyhow::R
     }
     for (name, state) in names.iter().zip(states) {
         if let TopicState::Refused(why) = state {
-            bail!("the broker refuses the topic {name} ({why}): grant this client the right to it");
+            bail!("the broker refuses the topic {name}: {why}");
         }
     }
     Ok(())

@@ -12,11 +12,13 @@ use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::Usage;
 use crate::commands::tally::{Rows, Tally};
 use crate::config::Settings;
 use crate::event::Time;
 use crate::ingest::{Ingest, Memory, Positions, Stop};
 use crate::kafka::range::{Bound, Eaten, Range, Reader};
+use crate::output::print;
 use crate::record::{Record, Topic};
 use crate::store::offsets::Position;
 use crate::store::write::Mode;
@@ -58,7 +60,8 @@ pub async fn run(
 ) -> anyhow::Result<Outcome> {
     let Some(topic) = Topic::from_name(&options.topic) else {
         let names = Topic::ALL.map(Topic::name).join(", ");
-        bail!("--topic is {:?}: give one of {names}, without TOPIC_PREFIX", options.topic);
+        let text = format!("--topic is {:?}: give one of {names}, without TOPIC_PREFIX", options.topic);
+        return Err(Usage::new(text).into());
     };
     let from = options.from.as_deref().map(|text| bound("--from", text)).transpose()?;
     let to = options.to.as_deref().map(|text| bound("--to", text)).transpose()?;
@@ -85,8 +88,9 @@ pub async fn run(
 
 fn stopped_early(json: bool, options: &Options) -> anyhow::Result<Outcome> {
     if json {
-        print(&json!({ "topic": options.topic, "dry_run": options.dry_run, "outcome": "interrupted", "records": 0 })
-            .to_string())?;
+        print(
+            json!({ "topic": options.topic, "dry_run": options.dry_run, "outcome": "interrupted", "records": 0 }),
+        )?;
     }
     say("Interrupted before anything was read: run the same command again.")?;
     Ok(Outcome::Interrupted)
@@ -101,7 +105,10 @@ fn bound(flag: &str, text: &str) -> anyhow::Result<Bound> {
     };
     match offset.or_else(|| Time::parse(text).map(Bound::Time)) {
         Some(bound) => Ok(bound),
-        None => bail!("{flag} is {text:?}: give an offset like 1200, or a time like 2025-06-01T12:00:00Z"),
+        None => {
+            let remedy = "give an offset like 1200, or a time like 2025-06-01T12:00:00Z";
+            Err(Usage::new(format!("{flag} is {text:?}: {remedy}")).into())
+        }
     }
 }
 
@@ -112,7 +119,8 @@ fn in_order(from: Option<Bound>, to: Option<Bound>) -> anyhow::Result<()> {
         _ => true,
     };
     if !ordered {
-        bail!("--from is not before --to: there is nothing between them; --to itself is not read");
+        let text = "--from is not before --to, so that there is nothing to read: give a --to behind --from";
+        return Err(Usage::new(text).into());
     }
     Ok(())
 }
@@ -311,7 +319,7 @@ impl Replay {
     fn report(&mut self, outcome: &str, json: bool) -> anyhow::Result<()> {
         let unfinished = if outcome == "done" { Vec::new() } else { self.unfinished() };
         let tables = self.rows.count()?;
-        print(&if json {
+        print(if json {
             self.object(outcome, &tables, &unfinished).to_string()
         } else {
             self.table(&tables)
@@ -479,11 +487,6 @@ impl Progress {
 
 fn say(text: &str) -> anyhow::Result<()> {
     writeln!(std::io::stderr(), "{text}").context("standard error could not be written")
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output could not be written")
 }
 
 #[cfg(test)]

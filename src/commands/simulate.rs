@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::publish::require_topics;
 use crate::config::Settings;
 use crate::kafka::send::Sender;
+use crate::output::{print, say};
 use crate::record::{Outgoing, Topic};
 use crate::traffic::{Plan, Sent, traffic};
 
@@ -93,15 +94,15 @@ pub async fn run(
 
     if json {
         let all = json!({"calls": calls, "seed": seed, "records": count, "sent": sent, "unusable": unusable});
-        println!("{all}");
+        print(all)?;
         return Ok(());
     }
-    println!("{}", counts("topic", "records", &settings.topic_prefix, &sent));
+    print(counts("topic", "records", &settings.topic_prefix, &sent))?;
     if !unusable.is_empty() {
-        println!("Of these the daemon cannot use, and has to make dead letters of:");
-        println!("{}", counts("reason", "records", "", &unusable));
+        print("Of these the daemon cannot use, and has to make dead letters of:")?;
+        print(counts("reason", "records", "", &unusable))?;
     }
-    println!("{count} records of {calls} calls sent (seed {seed})");
+    print(format!("{count} records of {calls} calls sent (seed {seed})"))?;
     Ok(())
 }
 
@@ -174,8 +175,8 @@ impl Progress {
         if !self.is_terminal && self.reported.get().elapsed() >= REPORT {
             self.reported.set(Instant::now());
             match self.total {
-                Some(total) => eprintln!("{count} of {total} records sent"),
-                None => eprintln!("{count} records sent"),
+                Some(total) => say(format!("{count} of {total} records sent")),
+                None => say(format!("{count} records sent")),
             }
         }
     }

@@ -3,8 +3,10 @@
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
+use crate::cli::Usage;
 use crate::config::Settings;
 use crate::kafka::brokers::Brokers;
+use crate::output::print;
 use crate::record::TopicPartition;
 use crate::store::skips::Skip;
 
@@ -19,7 +21,7 @@ pub async fn run(
     let name = settings.topic_name(partition.topic);
     let place = format!("{name} partition {}", partition.partition);
     if note.trim().is_empty() {
-        bail!("--note is empty: say why these records are passed over");
+        return Err(Usage::new("--note is empty: say why these records are passed over").into());
     }
     let store = super::store(settings).await?;
     let brokers = Brokers::new(settings);
@@ -55,10 +57,13 @@ pub async fn run(
             "group": group, "topic": name, "partition": partition.partition,
             "from_offset": from, "to_offset": to, "note": note,
         });
-        println!("{skipped}");
+        print(skipped)?;
     } else {
-        println!("Group {group} passes over offsets {from} to {} of {place} and reads {to} next.", to - 1);
-        println!("The running daemons follow within 10 s. ingest.skips keeps the note.");
+        print(format!(
+            "Group {group} passes over offsets {from} to {} of {place} and reads {to} next.",
+            to - 1
+        ))?;
+        print("The running daemons follow within 10 s. ingest.skips keeps the note.")?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tracing::{debug, error, warn};
 
 use super::{BATCH_MAX_BYTES, consumer_config, record};
+use crate::cli::Usage;
 use crate::config::Settings;
 use crate::event::Time;
 use crate::record::{Record, Topic};
@@ -413,10 +414,11 @@ fn partitions(consumer: &StreamConsumer, topic: &str, wanted: Option<i32>) -> an
     match wanted {
         None => Ok(partitions),
         Some(partition) if partitions.contains(&partition) => Ok(vec![partition]),
-        Some(partition) => bail!(
-            "{topic} has no partition {partition}: give one from 0 to {}",
-            partitions.last().copied().unwrap_or(0)
-        ),
+        Some(partition) => {
+            let last = partitions.last().copied().unwrap_or(0);
+            let text = format!("{topic} has no partition {partition}: give --partition from 0 to {last}");
+            Err(Usage::new(text).into())
+        }
     }
 }
 

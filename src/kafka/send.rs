@@ -23,6 +23,20 @@ pub const EXPIRED_TOPIC: &str = "clone.expired";
 /// How long the broker may take for a record.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the producer is made with.
+pub(super) fn producer_config(settings: &Settings) -> ClientConfig {
+    let mut config = client_config(settings);
+    config.set("enable.idempotence", "true");
+    config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
+    // A dead letter is the largest record that is read, and its headers.
+    config.set("message.max.bytes", (settings.record_max_bytes.saturating_mul(2) + 1_048_576).to_string());
+    config.set("queue.buffering.max.kbytes", "65536");
+    if !settings.kafka_properties.contains_key("linger.ms") {
+        config.set("linger.ms", "5");
+    }
+    config
+}
+
 /// Sends records and knows which of them the broker has.
 #[derive(Clone)]
 pub struct Sender {
@@ -34,16 +48,7 @@ pub struct Sender {
 impl Sender {
     /// A producer with the settings' properties.
     pub fn new(settings: &Settings) -> anyhow::Result<Sender> {
-        let mut config = client_config(settings);
-        config.set("enable.idempotence", "true");
-        config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
-        // A dead letter is the largest record that is read, and its headers.
-        config
-            .set("message.max.bytes", (settings.record_max_bytes.saturating_mul(2) + 1_048_576).to_string());
-        config.set("queue.buffering.max.kbytes", "65536");
-        if !settings.kafka_properties.contains_key("linger.ms") {
-            config.set("linger.ms", "5");
-        }
+        let config = producer_config(settings);
         let producer = config.create().context("the Kafka producer could not be made")?;
         let producer = Arc::new(Mutex::new(producer));
         Ok(Sender { config, producer, topic_prefix: settings.topic_prefix.clone() })

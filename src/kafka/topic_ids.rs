@@ -15,7 +15,7 @@ use rdkafka::client::{Client, ClientContext};
 use uuid::Uuid;
 
 /// What librdkafka gives out and wants back: freed when it goes out of scope.
-struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
+pub(super) struct Owned<T>(pub(super) *mut T, pub(super) unsafe extern "C" fn(*mut T));
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
@@ -100,7 +100,7 @@ pub(super) fn topic_ids<C: ClientContext>(
 
 /// # Safety
 /// The pointer is a NUL-terminated text.
-unsafe fn text(pointer: *const std::ffi::c_char) -> String {
+pub(super) unsafe fn text(pointer: *const std::ffi::c_char) -> String {
     // SAFETY: as the caller promises.
     unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
 }

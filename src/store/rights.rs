@@ -45,13 +45,37 @@ pub struct Server {
     #[diesel(sql_type = Bool)]
     /// Whether it takes no writes.
     pub read_only: bool,
+    #[diesel(sql_type = Text)]
+    /// How the database stores texts.
+    pub encoding: String,
+    #[diesel(sql_type = diesel::sql_types::Nullable<Text>)]
+    /// What bounds the connections of this role most, in PostgreSQL's words; `None` where nothing does.
+    pub bounded_by: Option<String>,
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    /// So many connections of this role it takes.
+    pub connections: i64,
 }
 
 /// Asks the server what it is.
 pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Server> {
+    // the limits of role and database do not bind a superuser
     sql_query(
         "SELECT current_setting('server_version') AS version, current_user::text AS role,
-                current_setting('transaction_read_only')::boolean AS read_only",
+                current_setting('transaction_read_only')::boolean AS read_only,
+                current_setting('server_encoding') AS encoding,
+                l.name AS bounded_by, l.value AS connections
+         FROM (SELECT format('CONNECTION LIMIT of role %I', rolname), rolconnlimit::bigint
+               FROM pg_catalog.pg_roles WHERE rolname = session_user AND rolconnlimit >= 0 AND NOT rolsuper
+               UNION ALL
+               SELECT format('CONNECTION LIMIT of database %I', datname), datconnlimit::bigint
+               FROM pg_catalog.pg_database
+               WHERE datname = current_database() AND datconnlimit >= 0
+                 AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user)
+               UNION ALL
+               SELECT 'max_connections', current_setting('max_connections')::bigint
+                                         - current_setting('superuser_reserved_connections')::bigint
+              ) AS l (name, value)
+         ORDER BY l.value LIMIT 1",
     )
     .get_result(connection)
     .await

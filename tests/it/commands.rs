@@ -48,6 +48,7 @@ fn publish_sends_what_the_daemon_can_use_and_names_the_line_and_reason_of_what_i
 #[test]
 fn check_fails_while_the_schema_is_behind_and_passes_once_it_is_migrated() {
     let scene = Scene::new(real_kafka!(), 1);
+    scene.compact_mappings();
     let variables = scene.variables(&[("HTTP_ADDR", "")]);
     let behind = run_command(&["check"], &variables, MINUTES);
     assert_eq!(behind.code, 1, "{behind:?}");

@@ -1,9 +1,11 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
 mod bounded;
+mod check;
 mod commands;
 mod demo;
 mod end_to_end;
+mod exit_status;
 mod expiry;
 mod faults;
 mod fire;
@@ -14,6 +16,7 @@ mod infrastructure;
 mod model;
 mod partitions;
 mod poison;
+mod reach;
 mod replay;
 mod rules;
 mod schema;

@@ -142,8 +142,8 @@ fn a_range_of_offsets_of_one_partition_or_of_all() {
 
     let wrong = ["replay", "--topic", "clone.transfer", "--partition", "7"];
     let refused = run_command(&wrong, &scene.variables(&[]), MINUTES);
-    assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("has no partition 7: give one from 0 to 2"), "{refused:?}");
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("has no partition 7: give --partition from 0 to 2"), "{refused:?}");
 }
 
 #[test]

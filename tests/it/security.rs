@@ -55,6 +55,83 @@ fn url_of_the_daemons_role(database: &Database) -> String {
     database.url_as("voiceclone_events", "role-secret")
 }
 
+/// Runs roles.sql, as somebody with this URL does.
+fn roles_sql(url: &str) -> Result<(), String> {
+    let mut psql = Command::new("psql");
+    psql.arg(url).args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file"]);
+    let done = psql.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/roles.sql")).output().unwrap();
+    if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&done.stderr).into_owned()) }
+}
+
+#[test]
+fn roles_sql_takes_an_owner_without_createrole_beside_tables_of_others() {
+    let database = Database::new();
+    // the roles are there, from whoever may create them
+    url_of_the_daemons_role(&Database::new());
+    let owner = crate::support::unique("owner");
+    let name = database.value("SELECT current_database()");
+    database.run(&format!(
+        "CREATE ROLE {owner} LOGIN PASSWORD 'owner' NOCREATEROLE; ALTER DATABASE {name} OWNER TO {owner};
+         CREATE TABLE public.of_another_owner (a int)"
+    ));
+    let url = database.url_as(&owner, "owner");
+    let migrated = run_command(&["migrate", "up"], &[("DATABASE_URL", &url)], MINUTES);
+    assert_eq!(migrated.code, 0, "{migrated:?}");
+    // grants to one role from several sessions may meet each other
+    eventually(MINUTES, "roles.sql", || roles_sql(&url));
+    for table in ["public.call_log", "ingest.consumer_offsets"] {
+        let may = format!("SELECT has_table_privilege('voiceclone_events', '{table}', 'INSERT')");
+        assert_eq!(database.value(&may), "t", "{table}");
+    }
+    database.run(&format!("REASSIGN OWNED BY {owner} TO postgres; DROP OWNED BY {owner}; DROP ROLE {owner}"));
+}
+
+#[test]
+fn the_backfill_recipe_keeps_dead_letters_and_the_rights_of_the_daemons_role() {
+    let database = Database::new();
+    url_of_the_daemons_role(&database);
+    let letter = |offset: u32| {
+        format!(
+            "INSERT INTO ingest.dead_letters (topic, partition, record_offset, record_timestamp, headers, reason, message)
+             VALUES ('clone.ready', 0, {offset}, '2026-01-01', '{{}}', 'invalid_json', 'no JSON')"
+        )
+    };
+    database.run(&letter(7));
+    let dump = crate::support::processes::folder("dump").join("dead_letters.sql");
+    let dumped = Command::new("pg_dump")
+        .args([database.url(), "--data-only", "--table=ingest.dead_letters", "--file"])
+        .arg(&dump)
+        .output()
+        .unwrap();
+    assert!(dumped.status.success(), "{dumped:?}");
+    let variables = [("DATABASE_URL", database.url())];
+    for way in [&["migrate", "down", "100"][..], &["migrate", "up"]] {
+        assert_eq!(run_command(way, &variables, MINUTES).code, 0);
+    }
+    let restored = Command::new("psql")
+        .args([
+            database.url(),
+            "--quiet",
+            "--no-psqlrc",
+            "--set",
+            "ON_ERROR_STOP=1",
+            "--single-transaction",
+            "--file",
+        ])
+        .arg(&dump)
+        .output()
+        .unwrap();
+    assert!(restored.status.success(), "{restored:?}");
+    eventually(MINUTES, "roles.sql", || roles_sql(database.url()));
+    database.run(&letter(8));
+    assert_eq!(
+        database.value("SELECT string_agg(record_offset::text, ' ' ORDER BY id) FROM ingest.dead_letters"),
+        "7 8"
+    );
+    let may = "SELECT has_table_privilege('voiceclone_events', 'public.call_log', 'INSERT')";
+    assert_eq!(database.value(may), "t");
+}
+
 /// What went wrong with a statement of the daemon's role; `None` where nothing did.
 fn refusal(url: &str, sql: &str) -> Option<String> {
     let done = Command::new("psql").arg(url).args(["--no-psqlrc", "--command", sql]).output().unwrap();
@@ -70,9 +147,13 @@ fn the_daemon_does_all_its_work_in_the_role_of_roles_sql_which_may_do_nothing_el
         .into_iter()
         .map(|(name, value)| if name == "DATABASE_URL" { (name, url.as_str()) } else { (name, value) })
         .collect();
+    scene.compact_mappings();
     let checked = run_command(&["check"], &[&variables[..], &[("HTTP_ADDR", "")]].concat(), MINUTES);
     assert_eq!(checked.code, 0, "{checked:?}");
     assert!(!format!("{checked:?}").contains("role-secret"));
+    // records without a key follow
+    let size = ("max.message.bytes", "10485760");
+    scene.kafka.set_topic_settings(&scene.topic("caller.voice_mapping"), &[size]);
 
     let _daemon = Daemon::run(&variables);
     let publish = |topic: &str, value: &str| scene.publish(topic, value);
@@ -140,7 +221,7 @@ fn check_misses_each_right_that_roles_sql_grants_and_roles_sql_grants_nothing_mo
         "SELECT table_schema, table_name, privilege_type FROM information_schema.role_table_grants
          WHERE grantee = 'voiceclone_events' ORDER BY 1, 2, 3",
     );
-    assert_eq!(granted.len(), 41, "{granted:?}");
+    assert_eq!(granted.len(), 51, "{granted:?}");
     let variables =
         [("DATABASE_URL", url.as_str()), ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"), ("HTTP_ADDR", "")];
     let text = |value: &Option<String>| value.clone().unwrap();
@@ -154,7 +235,7 @@ fn check_misses_each_right_that_roles_sql_grants_and_roles_sql_grants_nothing_mo
     let report: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
     let mut missed = BTreeSet::new();
     for step in report["checks"].as_array().unwrap() {
-        for statement in step["mend"].as_str().unwrap_or_default().lines() {
+        for statement in step["remedy"].as_str().unwrap_or_default().lines() {
             let Some(rest) = statement.strip_prefix("GRANT ") else { continue };
             let (rights, rest) = rest.split_once(" ON ").unwrap();
             let (schema, table) = rest.split_once(" TO ").unwrap().0.split_once('.').unwrap();

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -234,6 +236,21 @@ impl Kafka {
             } else {
                 Ok(())
             }
+        });
+    }
+
+    /// Gives a topic these settings, and the defaults of all others.
+    pub fn set_topic_settings(&self, name: &str, configs: &[(&str, &str)]) {
+        let mut wanted = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (setting, value) in configs {
+            wanted = wanted.set(setting, value);
+        }
+        self.change(RDKafkaErrorCode::NoError, |admin| {
+            let changed = block_on(admin.alter_configs([&wanted], &options()))?;
+            changed
+                .into_iter()
+                .try_for_each(|result| result.map(drop).map_err(|(_, code)| KafkaError::AdminOp(code)))?;
+            Ok(Vec::new())
         });
     }
 
@@ -535,6 +552,14 @@ impl PrivateKafka {
     /// stand for its ports. The error says what is missing for it on this machine. Tests call it through
     /// `private_kafka!()`.
     pub fn start(settings: &[(&str, &str)]) -> Result<PrivateKafka, String> {
+        Self::start_with_users(settings, &[])
+    }
+
+    /// The same with users that log in by SCRAM-SHA-512: name and password.
+    pub fn start_with_users(
+        settings: &[(&str, &str)],
+        users: &[(&str, &str)],
+    ) -> Result<PrivateKafka, String> {
         let java = find_java()?;
         let folder = folder("kafka");
         let (port, controller) = (free_port(), free_port());
@@ -581,8 +606,14 @@ log.segment.delete.delay.ms=1000
         std::fs::write(folder.join("server.properties"), properties).unwrap();
         let kafka = Kafka::at(&format!("127.0.0.1:{port}"));
         let mut broker = PrivateKafka { kafka, folder, java, process: None };
-        let mut format =
-            broker.run("kafka.tools.StorageTool", &["format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c"]);
+        let users: Vec<String> = users
+            .iter()
+            .map(|(name, password)| format!("SCRAM-SHA-512=[name={name},password={password}]"))
+            .collect();
+        let mut words = vec!["format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ"];
+        users.iter().for_each(|user| words.extend(["--add-scram", user]));
+        words.push("-c");
+        let mut format = broker.run("kafka.tools.StorageTool", &words);
         assert!(format.wait(SOON * 2).success(), "the storage was not formatted:\n{}", broker.log());
         broker.start_again();
         Ok(broker)
@@ -631,15 +662,26 @@ log.segment.delete.delay.ms=1000
         process.wait(SOON * 2);
     }
 
+    /// Runs one of Kafka's own tools to its end, and gives its exit status; what it prints is in the broker's log.
+    pub fn run_tool(&self, class: &str, arguments: &[&str]) -> bool {
+        let mut java = self.java(class, arguments);
+        Process::spawn(&mut java, Signal::Kill).wait(SOON * 4).success()
+    }
+
     fn run(&self, class: &str, arguments: &[&str]) -> Process {
+        let mut java = self.java(class, arguments);
+        java.arg(self.folder.join("server.properties"));
+        Process::spawn(&mut java, Signal::Kill)
+    }
+
+    fn java(&self, class: &str, arguments: &[&str]) -> std::process::Command {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut java = command(&self.java);
         // Quick to start and small rather than fast: the serial collector, and only the first compiler.
         java.args(["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]);
         java.arg("-cp").arg(format!("{}/*", jars().display())).arg(class).args(arguments);
-        java.arg(self.folder.join("server.properties")).current_dir(&self.folder);
-        java.stdout(log.try_clone().unwrap()).stderr(log);
-        Process::spawn(&mut java, Signal::Kill)
+        java.current_dir(&self.folder).stdout(log.try_clone().unwrap()).stderr(log);
+        java
     }
 
     fn log(&self) -> String {

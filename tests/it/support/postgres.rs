@@ -35,6 +35,11 @@ impl Database {
         Self::create(shared(), "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
     }
 
+    /// Creates a database with another encoding than UTF8.
+    pub fn with_encoding(encoding: &str) -> Database {
+        Self::create(shared(), &format!("TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"))
+    }
+
     /// Creates a database on a server of the test's own.
     pub fn on(server: &PrivateServer) -> Database {
         Self::create(server, "")

@@ -82,6 +82,13 @@ impl Scene {
         Scene { servers: kafka.servers.clone(), kafka, database, prefix, group: unique("group") }
     }
 
+    /// Compacts the topic of the mappings, as `check` asks for. From then on the broker takes no record without a key
+    /// there.
+    pub fn compact_mappings(&self) {
+        let settings = [("cleanup.policy", "compact"), ("max.message.bytes", "10485760")];
+        self.kafka.set_topic_settings(&self.topic("caller.voice_mapping"), &settings);
+    }
+
     /// A topic's name as Kafka has it.
     pub fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)

@@ -1,0 +1,290 @@
+//! The database: reached, writable, its schema, rights, and a write of each topic's rows that is rolled back.
+
+use diesel_async::AsyncPgConnection;
+
+use super::report::Report;
+use super::timely;
+use crate::config::Settings;
+use crate::event::{Time, decode};
+use crate::plan::Plan;
+use crate::record::{Record, Topic};
+use crate::store::connect::{connect, pool};
+use crate::store::rights::{Server, lacking, server};
+use crate::store::write::Mode;
+use crate::store::{Store, migrate};
+
+const SERVERS_LOG: &str = "see the log of PostgreSQL";
+
+pub(super) async fn check(settings: &Settings, report: &mut Report) {
+    let mut connection = match timely(connect(&settings.database_url)).await {
+        Ok(connection) => connection,
+        Err(why) => {
+            report.wrong("database", &why, remedy(&why));
+            for what in
+                ["schema", "column types", "table permissions", "write of each topic", "stopped partitions"]
+            {
+                report.untried(what, "as there is no connection");
+            }
+            return;
+        }
+    };
+    match timely(server(&mut connection)).await {
+        Err(why) => report.wrong("database", why, SERVERS_LOG),
+        Ok(server) => describe(settings, &server, report),
+    }
+    let is_current = schema(&mut connection, report).await;
+    match timely(migrate::disagreements(&mut connection)).await {
+        Err(why) => report.wrong("column types", why, SERVERS_LOG),
+        Ok(list) if list.is_empty() => {
+            report.ok("column types", "as documented, of the tables that are there");
+        }
+        Ok(list) => report.wrong(
+            "column types",
+            list.join("\n"),
+            "give these columns their documented types with ALTER TABLE, or use another database",
+        ),
+    }
+    match timely(lacking(&mut connection)).await {
+        Err(why) => report.wrong("table permissions", why, SERVERS_LOG),
+        Ok(list) if list.is_empty() => {
+            report.ok("table permissions", "this role may read and write the tables that are there");
+        }
+        Ok(list) => report.wrong(
+            "table permissions",
+            "this role lacks rights",
+            format!("as the tables' owner:\n{};", list.join(";\n")),
+        ),
+    }
+    // A role may have no more connections than one.
+    drop(connection);
+    if is_current {
+        write(settings, report).await;
+    } else {
+        report.untried("write of each topic", "as the schema is not current");
+        report.untried("stopped partitions", "as the schema is not current");
+    }
+}
+
+/// What to do where there is no connection, by the words of the driver and the server.
+fn remedy(why: &str) -> &'static str {
+    let has = |part: &str| why.contains(part);
+    if has("password authentication failed") {
+        "correct user and password in DATABASE_URL; PostgreSQL does not say which of them is wrong"
+    } else if has("role \"") && has("does not exist") {
+        "correct the user in DATABASE_URL, or create the role (roles.sql)"
+    } else if has("database \"") && has("does not exist") {
+        "correct the database in DATABASE_URL, or create it with CREATE DATABASE"
+    } else if has("no pg_hba.conf entry") || has("pg_hba.conf rejects") {
+        "let pg_hba.conf take this user from this host, or set sslmode in DATABASE_URL as it asks for"
+    } else if has("failed to lookup address") || has("Name or service not known") {
+        "correct the host in DATABASE_URL, or the name server of this machine"
+    } else if has("Connection refused") {
+        "start PostgreSQL, or correct host and port in DATABASE_URL"
+    } else if has("certificate") {
+        "set sslrootcert in DATABASE_URL to the authority that signed the server's certificate, and the host to the \
+         name that it is for"
+    } else if has("server does not support TLS") {
+        "turn ssl on in postgresql.conf, or lower sslmode in DATABASE_URL"
+    } else if has("pooler") {
+        "let the pooler keep one server connection for each client (pool_mode=session), or name PostgreSQL's own port"
+    } else if has("too many") || has("remaining connection slots") {
+        "end other connections, or raise the limit"
+    } else if has("did not answer") || has("no answer") || has("timed out") {
+        "look whether PostgreSQL runs, whether a firewall lies between, and whether host and port are right"
+    } else {
+        "start PostgreSQL, or correct host, port, database, user, password or sslmode in DATABASE_URL"
+    }
+}
+
+fn describe(settings: &Settings, server: &Server, report: &mut Report) {
+    report.ok("database", format!("PostgreSQL {}, as {}", server.version, server.role));
+    if server.read_only {
+        report.wrong(
+            "database writable",
+            "the database only reads",
+            "name the primary in DATABASE_URL, or turn default_transaction_read_only off",
+        );
+    } else {
+        report.ok("database writable", "yes");
+    }
+    if server.encoding == "UTF8" {
+        report.ok("database encoding", "UTF8");
+    } else {
+        report.wrong(
+            "database encoding",
+            format!("{}, which cannot hold every text", server.encoding),
+            "use a database that was made with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0",
+        );
+    }
+    // the expiry, the publisher and a migration take a connection each beside the writers
+    let wanted = i64::from(settings.db_pool_size) + i64::from(settings.db_max_overflow);
+    if let Some(bound) = server.bounded_by.as_ref().filter(|_| server.connections < wanted) {
+        report.warning(
+            "connections",
+            format!(
+                "DB_POOL_SIZE and DB_MAX_OVERFLOW ask for {wanted}, and {bound} allows {}",
+                server.connections
+            ),
+            "lower DB_POOL_SIZE and DB_MAX_OVERFLOW, or raise the limit; each instance takes its own",
+        );
+    }
+    // POOLER: a step of its own belongs here, once `store::connect` can tell a transaction-mode pooler.
+}
+
+async fn schema(connection: &mut AsyncPgConnection, report: &mut Report) -> bool {
+    let what = "schema";
+    match timely(migrate::state(connection)).await {
+        Err(why) => report.wrong(
+            what,
+            why,
+            "grant this role SELECT on public.__diesel_schema_migrations and USAGE on schema public",
+        ),
+        Ok(state) if !state.pending.is_empty() => report.wrong(
+            what,
+            format!("behind; pending: {}", state.pending.join(", ")),
+            "voiceclone-events migrate up",
+        ),
+        Ok(state) if !state.unknown.is_empty() => {
+            let unknown = state.unknown.join(", ");
+            report.ok(
+                what,
+                format!("current, with newer migrations that this version does not know: {unknown}"),
+            );
+            return true;
+        }
+        Ok(state) => {
+            report.ok(what, format!("current, {} migrations applied", state.applied.len()));
+            return true;
+        }
+    }
+    false
+}
+
+/// Writes in the daemon's own sessions, and rolls back.
+async fn write(settings: &Settings, report: &mut Report) {
+    // one connection is enough, and leaves those of a running daemon alone
+    let one = Settings { db_pool_size: 1, db_max_overflow: 0, ..settings.clone() };
+    let store = match pool(&one) {
+        Ok(pool) => Store::new(pool),
+        Err(error) => {
+            return report.wrong("write of each topic", format!("{error:#}"), "correct DATABASE_URL");
+        }
+    };
+    for topic in Topic::ALL {
+        let what = format!("write of {topic}");
+        match timely(rehearse(settings, &store, topic)).await {
+            Ok(()) => report.ok(what, "its rows can be written (rolled back)"),
+            Err(why) => report.wrong(
+                what,
+                why,
+                format!(
+                    "undo what was changed at its tables ({}): a column, constraint, trigger, partition or right; \
+                     a lock that somebody holds is in pg_locks",
+                    tables(topic)
+                ),
+            ),
+        }
+    }
+    stopped(settings, &store, report).await;
+}
+
+fn tables(topic: Topic) -> &'static str {
+    match topic {
+        Topic::CloneReady => "clone_ready_events, voice_clone_log, voice_clone_cache",
+        Topic::CloneFailed => "clone_failed_events, voice_clone_log",
+        Topic::CloneTransfer => "clone_transfer_events, voice_clone_cache",
+        Topic::CallLifecycle => "call_log",
+        Topic::CallerVoiceMapping => "caller_voice_mapping",
+    }
+}
+
+/// Tries the rows of one plain record of the topic.
+async fn rehearse(settings: &Settings, store: &Store, topic: Topic) -> Result<(), String> {
+    let record = plain(topic);
+    let event = decode(&record, settings.limits()).map_err(|unusable| unusable.message)?;
+    let timestamp = Time::from_record(record.timestamp).ok_or("the clock is before 1970")?;
+    let mut plan = Plan::default();
+    plan.add(event, timestamp);
+    store.write(&plan, &[], &[], Mode::Rehearse).await.map(drop).map_err(|fault| fault.to_string())
+}
+
+/// A record like those of every day, with ids that no other record has.
+fn plain(topic: Topic) -> Record {
+    let now = chrono::Utc::now().timestamp_micros();
+    let id = format!("check-{now}");
+    let value = serde_json::json!({
+        "caller_id": "+12025550100", "greeting_call_id": id, "agent_call_id": id, "cloned_voice_id": id,
+        "call_id": id, "status": "initiated", "error_message": "none",
+        "voice_sample_url": "https://example.com/sample.wav",
+    });
+    Record {
+        topic,
+        partition: 0,
+        offset: 0,
+        timestamp: now / 1_000,
+        key: None,
+        value: Some(value.to_string().into_bytes()),
+        headers: Vec::new(),
+    }
+}
+
+/// The partitions of the group that `DEAD_LETTER_LIMIT` has stopped.
+async fn stopped(settings: &Settings, store: &Store, report: &mut Report) {
+    let what = "stopped partitions";
+    let positions = match timely(store.positions(&settings.kafka_group_id)).await {
+        Ok(positions) => positions,
+        Err(why) => return report.wrong(what, why, SERVERS_LOG),
+    };
+    let stopped: Vec<_> = positions
+        .iter()
+        .filter(|(_, position)| position.stopped)
+        .filter_map(|((name, partition), position)| {
+            let topic = name.strip_prefix(&settings.topic_prefix).and_then(Topic::from_name)?;
+            Some((topic, *partition, position.dead_in_a_row))
+        })
+        .collect();
+    if stopped.is_empty() {
+        return report.ok(what, "none");
+    }
+    for (topic, partition, count) in stopped {
+        report.wrong(
+            format!("{} partition {partition}", settings.topic_name(topic)),
+            format!("stopped by DEAD_LETTER_LIMIT after {count} unusable records in a row"),
+            format!("voiceclone-events dead-letters accept --topic {topic} --partition {partition}"),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_a_connection_has_its_own_remedy() {
+        for (why, part) in [
+            ("db error: FATAL: password authentication failed for user \"x\"", "correct user and password"),
+            ("db error: FATAL: role \"x\" does not exist", "correct the user"),
+            ("db error: FATAL: database \"x\" does not exist", "correct the database"),
+            ("db error: FATAL: no pg_hba.conf entry for host \"10.0.0.1\"", "pg_hba.conf"),
+            ("error connecting to server: failed to lookup address information", "correct the host"),
+            (
+                "error connecting to server: Connection refused (os error 111)",
+                "start PostgreSQL, or correct host",
+            ),
+            ("error performing TLS handshake: certificate verify failed", "sslrootcert"),
+            ("error performing TLS handshake: server does not support TLS", "ssl on in postgresql.conf"),
+            ("db error: FATAL: too many connections for role \"x\"", "raise the limit"),
+            ("the server did not answer within 10 s", "firewall"),
+        ] {
+            assert!(remedy(why).contains(part), "{why}: {}", remedy(why));
+        }
+    }
+
+    #[test]
+    fn the_plain_record_of_each_topic_can_be_used() {
+        let limits = crate::event::Limits { record_max_bytes: 8 << 20, cache_ttl_seconds: 60 };
+        for topic in Topic::ALL {
+            assert!(decode(&plain(topic), limits).is_ok(), "{topic}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `check`: tries everything that `run` depends on, and changes nothing.
+
+mod broker;
+mod database;
+mod report;
+mod topics;
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use self::report::Report;
+use crate::config::{SettingError, Settings};
+
+/// How long a step may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether `run` would work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It would; exit status 0.
+    Works,
+    /// It would not; exit status 1.
+    Fails,
+    /// It would not, and a setting is wrong; exit status 2.
+    WrongSetting,
+}
+
+/// Prints the settings as they hold and, for each thing that the daemon needs, whether it is there and what to do where
+/// it is not. Changes nothing. `wrong` are the settings that are wrong; in `settings` defaults stand in for them.
+pub async fn run(
+    settings: &Settings,
+    wrong: &[SettingError],
+    warnings: &[String],
+    json: bool,
+) -> anyhow::Result<Verdict> {
+    let mut report = Report::default();
+    for SettingError { name, problem, remedy } in wrong {
+        report.wrong(name, problem, remedy);
+    }
+    for warning in warnings {
+        let (name, what) = warning.split_once(' ').unwrap_or((warning, ""));
+        report.warning(name, what, "rename it, or unset it");
+    }
+    let is_wrong = |name: &str| wrong.iter().any(|error| error.name.starts_with(name));
+    if !is_wrong("HTTP_ADDR") {
+        http(settings, &mut report).await;
+    }
+    if is_wrong("DATABASE_URL") {
+        report.untried("database", "as DATABASE_URL is wrong");
+    } else {
+        database::check(settings, &mut report).await;
+    }
+    if is_wrong("KAFKA_") {
+        report.untried("brokers", "as a KAFKA_* setting is wrong");
+    } else {
+        broker::check(settings, &mut report).await?;
+    }
+    report.print(settings, json)?;
+    Ok(match (wrong.is_empty(), report.is_good()) {
+        (false, _) => Verdict::WrongSetting,
+        (true, false) => Verdict::Fails,
+        (true, true) => Verdict::Works,
+    })
+}
+
+async fn http(settings: &Settings, report: &mut Report) {
+    let what = "HTTP_ADDR";
+    let Some(address) = settings.http_addr else {
+        report.ok(what, "turned off");
+        return;
+    };
+    match TcpListener::bind(address).await {
+        Ok(_) => report.ok(what, format!("{address} is free")),
+        // most likely the daemon itself, beside which one may well check
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            report.ok(what, format!("{address} is taken, by a running daemon or by another program"));
+        }
+        Err(error) => report.wrong(
+            what,
+            format!("nothing can listen on {address}: {error}"),
+            "set HTTP_ADDR to an address of this machine and a free port, or to nothing",
+        ),
+    }
+}
+
+/// The result, unless the step takes too long or fails.
+async fn timely<T, E: std::fmt::Display>(work: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(result) => result.map_err(|error| format!("{error:#}")),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}

@@ -1,0 +1,139 @@
+//! What `check` found, laid out for a person or as JSON.
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::config::Settings;
+use crate::output::print;
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    Ok,
+    /// `run` works, and not as one may expect.
+    Warning,
+    /// `run` would not work.
+    Wrong,
+    /// Something before it is wrong, or it cannot be tried without doing it.
+    Untried,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Warning => "warning",
+            Outcome::Wrong => "WRONG",
+            Outcome::Untried => "untried",
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Step {
+    outcome: Outcome,
+    what: String,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+#[derive(Default)]
+pub(super) struct Report {
+    steps: Vec<Step>,
+}
+
+impl Report {
+    pub(super) fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
+        self.add(Outcome::Ok, what, found, None);
+    }
+
+    pub(super) fn wrong(
+        &mut self,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add(Outcome::Wrong, what, found, Some(remedy.into()));
+    }
+
+    pub(super) fn warning(
+        &mut self,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add(Outcome::Warning, what, found, Some(remedy.into()));
+    }
+
+    pub(super) fn untried(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.add(Outcome::Untried, what, why, None);
+    }
+
+    fn add(
+        &mut self,
+        outcome: Outcome,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        remedy: Option<String>,
+    ) {
+        self.steps.push(Step { outcome, what: what.into(), found: found.into(), remedy });
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        self.steps.iter().filter(|step| step.outcome == outcome).count()
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        self.count(Outcome::Wrong) == 0
+    }
+
+    pub(super) fn print(&self, settings: &Settings, json: bool) -> anyhow::Result<()> {
+        let effective = settings.effective();
+        if json {
+            let effective: serde_json::Map<_, _> =
+                effective.into_iter().map(|(name, value)| (name, value.into())).collect();
+            return print(json!({"ok": self.is_good(), "settings": effective, "checks": self.steps}));
+        }
+        let width = effective.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let mut lines = vec!["Settings".to_owned()];
+        lines.extend(effective.iter().map(|(name, value)| format!("  {name:width$}  {value}")));
+        lines.extend([String::new(), "Checks".to_owned()]);
+        let width = self.steps.iter().map(|step| step.what.chars().count()).max().unwrap_or(0);
+        for Step { outcome, what, found, remedy } in &self.steps {
+            // what goes on over several lines stays in its column
+            let found = found.replace('\n', &format!("\n{:1$}", "", width + 13));
+            lines.push(format!("  {:7}  {what:width$}  {found}", outcome.word()));
+            if let Some(remedy) = remedy {
+                let remedy = remedy.replace('\n', &format!("\n{:1$}", "", width + 16));
+                lines.push(format!("  {:7}  {:width$}  -> {remedy}", "", ""));
+            }
+        }
+        lines.extend([String::new(), self.verdict()]);
+        print(lines.join("\n"))
+    }
+
+    /// The last line: what is wrong, and what to do first.
+    fn verdict(&self) -> String {
+        let wrong: Vec<&Step> = self.steps.iter().filter(|step| step.outcome == Outcome::Wrong).collect();
+        let Some(first) = wrong.first() else {
+            let warnings = match self.count(Outcome::Warning) {
+                0 => "",
+                1 => " There is one warning.",
+                _ => " There are warnings.",
+            };
+            return format!("`voiceclone-events run` would work.{warnings}");
+        };
+        let mut names: Vec<&str> = wrong.iter().map(|step| step.what.as_str()).collect();
+        names.dedup();
+        let verb = if names.len() == 1 { "is" } else { "are" };
+        let remedy = first.remedy.as_deref().unwrap_or_default().replace('\n', " ");
+        let begin = if wrong.len() == 1 { "" } else { "first " };
+        format!(
+            "`voiceclone-events run` would not work, as {} {verb} WRONG: {begin}{remedy}",
+            names.join(", ")
+        )
+    }
+}

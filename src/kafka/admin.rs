@@ -1,0 +1,338 @@
+//! Questions to the brokers that change nothing: topics, leaders, the group, rights, settings.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataTopic};
+
+use super::operations::{self, Allowed};
+use super::reason::{self, Kind, Reason};
+use super::{certificate, client_config, consumer_config};
+use crate::config::Settings;
+
+/// How long one try to reach a broker waits before what librdkafka says is looked at.
+const TRY: Duration = Duration::from_millis(500);
+
+/// Keeps what librdkafka says while it tries, and logs none of it.
+#[derive(Default)]
+pub(super) struct Heard(Mutex<Vec<(RDKafkaErrorCode, String)>>);
+
+impl Heard {
+    fn add(&self, code: RDKafkaErrorCode, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((code, text.to_owned()));
+    }
+
+    fn missing_right(&self) -> Option<Reason> {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = heard.iter().map(|(code, text)| reason::reason(*code, text));
+        reasons.into_iter().find(|reason| reason.kind == Kind::MissingRight)
+    }
+
+    /// The reason that each server gave, the one that names a fault best first.
+    fn reasons(&self) -> Vec<(Option<String>, Reason)> {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_server: BTreeMap<Option<String>, Reason> = BTreeMap::new();
+        for (code, text) in heard.iter() {
+            let (server, _) = reason::server(text);
+            if server.is_none() {
+                // such as that all brokers are down, which adds nothing to the servers' own words
+                continue;
+            }
+            let reason = reason::reason(*code, text);
+            let best = by_server.entry(server.map(str::to_owned)).or_insert_with(|| reason.clone());
+            if reason.kind < best.kind {
+                *best = reason;
+            }
+        }
+        let mut reasons: Vec<_> = by_server.into_iter().collect();
+        reasons.sort_by_key(|(_, reason)| reason.kind);
+        reasons
+    }
+}
+
+impl ClientContext for Heard {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
+        if facility == "FAIL" {
+            self.add(RDKafkaErrorCode::BrokerTransportFailure, text);
+        }
+    }
+
+    fn error(&self, error: KafkaError, text: &str) {
+        self.add(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), text);
+    }
+}
+
+impl ConsumerContext for Heard {}
+
+/// No broker answers: what each of them said, the one that names a fault best first.
+#[derive(Debug)]
+pub struct Unreachable(Vec<(Option<String>, Reason)>);
+
+impl Unreachable {
+    /// What is wrong, a line for each server.
+    pub fn sentence(&self) -> String {
+        let line = |(server, reason): &(Option<String>, Reason)| match server {
+            Some(server) => format!("{server}: {}", reason.sentence),
+            None => reason.sentence.clone(),
+        };
+        let mut lines: Vec<String> = self.0.iter().map(line).collect();
+        lines.dedup();
+        lines.join("\n")
+    }
+
+    /// What to do, for the first of them.
+    pub fn remedy(&self) -> &str {
+        self.0.first().map_or("", |(_, reason)| &reason.remedy)
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no broker answers; {}: {}", self.sentence().replace('\n', "; "), self.remedy())
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+/// Asks the brokers for a sign of life, by this client or else a new one, and gives back the client where one answers
+/// within 2 s. One that got no answer may never get one again, where another does. Blocks.
+pub fn answered(settings: &Settings, client: Option<BaseConsumer>) -> Option<BaseConsumer> {
+    let client = match client {
+        Some(client) => client,
+        None => asking_client(settings)
+            .inspect_err(|error| tracing::error!(error = format!("{error:#}"), "the brokers cannot be asked"))
+            .ok()?,
+    };
+    client.client().fetch_metadata(None, Duration::from_secs(2)).is_ok().then_some(client)
+}
+
+/// A client that only asks.
+pub fn asking_client(settings: &Settings) -> anyhow::Result<BaseConsumer> {
+    client_config(settings).create().context("the Kafka client could not be made")
+}
+
+/// What the brokers say about a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopicState {
+    /// It is there.
+    There {
+        /// How many partitions it has.
+        partitions: usize,
+        /// Those that cannot be read or written now.
+        leaderless: Vec<i32>,
+    },
+    /// There is none of that name.
+    Missing,
+    /// The brokers give no answer on it, and why: such as a missing right.
+    Refused(Reason),
+}
+
+/// The brokers, once one has answered.
+pub struct Cluster {
+    client: BaseConsumer<Heard>,
+    all: Metadata,
+    patience: Duration,
+}
+
+impl Cluster {
+    /// Reaches a broker within `patience`, which is also what each further question may take. The error says why none
+    /// answers, in the words of each. Blocks.
+    pub fn reach(settings: &Settings, patience: Duration) -> Result<Cluster, Unreachable> {
+        let mut config = client_config(settings);
+        // Only this level has every failure. A connection that is not made must fail before the patience ends.
+        config.set("debug", "broker").set_log_level(RDKafkaLogLevel::Debug);
+        let setup = (patience.as_millis() * 4 / 5).max(1_000);
+        config.set("socket.connection.setup.timeout.ms", setup.to_string());
+        let client: BaseConsumer<Heard> = config.create_with_context(Heard::default()).map_err(|error| {
+            Unreachable(vec![(None, reason::reason(RDKafkaErrorCode::Fail, &error.to_string()))])
+        })?;
+        let started = Instant::now();
+        loop {
+            let failed = match client.fetch_metadata(None, TRY.min(patience)) {
+                Ok(all) => return Ok(Cluster { client, all, patience }),
+                Err(error) => error,
+            };
+            listen(&client);
+            let mut reasons = client.context().reasons();
+            let is_final = !reasons.is_empty() && reasons.iter().all(|(_, reason)| reason.kind.is_final());
+            if !is_final && started.elapsed() < patience {
+                continue;
+            }
+            if reasons.is_empty() {
+                let code = failed.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                reasons.push((None, reason::reason(code, "timed out")));
+            }
+            for (server, reason) in &mut reasons {
+                name_the_certificates_fault(settings, server.as_deref(), reason);
+            }
+            return Err(Unreachable(reasons));
+        }
+    }
+
+    /// The id of one broker.
+    pub fn broker(&self) -> Option<i32> {
+        self.all.brokers().first().map(|broker| broker.id())
+    }
+
+    /// How many brokers there are.
+    pub fn brokers(&self) -> usize {
+        self.all.brokers().len()
+    }
+
+    /// The state of each of these topics (names with their prefix), in their order; makes none of them. Blocks.
+    pub fn topics(&self, names: &[String]) -> Vec<TopicState> {
+        let find = |metadata: &Metadata, name: &str| {
+            metadata.topics().iter().find(|topic| topic.name() == name).map(state)
+        };
+        let state = |name: &String| match find(&self.all, name) {
+            Some(state) => state,
+            // The list leaves out what this client may not see; asked by name, the broker says so. A consumer's
+            // question makes no topic.
+            None => match self.client.fetch_metadata(Some(name), self.patience) {
+                Ok(metadata) => find(&metadata, name).unwrap_or(TopicState::Missing),
+                Err(error) => TopicState::Refused(of(&error)),
+            },
+        };
+        names.iter().map(state).collect()
+    }
+
+    /// What this client may do with each of the topics; empty where no broker says so. Blocks.
+    pub fn operations_on_topics(&self, names: &[String]) -> BTreeMap<String, Allowed> {
+        operations::on_topics(self.client.client(), names, self.patience)
+            .inspect_err(|error| {
+                tracing::debug!(error = format!("{error:#}"), "no broker described the topics' rights")
+            })
+            .unwrap_or_default()
+    }
+
+    /// What this client may do with the group; `None` where no broker says so. Blocks.
+    pub fn operations_on_group(&self, group: &str) -> Allowed {
+        operations::on_group(self.client.client(), group, self.patience)
+            .inspect_err(|error| {
+                tracing::debug!(error = format!("{error:#}"), "no broker described the group's rights")
+            })
+            .unwrap_or_default()
+    }
+}
+
+fn state(topic: &MetadataTopic) -> TopicState {
+    match topic.error().map(RDKafkaErrorCode::from) {
+        None | Some(RDKafkaErrorCode::LeaderNotAvailable) => TopicState::There {
+            partitions: topic.partitions().len(),
+            leaderless: topic
+                .partitions()
+                .iter()
+                .filter(|part| part.leader() < 0)
+                .map(|part| part.id())
+                .collect(),
+        },
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+            TopicState::Missing
+        }
+        Some(code) => TopicState::Refused(reason::reason(code, &code.to_string())),
+    }
+}
+
+fn of(error: &KafkaError) -> Reason {
+    reason::reason(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), &error.to_string())
+}
+
+/// Hands what librdkafka has queued to the context.
+fn listen(client: &BaseConsumer<Heard>) {
+    // one call without a wait ends at the first line of the log
+    let until = Instant::now() + Duration::from_millis(50);
+    while Instant::now() < until {
+        let _ = client.poll(Duration::from_millis(10));
+    }
+}
+
+fn name_the_certificates_fault(settings: &Settings, server: Option<&str>, reason: &mut Reason) {
+    if reason.kind != Kind::UntrustedCertificate {
+        return;
+    }
+    if let Some((kind, words)) = server.and_then(|server| certificate::fault(settings, server)) {
+        *reason = Reason::new(kind, &words);
+        reason.sentence = format!("{} ({words})", reason.sentence);
+    }
+}
+
+/// Whether this client may use its consumer group: asks for the group's offset of this topic (with prefix), and
+/// neither joins nor changes anything. Blocks, for `patience` at most.
+pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Result<(), Reason> {
+    let mut config = consumer_config(settings);
+    config.set("group.id", &settings.kafka_group_id);
+    let consumer: BaseConsumer<Heard> =
+        config.create_with_context(Heard::default()).map_err(|error| of(&error))?;
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition(topic, 0);
+    let started = Instant::now();
+    loop {
+        let left = patience.saturating_sub(started.elapsed());
+        // The first question of a new cluster has it make the coordinator's topic.
+        let refused = match consumer.committed_offsets(asked.clone(), TRY.max(left / 4)) {
+            Ok(offsets) => match offsets.elements().iter().find_map(|element| element.error().err()) {
+                None => return Ok(()),
+                Some(error) => of(&error),
+            },
+            Err(error) => of(&error),
+        };
+        // The refusal of a client that may not ask for the coordinator comes only this way.
+        listen(&consumer);
+        if let Some(right) = consumer.context().missing_right() {
+            return Err(right);
+        }
+        if refused.kind.is_final() || started.elapsed() >= patience {
+            // Brokers were reached before, so that it is the coordinator that is waited for.
+            let is_away = matches!(refused.kind, Kind::TimedOut | Kind::CoordinatorAway);
+            return Err(if is_away { Reason::new(Kind::CoordinatorAway, "") } else { refused });
+        }
+    }
+}
+
+/// The settings of these topics and of a broker, by name; those that may not be read are errors.
+pub async fn configs(
+    settings: &Settings,
+    topics: &[String],
+    broker: Option<i32>,
+    patience: Duration,
+) -> anyhow::Result<Vec<Result<BTreeMap<String, String>, Reason>>> {
+    let client: AdminClient<DefaultClientContext> =
+        client_config(settings).create().context("the Kafka client could not be made")?;
+    let options = AdminOptions::new().request_timeout(Some(patience));
+    let resources: Vec<ResourceSpecifier<'_>> = topics
+        .iter()
+        .map(|topic| ResourceSpecifier::Topic(topic))
+        .chain(broker.map(ResourceSpecifier::Broker))
+        .collect();
+    // one by one: together they may be answered in another order
+    let asked = resources.iter().map(|resource| client.describe_configs([resource], &options));
+    let answers = join_all(asked).await.into_iter().map(|answer| {
+        let resource = answer.map_err(|error| of(&error))?.pop();
+        let resource = resource.unwrap_or(Err(RDKafkaErrorCode::Fail));
+        let entries = resource.map_err(|code| reason::reason(code, &code.to_string()))?.entries;
+        Ok(entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    });
+    let answers = answers.collect();
+    // it waits for its thread
+    tokio::task::spawn_blocking(move || drop(client)).await?;
+    Ok(answers)
+}
+
+/// The state of each of these topics. Blocks, for `patience` at most a question.
+pub fn topic_states(
+    settings: &Settings,
+    names: &[String],
+    patience: Duration,
+) -> Result<Vec<TopicState>, Unreachable> {
+    Ok(Cluster::reach(settings, patience)?.topics(names))
+}

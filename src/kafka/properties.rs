@@ -1,0 +1,76 @@
+//! What is wrong with the properties of librdkafka, found out without a broker.
+
+use rdkafka::ClientConfig;
+use rdkafka::client::Client;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaType;
+
+use super::admin::Heard;
+use super::send::producer_config;
+use super::{client_config, consumer_config};
+use crate::config::{self, SettingError, Settings};
+
+/// Properties that librdkafka does not know, values that it does not take, and combinations that it refuses only when
+/// a client is made. Contacts nobody. Each error names an environment variable.
+pub fn check_properties(settings: &Settings) -> Vec<SettingError> {
+    let mut errors: Vec<SettingError> =
+        settings.kafka_properties.iter().filter_map(|(property, value)| wrong(property, value)).collect();
+    if errors.is_empty() {
+        errors.extend(not_made(settings));
+    }
+    errors
+}
+
+fn wrong(property: &str, value: &str) -> Option<SettingError> {
+    let mut config = ClientConfig::new();
+    config.set(property, value);
+    config.create_native_config().err()?;
+    let variable = config::variable(property);
+    // the value may be a secret: librdkafka's words, which quote it, are left out
+    let is_known =
+        ClientConfig::new().create_native_config().is_ok_and(|native| native.get(property).is_ok());
+    if is_known {
+        return Some(SettingError::new(
+            variable,
+            "has a value that librdkafka does not take",
+            "correct or unset it",
+        ));
+    }
+    let remedy = match config::likely(&variable) {
+        Some(setting) => format!("perhaps {setting} is meant"),
+        None => "correct its name, or unset it".to_owned(),
+    };
+    Some(SettingError::new(variable, format!("means {property}, which is no property of librdkafka"), remedy))
+}
+
+/// Makes each kind of client that `run` makes, without any broker to connect to.
+fn not_made(settings: &Settings) -> Option<SettingError> {
+    let mut consumer = consumer_config(settings);
+    consumer.set("group.id", &settings.kafka_group_id);
+    let kinds = [
+        (RDKafkaType::RD_KAFKA_CONSUMER, consumer),
+        (RDKafkaType::RD_KAFKA_PRODUCER, producer_config(settings)),
+        (RDKafkaType::RD_KAFKA_CONSUMER, client_config(settings)),
+    ];
+    kinds.into_iter().find_map(|(kind, mut config)| {
+        config.remove("bootstrap.servers");
+        let refused = match config.create_native_config() {
+            Ok(native) => Client::new(&config, native, kind, Heard::default()).err()?,
+            Err(error) => error,
+        };
+        let words = match refused {
+            KafkaError::ClientCreation(words) => words,
+            other => other.to_string(),
+        };
+        // the longest name that the words hold, as one may begin with another
+        let given = settings.kafka_properties.keys().filter(|property| words.contains(property.as_str()));
+        let variable = given.max_by_key(|property| property.len()).map(|property| config::variable(property));
+        let of_login = || words.contains("SASL mechanism").then(|| "KAFKA_SASL_MECHANISM".to_owned());
+        let variable = variable.or_else(of_login).unwrap_or_else(|| "KAFKA_*".to_owned());
+        Some(SettingError::new(
+            variable,
+            format!("is refused by librdkafka ({})", words.trim()),
+            "correct or unset it",
+        ))
+    })
+}

@@ -1,0 +1,407 @@
+//! Why a broker cannot be reached or refuses, in one sentence, and the remedy. librdkafka's error and log callbacks
+//! know the cause; what its calls return does not.
+
+use std::fmt;
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+/// The causes, those that name a fault best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    WrongLogin,
+    MechanismNotOffered,
+    LoginExpected,
+    LoginNotExpected,
+    MissingRight,
+    ExpiredCertificate,
+    WrongHostName,
+    UntrustedCertificate,
+    ClientCertificateExpected,
+    TlsExpected,
+    PlainTextExpected,
+    NameNotFound,
+    Refused,
+    TimedOut,
+    CoordinatorAway,
+    Other,
+}
+
+impl Kind {
+    /// The label of `voiceclone_kafka_errors_total{kind}`.
+    pub fn metric(self) -> &'static str {
+        match self {
+            Kind::WrongLogin | Kind::MechanismNotOffered | Kind::LoginExpected | Kind::LoginNotExpected => {
+                "authentication"
+            }
+            Kind::MissingRight => "authorization",
+            Kind::ExpiredCertificate
+            | Kind::WrongHostName
+            | Kind::UntrustedCertificate
+            | Kind::ClientCertificateExpected
+            | Kind::TlsExpected
+            | Kind::PlainTextExpected => "tls",
+            Kind::NameNotFound | Kind::Refused | Kind::TimedOut => "transport",
+            Kind::CoordinatorAway | Kind::Other => "other",
+        }
+    }
+
+    /// Whether another try can only give the same.
+    pub fn is_final(self) -> bool {
+        self < Kind::NameNotFound
+    }
+}
+
+/// A cause with its sentence and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The cause.
+    pub kind: Kind,
+    /// What is wrong.
+    pub sentence: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Reason {
+    /// The sentence and remedy of a cause; `words` are those of the part that refused.
+    pub fn new(kind: Kind, words: &str) -> Reason {
+        let (sentence, remedy) = match kind {
+            Kind::WrongLogin => (
+                "the broker refuses the user or the password (it does not say which)".to_owned(),
+                "correct KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or create the user with kafka-configs.sh",
+            ),
+            Kind::MechanismNotOffered => (
+                match words.split_once("supported mechanisms: ").map(|(_, offered)| without_state(offered)) {
+                    Some(offered) if !offered.is_empty() => {
+                        format!("the broker does not offer this SASL mechanism; it offers {offered}")
+                    }
+                    _ => "the broker does not offer this SASL mechanism".to_owned(),
+                },
+                "set KAFKA_SASL_MECHANISM to one that the broker offers",
+            ),
+            Kind::LoginExpected => (
+                "the broker closed the connection at the first question, as one does that expects a login"
+                    .to_owned(),
+                "set KAFKA_SECURITY_PROTOCOL to SASL_PLAINTEXT or SASL_SSL, with KAFKA_SASL_MECHANISM, \
+                 KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD",
+            ),
+            Kind::LoginNotExpected => (
+                "the broker takes no login on this port".to_owned(),
+                "set KAFKA_SECURITY_PROTOCOL to PLAINTEXT or SSL, or name the port of a SASL listener in \
+                 KAFKA_BOOTSTRAP_SERVERS",
+            ),
+            Kind::MissingRight => {
+                ("the broker lets this client not do that".to_owned(), "grant the right with kafka-acls.sh")
+            }
+            Kind::ExpiredCertificate => (
+                "the broker's certificate has expired".to_owned(),
+                "renew the broker's certificate, or set this machine's clock right",
+            ),
+            Kind::WrongHostName => (
+                "the broker's certificate is for another host name".to_owned(),
+                "name the broker in KAFKA_BOOTSTRAP_SERVERS and in advertised.listeners as its certificate does",
+            ),
+            Kind::UntrustedCertificate => (
+                "the broker's certificate is not signed by an authority that is trusted here".to_owned(),
+                "set KAFKA_SSL_CA_LOCATION to the file of the authority that signed it",
+            ),
+            Kind::ClientCertificateExpected => (
+                "the broker expects a certificate of the client".to_owned(),
+                "set KAFKA_SSL_CERTIFICATE_LOCATION and KAFKA_SSL_KEY_LOCATION",
+            ),
+            Kind::TlsExpected => (
+                "the broker expects TLS on this port".to_owned(),
+                "set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL, or name the port of a listener without TLS in \
+                 KAFKA_BOOTSTRAP_SERVERS",
+            ),
+            Kind::PlainTextExpected => (
+                "the broker speaks no TLS on this port".to_owned(),
+                "set KAFKA_SECURITY_PROTOCOL to PLAINTEXT or SASL_PLAINTEXT, or name the port of a listener with TLS \
+                 in KAFKA_BOOTSTRAP_SERVERS",
+            ),
+            Kind::NameNotFound => (
+                "the host name is not found".to_owned(),
+                "correct the name in KAFKA_BOOTSTRAP_SERVERS (or in the broker's advertised.listeners), or the name \
+                 server of this machine",
+            ),
+            Kind::Refused => (
+                "the connection is refused: nothing listens there".to_owned(),
+                "start the broker, or correct host and port in KAFKA_BOOTSTRAP_SERVERS (or in the broker's \
+                 advertised.listeners)",
+            ),
+            Kind::TimedOut => (
+                "no answer came in time".to_owned(),
+                "look whether the broker runs, whether a firewall lies between, and whether host and port in \
+                 KAFKA_BOOTSTRAP_SERVERS are right",
+            ),
+            Kind::CoordinatorAway => (
+                "the group's coordinator is not there yet; no right is missing".to_owned(),
+                "try again in a minute; where it stays away, compare offsets.topic.replication.factor with the \
+                 number of brokers",
+            ),
+            Kind::Other => (
+                if words.is_empty() {
+                    "no broker answers".to_owned()
+                } else {
+                    without_state(words).to_owned()
+                },
+                "start the broker, or correct KAFKA_BOOTSTRAP_SERVERS and the other KAFKA_* settings",
+            ),
+        };
+        Reason { kind, sentence, remedy: remedy.to_owned() }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.sentence, self.remedy)
+    }
+}
+
+/// The reason behind an error of librdkafka: its code, and the whole text of its error or log callback.
+pub fn reason(code: Code, text: &str) -> Reason {
+    Reason::new(kind(code, text), server(text).1)
+}
+
+fn kind(code: Code, text: &str) -> Kind {
+    let has = |part: &str| text.contains(part);
+    match code {
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed => return Kind::MissingRight,
+        Code::CoordinatorNotAvailable
+        | Code::CoordinatorLoadInProgress
+        | Code::NotCoordinator
+        | Code::WaitingForCoordinator => return Kind::CoordinatorAway,
+        Code::SaslAuthenticationFailed => return Kind::WrongLogin,
+        Code::UnsupportedSASLMechanism => return Kind::MechanismNotOffered,
+        Code::IllegalSASLState => return Kind::LoginNotExpected,
+        _ => {}
+    }
+    if has("mechanism handshake failed") {
+        // a listener without SASL answers so, and offers none
+        return if has("current SASL state") { Kind::LoginNotExpected } else { Kind::MechanismNotOffered };
+    }
+    if has("SASL authentication error") || has("Authentication failed") || has("authentication failed") {
+        return Kind::WrongLogin;
+    }
+    if has("might require SASL authentication") || is_cut_off(text, "UP") && !has("sasl_") {
+        return Kind::LoginExpected;
+    }
+    certificate_or_protocol(text).unwrap_or_else(|| match code {
+        Code::Resolve => Kind::NameNotFound,
+        _ if has("Failed to resolve") => Kind::NameNotFound,
+        _ if has("Connection refused") => Kind::Refused,
+        Code::OperationTimedOut | Code::RequestTimedOut | Code::MessageTimedOut => Kind::TimedOut,
+        _ if has("timed out") || has("Timed out") => Kind::TimedOut,
+        _ if has("unreachable") || has("No route to host") => Kind::TimedOut,
+        _ => Kind::Other,
+    })
+}
+
+fn certificate_or_protocol(text: &str) -> Option<Kind> {
+    let has = |part: &str| text.contains(part);
+    if has("certificate has expired") {
+        return Some(Kind::ExpiredCertificate);
+    }
+    if has("hostname mismatch") || has("IP address mismatch") {
+        return Some(Kind::WrongHostName);
+    }
+    if has("alert certificate required")
+        || has("client SSL authentication might be required")
+        || has("alert bad certificate")
+    {
+        return Some(Kind::ClientCertificateExpected);
+    }
+    if has("certificate verify failed")
+        || has("could not be verified")
+        || has("Failed to verify broker certificate")
+    {
+        return Some(Kind::UntrustedCertificate);
+    }
+    if has("wrong version number")
+        || has("connecting to a PLAINTEXT broker listener")
+        || has("packet length too long")
+    {
+        return Some(Kind::PlainTextExpected);
+    }
+    let is_plain = !has("ssl://");
+    if has("connecting to a SSL listener")
+        || is_tls_alert(text)
+        || is_cut_off(text, "APIVERSION_QUERY") && is_plain
+    {
+        return Some(Kind::TlsExpected);
+    }
+    None
+}
+
+/// Whether the broker closed the connection in this state, and within 2 s of reaching it: one that is up for longer may
+/// be closed for any reason.
+fn is_cut_off(text: &str, state: &str) -> bool {
+    let Some((words, after)) = text.rsplit_once(" (after ") else { return false };
+    let Some((millis, rest)) = after.split_once("ms in state ") else { return false };
+    let is_soon = millis.parse::<u32>().is_ok_and(|millis| millis < 2_000);
+    is_soon && words.contains("Disconnected") && rest.starts_with(state)
+}
+
+/// A TLS alert that is read as the size of an answer: bytes 0x15 0x03 and the version, so 352518912 and above.
+fn is_tls_alert(text: &str) -> bool {
+    let size = text.split("Invalid response size ").nth(1).and_then(|rest| rest.split(' ').next());
+    size.and_then(|size| size.parse::<u32>().ok()).is_some_and(|size| size >> 16 == 0x1503)
+}
+
+/// The text without librdkafka's `(after 5ms in state CONNECT)`.
+fn without_state(text: &str) -> &str {
+    text.split(" (after ").next().unwrap_or(text).trim()
+}
+
+/// The server that a text of librdkafka begins with, and the rest: `ssl://host:9093/bootstrap: Connect to ...`.
+pub fn server(text: &str) -> (Option<&str>, &str) {
+    // a log line names its thread first
+    let text =
+        text.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(text, |(_, rest)| rest);
+    let Some((head, rest)) = text.split_once(": ") else { return (None, text) };
+    let Some((name, _)) = head.rsplit_once('/') else { return (None, text) };
+    let name = name.rsplit_once("://").map_or(name, |(_, name)| name);
+    if name.contains(':') && !name.contains(' ') { (Some(name), rest) } else { (None, text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_of_librdkafka_have_their_kinds() {
+        let cases = [
+            (
+                Code::Resolve,
+                "nowhere.invalid:9092/bootstrap: Failed to resolve 'nowhere.invalid:9092': Name or service not known \
+                 (after 3ms in state CONNECT)",
+                Kind::NameNotFound,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state \
+                 CONNECT)",
+                Kind::Refused,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "10.255.255.1:9092/bootstrap: Connection setup timed out in state CONNECT (after 4013ms in state \
+                 CONNECT)",
+                Kind::TimedOut,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "localhost:9093/bootstrap: Disconnected: requesting ApiVersion: might be caused by incorrect \
+                 security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10",
+                Kind::TlsExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "sasl_plaintext://localhost:9093/bootstrap: Disconnected: connection closed by peer: receive 0 after \
+                 POLLIN (after 3ms in state APIVERSION_QUERY)",
+                Kind::TlsExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "localhost:9094/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 12ms \
+                 in state UP)",
+                Kind::LoginExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "localhost:9092/1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 600123ms in \
+                 state UP)",
+                Kind::Other,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "localhost:9093/bootstrap: Receive failed: Invalid response size 352518912 (0..100000000): increase \
+                 receive.message.max.bytes",
+                Kind::TlsExpected,
+            ),
+            (
+                Code::SSL,
+                "ssl://localhost:9092/bootstrap: SSL handshake failed: error:0A00010B:SSL routines::wrong version \
+                 number",
+                Kind::PlainTextExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "ssl://localhost:9092/bootstrap: SSL handshake failed: Disconnected: connection closed by peer: \
+                 connecting to a PLAINTEXT broker listener? (after 6ms in state SSL_HANDSHAKE)",
+                Kind::PlainTextExpected,
+            ),
+            (
+                Code::SSL,
+                "ssl://localhost:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify \
+                 failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured",
+                Kind::UntrustedCertificate,
+            ),
+            (Code::SSL, "certificate verify failed: certificate has expired", Kind::ExpiredCertificate),
+            (Code::SSL, "certificate verify failed: hostname mismatch", Kind::WrongHostName),
+            (
+                Code::Authentication,
+                "sasl_plaintext://localhost:9094/bootstrap: SASL authentication error: Authentication failed during \
+                 authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512 (after 7ms in state \
+                 AUTH_REQ)",
+                Kind::WrongLogin,
+            ),
+            (
+                Code::Authentication,
+                "sasl_plaintext://localhost:9092/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Request not \
+                 valid in current SASL state: broker's supported mechanisms:  (after 1ms in state AUTH_HANDSHAKE)",
+                Kind::LoginNotExpected,
+            ),
+            (
+                Code::BrokerTransportFailure,
+                "localhost:9094/bootstrap: Disconnected: verify that security.protocol is correctly configured, broker \
+                 might require SASL authentication (after 301ms in state UP)",
+                Kind::LoginExpected,
+            ),
+            (Code::TopicAuthorizationFailed, "", Kind::MissingRight),
+            (Code::GroupAuthorizationFailed, "", Kind::MissingRight),
+            (Code::CoordinatorNotAvailable, "", Kind::CoordinatorAway),
+            (Code::WaitingForCoordinator, "", Kind::CoordinatorAway),
+            (Code::Fail, "something nobody has heard of", Kind::Other),
+        ];
+        for (code, text, expected) in cases {
+            assert_eq!(reason(code, text).kind, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mechanism_that_is_not_offered_is_answered_with_those_that_are() {
+        let text = "sasl_plaintext://localhost:9094/bootstrap: SASL SCRAM-SHA-256 mechanism handshake failed: Broker: \
+                    Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512 (after 2ms in state \
+                    AUTH_HANDSHAKE)";
+        let reason = reason(Code::Authentication, text);
+        assert_eq!(reason.kind, Kind::MechanismNotOffered);
+        assert_eq!(
+            reason.to_string(),
+            "the broker does not offer this SASL mechanism; it offers SCRAM-SHA-512: set KAFKA_SASL_MECHANISM to one \
+             that the broker offers"
+        );
+    }
+
+    #[test]
+    fn the_server_is_taken_from_the_text() {
+        for (text, expected) in [
+            (
+                "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed",
+                (Some("127.0.0.1:1"), "Connect to ipv4#127.0.0.1:1 failed"),
+            ),
+            ("ssl://kafka:9093/1: SSL handshake failed", (Some("kafka:9093"), "SSL handshake failed")),
+            (
+                "[thrd:kafka:9092/bootstrap]: kafka:9092/bootstrap: Disconnected",
+                (Some("kafka:9092"), "Disconnected"),
+            ),
+            ("1/1 brokers are down", (None, "1/1 brokers are down")),
+        ] {
+            assert_eq!(server(text), expected);
+        }
+    }
+}
