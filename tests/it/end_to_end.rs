@@ -148,20 +148,6 @@ fn an_emptied_database_is_filled_again_byte_for_byte() {
 }
 
 #[test]
-fn a_full_row_of_unusable_records_stops_the_daemon_and_a_restart_stops_again() {
-    let scene = Scene::new(real_kafka!(), 1);
-    for _ in 0..5 {
-        scene.publish("clone.ready", "no json");
-    }
-    for _ in 0..2 {
-        let mut daemon = scene.daemon(&[("DEAD_LETTER_LIMIT", "5")]);
-        assert_eq!(daemon.wait_exit(SOON), 1);
-        assert!(daemon.logs().last().unwrap().contains("dead-letters accept"), "{:?}", daemon.logs());
-    }
-    assert_eq!(tables::dead_letters(&scene.database).len(), 5, "the batch that reached the limit landed");
-}
-
-#[test]
 fn rows_that_expired_longer_ago_than_the_setting_are_deleted_without_an_event() {
     let scene = Scene::new(real_kafka!(), 1);
     let _daemon = scene.daemon(&[("EXPIRY_INTERVAL", "1s"), ("EXPIRED_EVENT_MAX_AGE", "1h")]);
