@@ -10,7 +10,6 @@ use super::driver::{ANSWER, Consumer, Done, End, Status, Waiting, Watched};
 use super::log::BETWEEN_LINES;
 use super::start::Starter;
 use super::{Input, Trouble, TroubleKind, ViewState, progress};
-use crate::kafka::group;
 use crate::outage;
 use crate::record::{Topic, TopicPartition};
 use crate::store::Fault;
@@ -103,7 +102,7 @@ impl Consumer {
             info!(
                 group = self.starter.group,
                 for_seconds = now.saturating_duration_since(self.joined).as_secs(),
-                session_timeout_seconds = group::SESSION_TIMEOUT.as_secs(),
+                session_timeout_ms = self.group.session_timeout_ms(),
                 "waiting for the group to assign partitions: the brokers may be away, another member may be slow, or one \
                  that was killed holds its partitions until its session ends (session.timeout.ms). With \
                  KAFKA_GROUP_INSTANCE_ID a restarted instance takes its own place at once"

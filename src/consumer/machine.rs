@@ -268,7 +268,11 @@ impl Machine {
         }
         let offset = offset.or_else(|| Some(self.partitions.get(&key)?.position?.next_offset));
         let text = match offset {
-            Some(offset) => format!("offset {offset} cannot be read: {reason}"),
+            Some(offset) => format!(
+                "offset {offset} cannot be read: {reason} (where that stays so, `voiceclone-events skip --topic {} \
+                 --partition {} --to` an offset behind it is the way past it)",
+                key.topic, key.partition
+            ),
             None => format!("it cannot be read: {reason}"),
         };
         // What was gathered before that offset is written first: the position is read again after it.

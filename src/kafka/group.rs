@@ -88,6 +88,7 @@ pub struct Group {
     topic_prefix: String,
     /// The partitions that librdkafka reads.
     read: BTreeSet<TopicPartition>,
+    session_timeout_ms: String,
 }
 
 impl Group {
@@ -104,6 +105,7 @@ impl Group {
                 config.set(property, value);
             }
         }
+        let session_timeout_ms = config.get("session.timeout.ms").unwrap_or_default().to_owned();
         let mut consumer: BaseConsumer<Context> =
             config.create_with_context(Context).context("the Kafka consumer could not be created")?;
         let ready = Arc::new(Notify::new());
@@ -114,7 +116,13 @@ impl Group {
         consumer.subscribe(&names).context("the topics could not be subscribed to")?;
         let queue = Queue::of(Arc::new(consumer), settings.topic_prefix.clone())
             .context("the Kafka consumer has no queue")?;
-        Ok(Group { queue, ready, topic_prefix: settings.topic_prefix.clone(), read: BTreeSet::new() })
+        let topic_prefix = settings.topic_prefix.clone();
+        Ok(Group { queue, ready, topic_prefix, read: BTreeSet::new(), session_timeout_ms })
+    }
+
+    /// `session.timeout.ms`, as it is in force.
+    pub fn session_timeout_ms(&self) -> &str {
+        &self.session_timeout_ms
     }
 
     /// Waits until there may be an event. Cancel-safe.

@@ -361,16 +361,15 @@ fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
                 differences.push(format!("{found:?} stands in a log line of {file:?}: {line}"));
             }
             for (part, what) in [
-                (
-                    "a stored offset is not where this process left it",
-                    "log: fenced off, positions read again",
-                ),
-                ("a batch is kept and tried again", "log: batches kept and tried again"),
+                ("another process moved the stored offset", "log: fenced off, positions read again"),
+                ("records wait for it", "log: outages of PostgreSQL in which records waited"),
+                ("partitions wait, and the others go on", "log: partitions that waited alone"),
                 ("deadlock detected", "log: deadlocks"),
-                ("the consumer has lost them", "log: consumers that had lost the brokers"),
-                ("the database's offsets are not those", "log: another state of the database noticed"),
+                ("the brokers answer other clients", "log: consumers that had lost the brokers"),
+                ("failed for good", "log: clients that failed for good"),
+                ("is not the one that this process knows", "log: another state of the database noticed"),
                 ("no longer has the stored offset", "log: stored offsets that the topic no longer had"),
-                ("a batch has landed", "log: batches written"),
+                ("a batch landed", "log: batches written"),
                 ("partitions are assigned", "log: assignments"),
                 ("partitions are revoked", "log: revocations"),
                 ("the program panicked", "log: PANICS"),

@@ -66,7 +66,7 @@ fn instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut() 
         &Fault::NEAR_POSTGRES,
         &[
             "log: revocations",
-            "log: batches kept and tried again",
+            "log: outages of PostgreSQL in which records waited",
             "commits, or answers to them, lost",
             "sessions of PostgreSQL terminated",
         ],
@@ -96,7 +96,7 @@ fn a_full_disk_and_a_database_restored_from_a_dump() {
         Some(real_kafka!()),
         Needs { small_disk: true, ..Needs::default() },
         &[&Fault::OF_STORAGE[..], &[Fault::Killed]].concat(),
-        &["log: batches kept and tried again"],
+        &["log: outages of PostgreSQL in which records waited"],
     );
 }
 

@@ -58,16 +58,18 @@ fn a_client_that_a_quota_holds_back_is_slow_and_nothing_more() {
     };
     let mut daemon = scene.daemon(&[&MEMBER[..], &[("KAFKA_CLIENT_ID", client.as_str())]].concat());
     assert_takes(&scene, &every_place(1), SOON);
-    scene.kafka.send_all((0..200).map(call));
+    // Small batches: the broker holds back for ever what is larger than the quota's window.
+    (0..20).for_each(|n| drop(scene.kafka.send_all((n * 10..n * 10 + 10).map(call))));
     let start = Instant::now();
     wait_for_rows(&scene, "call.lifecycle", "slow-", 200, MINUTES);
     assert!(start.elapsed() > Duration::from_secs(15), "the quota holds nothing back");
     assert_takes(&scene, &every_place(1), SOON * 2);
     daemon.wait_ready(SOON);
     let said = daemon.logs();
-    assert!(said.iter().all(|line| !line.contains("lost the brokers")), "{said:#?}");
-    let joined = said.iter().filter(|line| line.contains("subscribed") || line.contains("joined")).count();
-    assert!(joined <= 1, "the client is not replaced: {said:#?}");
+    assert!(
+        said.iter().all(|line| !line.contains("a new Kafka client")),
+        "the client is replaced: {said:#?}"
+    );
 }
 
 #[test]

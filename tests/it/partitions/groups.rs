@@ -67,18 +67,17 @@ fn an_instance_without_partitions_is_ready_and_takes_over_from_one_that_ends() {
 #[test]
 fn an_instance_that_follows_a_killed_one_consumes_after_the_session_timeout_and_says_what_it_waits_for() {
     let scene = Scene::new(real_kafka!(), 1);
-    let mut killed = scene.daemon(&MEMBER);
+    let session = [("KAFKA_SESSION_TIMEOUT_MS", "10000")];
+    let mut killed = scene.daemon(&session);
     assert_takes(&scene, &every_place(1), SOON);
     killed.signal(Signal::Kill);
     killed.wait_exit(SOON);
-    let mut daemon = scene.daemon(&MEMBER);
-    // the session timeout of 6 s, and a moment to start
-    assert_takes(&scene, &every_place(1), Duration::from_secs(15));
+    let mut daemon = scene.daemon(&session);
+    // the session timeout of 10 s, and a moment to start
+    assert_takes(&scene, &every_place(1), Duration::from_secs(20));
     daemon.wait_ready(SOON);
     let said = daemon.logs();
-    let says = |line: &String| {
-        line.contains("wait") && line.contains("group") && line.contains("SESSION_TIMEOUT_MS")
-    };
+    let says = |line: &String| line.contains("waiting for the group") && line.contains("session");
     assert!(said.iter().any(says), "no line says what is waited for: {said:#?}");
 }
 

@@ -66,8 +66,7 @@ fn a_database_that_takes_no_writes_is_not_ready() {
     let name = scene.database.value("SELECT current_database()");
     let read_only = |on: &str| {
         scene.database.run(&format!(
-            "SET default_transaction_read_only = off;
-             ALTER DATABASE {name} SET default_transaction_read_only = {on};
+            "BEGIN READ WRITE; ALTER DATABASE {name} SET default_transaction_read_only = {on}; COMMIT;
              SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE datname = '{name}' AND pid <> pg_backend_pid()"
         ));

@@ -512,7 +512,8 @@ fn send_all(producer: &FutureProducer, records: &[Send]) -> Result<Vec<(i32, i64
                     sent.push(block_on(under_way.pop_front().unwrap()));
                     next = again;
                 }
-                Err((error, _)) => panic!("sending to {}: {error}", record.topic),
+                // as after a topic was deleted and created again: another producer finds it
+                Err((error, _)) => return Err(error),
             }
         }
     }
