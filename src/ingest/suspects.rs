@@ -1,7 +1,7 @@
 //! The trial of suspects against the database: each alone, and behind it a known good record of its topic, in one session
 //! and rolled back. All suspects are tried side by side.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -21,6 +21,8 @@ use crate::store::write::Rehearsal;
 
 /// A suspect whose tries fail so often for a passing reason is left for later.
 const PASSING_FAILURES: u32 = 5;
+/// The pause behind one.
+const AFTER_A_PASSING_FAILURE: Duration = Duration::from_millis(200);
 
 /// What becomes of a suspect.
 pub(super) enum Finding {
@@ -50,8 +52,6 @@ impl Ingest {
         records: &[&Record],
         cancel: &CancellationToken,
     ) -> Result<Vec<Finding>, Wait> {
-        let mut session = self.store.rehearsal().await.map_err(|fault| wait(&fault))?;
-        let english = session.messages_are_english().await.map_err(|fault| wait(&fault))?;
         let start = Instant::now();
         let mut suspects = Vec::new();
         for record in records {
@@ -68,11 +68,7 @@ impl Ingest {
             }
         }
         loop {
-            for suspect in suspects.iter_mut().filter(|suspect| suspect.finding.is_none()) {
-                if suspect.not_before <= Instant::now() {
-                    self.try_once(&mut session, suspect, english).await.map_err(|fault| wait(&fault))?;
-                }
-            }
+            self.try_all_once(&mut suspects).await.map_err(|fault| wait(&fault))?;
             let undecided = suspects.iter().filter(|suspect| suspect.finding.is_none());
             let Some(next) = undecided.map(|suspect| suspect.not_before).min() else { break };
             if !pause_for(next.saturating_duration_since(Instant::now()), cancel).await {
@@ -81,6 +77,18 @@ impl Ingest {
             }
         }
         Ok(suspects.into_iter().filter_map(|suspect| suspect.finding).collect())
+    }
+
+    /// One try of each that is due. The session is given back before the pause, as a pool may have few.
+    async fn try_all_once(&self, suspects: &mut [Suspect<'_>]) -> Result<(), Fault> {
+        let mut session = self.store.rehearsal().await?;
+        let english = session.messages_are_english().await?;
+        for suspect in suspects.iter_mut().filter(|suspect| suspect.finding.is_none()) {
+            if suspect.not_before <= Instant::now() {
+                self.try_once(&mut session, suspect, english).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn try_once(
@@ -105,16 +113,13 @@ impl Ingest {
             // it says nothing of the suspect
             (Err(fault @ (Fault::Unavailable(_) | Fault::Fenced)), _)
             | (_, Err(fault @ (Fault::Unavailable(_) | Fault::Fenced))) => return Err(fault),
-            (Err(Fault::Busy(text)), _) | (_, Err(Fault::Busy(text))) => {
+            (Err(Fault::Busy(text) | Fault::TooLarge(text)), _)
+            | (_, Err(Fault::Busy(text) | Fault::TooLarge(text))) => {
                 suspect.passing_failures += 1;
                 if suspect.passing_failures >= PASSING_FAILURES {
                     suspect.finding = Some(Finding::Waits(wait(&Fault::Busy(text))));
                 }
-                suspect.not_before = at + std::time::Duration::from_millis(200);
-                return Ok(());
-            }
-            (Err(Fault::TooLarge(text)), _) => {
-                suspect.finding = Some(Finding::Waits(too_large(suspect.record, &text)));
+                suspect.not_before = at + AFTER_A_PASSING_FAILURE;
                 return Ok(());
             }
             (Err(fault), _) | (_, Err(fault)) => {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use voiceclone_events::event::Limits;
-use voiceclone_events::ingest::{Ingest, Positions, Stop};
+use voiceclone_events::ingest::{Ingest, Memory, Positions, Stop};
 use voiceclone_events::record::{Header, Record, Topic};
 use voiceclone_events::store::offsets::Position;
 use voiceclone_events::store::write::Mode;
@@ -51,6 +51,7 @@ pub fn ingest(database: &Database) -> Ingest {
         group: None,
         dead_letter_limit: 10_000,
         mode: Mode::Live,
+        memory: Memory::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod bounded;
 mod commands;
 mod demo;
+mod drift;
 mod end_to_end;
 mod expiry;
 mod faults;
