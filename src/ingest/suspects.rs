@@ -103,8 +103,9 @@ impl Ingest {
         let at = Instant::now();
         let good = match &taken {
             Ok(()) => Ok(()),
-            Err(Fault::Refused(_)) => {
-                self.write_good(session, suspect.record, (&suspect.event, suspect.timestamp), &[]).await
+            Err(Fault::Refused(refusal)) => {
+                let as_of = (&suspect.event, suspect.timestamp);
+                self.write_good(session, suspect.record, as_of, Some(refusal), &[]).await
             }
             Err(_) => Ok(()),
         };
@@ -162,12 +163,17 @@ impl Ingest {
 
     /// Whether PostgreSQL takes a known good record with the times of a suspect, and what else is to be written with
     /// it. `Ok` where it does.
-    pub(super) async fn takes_a_good_one(&self, suspect: &Record, advances: &[Advance]) -> Result<(), Fault> {
-        let Ok(of_the_suspect) = self.outcome(suspect, &Rejected::new()) else {
+    pub(super) async fn takes_a_good_one(
+        &self,
+        suspect: &Record,
+        refusal: Option<&Refusal>,
+        advances: &[Advance],
+    ) -> Result<(), Fault> {
+        let Ok((event, timestamp)) = self.outcome(suspect, &Rejected::new()) else {
             return Ok(());
         };
         let mut session = self.store.rehearsal().await?;
-        self.write_good(&mut session, suspect, (&of_the_suspect.0, of_the_suspect.1), advances).await
+        self.write_good(&mut session, suspect, (&event, timestamp), refusal, advances).await
     }
 
     async fn write_good(
@@ -175,6 +181,7 @@ impl Ingest {
         session: &mut Rehearsal<'_>,
         suspect: &Record,
         (event, timestamp): (&Event<'_>, Time),
+        refusal: Option<&Refusal>,
         advances: &[Advance],
     ) -> Result<(), Fault> {
         let landed = self.memory.good(suspect.topic);
@@ -191,8 +198,10 @@ impl Ingest {
         let mut all = vec![cache_row.clone()];
         all.extend(writes.iter().cloned());
         let result = session.write(&all, advances).await;
-        if result.is_err() && session.write(&[cache_row], &[]).await.is_err() {
-            // The cache takes no new row, which is another topic's trouble: a transfer makes none.
+        // A cache that takes no new row is the trouble of another topic: a transfer makes none, and where its own table
+        // refuses it, the cache has no part in that.
+        let own = refusal.and_then(|refusal| refusal.table.as_deref()) == Some("clone_transfer_events");
+        if result.is_err() && own && session.write(&[cache_row], &[]).await.is_err() {
             return session.write(&writes, advances).await;
         }
         result

@@ -261,14 +261,20 @@ pub fn batch(records: Vec<Record>) -> Batch {
     Batch { records, spans }
 }
 
-/// Tries to write it, without waiting where it is to be tried again.
+/// Tries to write it, without waiting where it is to be tried again, unless a busy machine has no connection yet.
 async fn fate(writer: &Ingest, record: &Record) -> Fate {
-    let report = deliver(writer, batch(vec![record.clone()])).await;
-    match report.outcomes.into_values().next().unwrap() {
-        Outcome::Landed(_) if report.written.unusable == 0 => Fate::Landed,
-        Outcome::Landed(_) => Fate::DeadLetter,
-        Outcome::Waits { .. } => Fate::Kept,
-        Outcome::Fenced => panic!("nothing is fenced without a group"),
+    loop {
+        let report = deliver(writer, batch(vec![record.clone()])).await;
+        match report.outcomes.into_values().next().unwrap() {
+            Outcome::Landed(_) if report.written.unusable == 0 => return Fate::Landed,
+            Outcome::Landed(_) => return Fate::DeadLetter,
+            Outcome::Waits { wait, .. } if wait.text.starts_with("no connection") => {}
+            Outcome::Waits { wait, .. } => {
+                println!("kept: {wait:?}");
+                return Fate::Kept;
+            }
+            Outcome::Fenced => panic!("nothing is fenced without a group"),
+        }
     }
 }
 
