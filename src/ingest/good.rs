@@ -127,8 +127,13 @@ pub(super) fn writes<'g>(event: &Event<'g>, timestamp: Time) -> Vec<Plan<'g>> {
     second.add(event.clone(), timestamp);
     if let Event::Transfer(transfer) = event {
         // the second transfer of a voice changes its cache row in another column than the first
-        let agent_call_id = fresh(&transfer.agent_call_id, u128::from(u64::MAX), 5);
-        second.add(Event::Transfer(CloneTransfer { agent_call_id, ..transfer.clone() }), timestamp);
+        let another = |text: &str| Cow::Owned(fresh(text, 0, 5).into_owned());
+        let (greeting_call_id, agent_call_id) =
+            (another(&transfer.greeting_call_id), another(&transfer.agent_call_id));
+        second.add(
+            Event::Transfer(CloneTransfer { greeting_call_id, agent_call_id, ..transfer.clone() }),
+            timestamp,
+        );
     }
     vec![first, second]
 }

@@ -1,7 +1,7 @@
 //! The trial of suspects against the database: each alone, and behind it a known good record of its topic, in one session
 //! and rolled back. All suspects are tried side by side.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -21,6 +21,8 @@ use crate::store::write::Rehearsal;
 
 /// A suspect whose tries fail so often for a passing reason is left for later.
 const PASSING_FAILURES: u32 = 5;
+/// The pause behind one.
+const AFTER_A_PASSING_FAILURE: Duration = Duration::from_millis(200);
 
 /// What becomes of a suspect.
 pub(super) enum Finding {
@@ -50,8 +52,6 @@ impl Ingest {
         records: &[&Record],
         cancel: &CancellationToken,
     ) -> Result<Vec<Finding>, Wait> {
-        let mut session = self.store.rehearsal().await.map_err(|fault| wait(&fault))?;
-        let english = session.messages_are_english().await.map_err(|fault| wait(&fault))?;
         let start = Instant::now();
         let mut suspects = Vec::new();
         for record in records {
@@ -68,11 +68,7 @@ impl Ingest {
             }
         }
         loop {
-            for suspect in suspects.iter_mut().filter(|suspect| suspect.finding.is_none()) {
-                if suspect.not_before <= Instant::now() {
-                    self.try_once(&mut session, suspect, english).await.map_err(|fault| wait(&fault))?;
-                }
-            }
+            self.try_all_once(&mut suspects).await.map_err(|fault| wait(&fault))?;
             let undecided = suspects.iter().filter(|suspect| suspect.finding.is_none());
             let Some(next) = undecided.map(|suspect| suspect.not_before).min() else { break };
             if !pause_for(next.saturating_duration_since(Instant::now()), cancel).await {
@@ -81,6 +77,18 @@ impl Ingest {
             }
         }
         Ok(suspects.into_iter().filter_map(|suspect| suspect.finding).collect())
+    }
+
+    /// One try of each that is due. The session is given back before the pause, as a pool may have few.
+    async fn try_all_once(&self, suspects: &mut [Suspect<'_>]) -> Result<(), Fault> {
+        let mut session = self.store.rehearsal().await?;
+        let english = session.messages_are_english().await?;
+        for suspect in suspects.iter_mut().filter(|suspect| suspect.finding.is_none()) {
+            if suspect.not_before <= Instant::now() {
+                self.try_once(&mut session, suspect, english).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn try_once(
@@ -95,8 +103,9 @@ impl Ingest {
         let at = Instant::now();
         let good = match &taken {
             Ok(()) => Ok(()),
-            Err(Fault::Refused(_)) => {
-                self.write_good(session, suspect.record, (&suspect.event, suspect.timestamp), &[]).await
+            Err(Fault::Refused(refusal)) => {
+                let as_of = (&suspect.event, suspect.timestamp);
+                self.write_good(session, suspect.record, as_of, Some(refusal), &[]).await
             }
             Err(_) => Ok(()),
         };
@@ -105,16 +114,13 @@ impl Ingest {
             // it says nothing of the suspect
             (Err(fault @ (Fault::Unavailable(_) | Fault::Fenced)), _)
             | (_, Err(fault @ (Fault::Unavailable(_) | Fault::Fenced))) => return Err(fault),
-            (Err(Fault::Busy(text)), _) | (_, Err(Fault::Busy(text))) => {
+            (Err(Fault::Busy(text) | Fault::TooLarge(text)), _)
+            | (_, Err(Fault::Busy(text) | Fault::TooLarge(text))) => {
                 suspect.passing_failures += 1;
                 if suspect.passing_failures >= PASSING_FAILURES {
                     suspect.finding = Some(Finding::Waits(wait(&Fault::Busy(text))));
                 }
-                suspect.not_before = at + std::time::Duration::from_millis(200);
-                return Ok(());
-            }
-            (Err(Fault::TooLarge(text)), _) => {
-                suspect.finding = Some(Finding::Waits(too_large(suspect.record, &text)));
+                suspect.not_before = at + AFTER_A_PASSING_FAILURE;
                 return Ok(());
             }
             (Err(fault), _) | (_, Err(fault)) => {
@@ -157,12 +163,17 @@ impl Ingest {
 
     /// Whether PostgreSQL takes a known good record with the times of a suspect, and what else is to be written with
     /// it. `Ok` where it does.
-    pub(super) async fn takes_a_good_one(&self, suspect: &Record, advances: &[Advance]) -> Result<(), Fault> {
-        let Ok(of_the_suspect) = self.outcome(suspect, &Rejected::new()) else {
+    pub(super) async fn takes_a_good_one(
+        &self,
+        suspect: &Record,
+        refusal: Option<&Refusal>,
+        advances: &[Advance],
+    ) -> Result<(), Fault> {
+        let Ok((event, timestamp)) = self.outcome(suspect, &Rejected::new()) else {
             return Ok(());
         };
         let mut session = self.store.rehearsal().await?;
-        self.write_good(&mut session, suspect, (&of_the_suspect.0, of_the_suspect.1), advances).await
+        self.write_good(&mut session, suspect, (&event, timestamp), refusal, advances).await
     }
 
     async fn write_good(
@@ -170,6 +181,7 @@ impl Ingest {
         session: &mut Rehearsal<'_>,
         suspect: &Record,
         (event, timestamp): (&Event<'_>, Time),
+        refusal: Option<&Refusal>,
         advances: &[Advance],
     ) -> Result<(), Fault> {
         let landed = self.memory.good(suspect.topic);
@@ -186,8 +198,10 @@ impl Ingest {
         let mut all = vec![cache_row.clone()];
         all.extend(writes.iter().cloned());
         let result = session.write(&all, advances).await;
-        if result.is_err() && session.write(&[cache_row], &[]).await.is_err() {
-            // The cache takes no new row, which is another topic's trouble: a transfer makes none.
+        // A cache that takes no new row is the trouble of another topic: a transfer makes none, and where its own table
+        // refuses it, the cache has no part in that.
+        let own = refusal.and_then(|refusal| refusal.table.as_deref()) == Some("clone_transfer_events");
+        if result.is_err() && own && session.write(&[cache_row], &[]).await.is_err() {
             return session.write(&writes, advances).await;
         }
         result

@@ -10,6 +10,7 @@ use super::suspects::{Finding, drift, too_large};
 use super::{Ingest, wait};
 use crate::record::Record;
 use crate::store::Fault;
+use crate::store::fault::Refusal;
 use crate::store::offsets::Position;
 use crate::store::write::Written;
 
@@ -120,9 +121,9 @@ impl Ingest {
                 continue;
             };
             let halved = match &fault {
-                Fault::Refused(_) if piece.records.len() > 1 => {
+                Fault::Refused(refusal) if piece.records.len() > 1 => {
                     if !good_is_taken {
-                        if let Err(fault) = self.good_beside(&piece, &pass, rejected).await {
+                        if let Err(fault) = self.good_beside(&piece, refusal, &pass, rejected).await {
                             pass.wait = Some(fault_of_the_world(&fault));
                             pass.stop = Some(fault);
                             break;
@@ -190,6 +191,7 @@ impl Ingest {
     async fn good_beside(
         &self,
         piece: &Part<'_, '_>,
+        refusal: &Refusal,
         pass: &Pass<'_>,
         rejected: &Rejected,
     ) -> Result<(), Fault> {
@@ -200,11 +202,11 @@ impl Ingest {
         } else {
             Vec::new()
         };
-        self.takes_a_good_one(usable, &advances).await
+        self.takes_a_good_one(usable, Some(refusal), &advances).await
     }
 
     async fn too_large_alone(&self, record: &Record, text: &str) -> Wait {
-        match self.takes_a_good_one(record, &[]).await {
+        match self.takes_a_good_one(record, None, &[]).await {
             Err(fault @ (Fault::TooLarge(_) | Fault::Unavailable(_))) => fault_of_the_world(&fault),
             _ => too_large(record, text),
         }

@@ -53,12 +53,6 @@ impl Store {
         Ok(self.connection().await?.batch_execute("").await?)
     }
 
-    /// Whether the server's error messages are in English, in which `fault` knows them.
-    pub async fn messages_are_english(&self) -> Result<bool, Fault> {
-        let mut connection = self.connection().await?;
-        Ok(rights::messages_are_english(&mut connection).await?)
-    }
-
     /// Which migrations the database has and lacks.
     pub async fn schema_state(&self) -> Result<migrate::State, Fault> {
         let mut connection = self.connection().await?;

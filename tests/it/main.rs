@@ -4,6 +4,7 @@ mod bounded;
 mod check;
 mod commands;
 mod demo;
+mod drift;
 mod end_to_end;
 mod exit_status;
 mod expiry;

@@ -150,13 +150,15 @@ async fn newest_call(connection: &mut AsyncPgConnection) -> Result<Option<CallLi
     }))
 }
 
+/// A row of [`newest_mapping`].
+type MappingRow = (String, String, Option<String>, Option<String>, Option<String>, PgTimestamp);
+
 async fn newest_mapping(connection: &mut AsyncPgConnection) -> Result<Option<VoiceMapping<'static>>, Fault> {
     use caller_voice_mapping::dsl as t;
     let columns =
         (t::caller_id, t::voice_sample_url, t::voice_name, t::description, t::account_id, t::created_at);
     let query = t::caller_voice_mapping.select(columns).order(t::created_at.desc());
-    let row: Option<(String, String, Option<String>, Option<String>, Option<String>, PgTimestamp)> =
-        query.first(&mut *connection).await.optional()?;
+    let row: Option<MappingRow> = query.first(&mut *connection).await.optional()?;
     Ok(row.map(|(caller_id, url, voice_name, description, account_id, created_at)| VoiceMapping {
         caller_id: Cow::Owned(caller_id),
         updated_at: from_timestamp(created_at),
