@@ -13,6 +13,7 @@
 //!      -> config -> cli             environment and flags, checked
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
+//!      -> outage                    one log line when a server goes away, one a minute while it is away
 //!      -> record                    plain data: topics, headers, records
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod identity;
 pub mod ingest;
 pub mod kafka;
 pub mod logging;
+pub mod outage;
 pub mod plan;
 pub mod record;
 pub mod retry;

@@ -1,0 +1,105 @@
+//! One log line when a server goes away, at most one a minute while it is away, and one when it is back.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+/// The shortest time between two log lines of one outage.
+const BETWEEN_LINES: Duration = Duration::from_secs(60);
+
+/// The failures of one subject, from the first one to its recovery.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Outage {
+    current: Option<Current>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Current {
+    since: Instant,
+    logged: Instant,
+    times: u64,
+}
+
+/// What a log line says of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// Failures since the outage began.
+    pub times: u64,
+    /// How long the outage lasts.
+    pub lasted: Duration,
+}
+
+impl Outage {
+    /// Counts a failure. `Some` where it is to be logged.
+    pub fn failed(&mut self, now: Instant) -> Option<Line> {
+        let Some(current) = &mut self.current else {
+            self.current = Some(Current { since: now, logged: now, times: 1 });
+            return Some(Line { times: 1, lasted: Duration::ZERO });
+        };
+        current.times = current.times.saturating_add(1);
+        if now.saturating_duration_since(current.logged) < BETWEEN_LINES {
+            return None;
+        }
+        current.logged = now;
+        Some(Line { times: current.times, lasted: now.saturating_duration_since(current.since) })
+    }
+
+    /// Ends the outage. `Some` where there was one.
+    pub fn recovered(&mut self, now: Instant) -> Option<Line> {
+        let current = self.current.take()?;
+        Some(Line { times: current.times, lasted: now.saturating_duration_since(current.since) })
+    }
+}
+
+static OUTAGES: Mutex<BTreeMap<String, Outage>> = Mutex::new(BTreeMap::new());
+
+fn outages() -> MutexGuard<'static, BTreeMap<String, Outage>> {
+    OUTAGES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Notes that `subject` ("PostgreSQL", "Kafka") cannot be used. `reason` is the server's or client's own, with host
+/// and port, and without personal data or secrets.
+pub fn failed(subject: &str, reason: &str) {
+    let line = outages().entry(subject.to_owned()).or_default().failed(Instant::now());
+    if let Some(Line { times, lasted }) = line {
+        warn!(times, for_seconds = lasted.as_secs(), "{subject}: {reason}");
+    }
+}
+
+/// Notes that `subject` can be used.
+pub fn recovered(subject: &str) {
+    let line = outages().get_mut(subject).and_then(|outage| outage.recovered(Instant::now()));
+    if let Some(Line { times, lasted }) = line {
+        info!(times, for_seconds = lasted.as_secs(), "{subject} is back");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_outage_is_logged_at_once_and_then_once_a_minute_with_count_and_duration() {
+        let (start, mut outage) = (Instant::now(), Outage::default());
+        let lines: Vec<_> = (0..180).filter_map(|second| outage.failed(start + SECOND * second)).collect();
+        let expected =
+            [(1, 0), (61, 60), (121, 120)].map(|(times, seconds)| Line { times, lasted: SECOND * seconds });
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn the_recovery_is_logged_once_and_the_next_outage_at_once() {
+        let (start, mut outage) = (Instant::now(), Outage::default());
+        assert_eq!(outage.recovered(start), None);
+        outage.failed(start);
+        outage.failed(start + SECOND);
+        assert_eq!(outage.recovered(start + SECOND * 5), Some(Line { times: 2, lasted: SECOND * 5 }));
+        assert_eq!(outage.recovered(start + SECOND * 6), None);
+        assert_eq!(outage.failed(start + SECOND * 7), Some(Line { times: 1, lasted: Duration::ZERO }));
+    }
+}
