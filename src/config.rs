@@ -9,10 +9,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use url::Url;
 
 use crate::cli::SettingFlags;
 use crate::event::Limits;
+use crate::store::connect::url;
 
 /// Every setting, checked.
 #[derive(Clone)]
@@ -339,31 +339,16 @@ impl Reader {
     /// Never shows the value: it can hold a password.
     fn database_url(&mut self) -> String {
         let name = "DATABASE_URL";
-        let like = "postgresql://user:password@host:5432/database";
         let Some(text) = self.given(name, &None) else {
-            self.error(name, "is not set", format!("set it to a URL like {like}"));
+            self.error(name, "is not set", format!("set it to a URL like {}", url::EXAMPLE));
             return String::new();
         };
-        let Some((scheme, rest)) = text.split_once("://") else {
-            self.error(name, "is not a URL", format!("write it like {like}"));
-            return String::new();
-        };
-        let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
-        if !matches!(scheme.to_ascii_lowercase().as_str(), "postgres" | "postgresql") {
-            self.error(
-                name,
-                "is not a URL of PostgreSQL",
-                format!("begin it with postgresql://, like {like}"),
-            );
+        if let Err(url::Problem { problem, remedy }) = url::problem(&text) {
+            self.error(name, problem, remedy);
             return String::new();
         }
-        let url = format!("postgresql://{rest}");
-        if let Err(why) = Url::parse(&url) {
-            let remedy =
-                format!("write it like {like}, with %40 for @, %2F for / and %3A for : in a password");
-            self.error(name, format!("is not a URL ({why})"), remedy);
-        }
-        url
+        // without the driver that other services write into the scheme
+        text.split_once("://").map_or_else(String::new, |(_, rest)| format!("postgresql://{rest}"))
     }
 
     fn broker(&mut self) -> Broker {
@@ -426,38 +411,7 @@ fn without_secrets(url: &str) -> String {
     if url.is_empty() {
         return String::new();
     }
-    let Ok(mut url) = Url::parse(url) else { return HIDDEN.to_owned() };
-    if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
-        return HIDDEN.to_owned();
-    }
-    let query = url.query().map(|query| {
-        let hide = |pair: &str| match pair.split_once('=') {
-            Some((key, _)) if is_secret_parameter(key) => format!("{key}={HIDDEN}"),
-            _ => pair.to_owned(),
-        };
-        query.split('&').map(hide).collect::<Vec<_>>().join("&")
-    });
-    url.set_query(query.as_deref());
-    url.to_string()
-}
-
-/// Parameters of the URL that are shown; any other may be a misspelt `password`.
-const SHOWN_PARAMETERS: [&str; 11] = [
-    "application_name",
-    "connect_timeout",
-    "dbname",
-    "host",
-    "hostaddr",
-    "port",
-    "ssl",
-    "sslmode",
-    "sslrootcert",
-    "target_session_attrs",
-    "user",
-];
-
-fn is_secret_parameter(key: &str) -> bool {
-    !SHOWN_PARAMETERS.contains(&key)
+    url::shown(url).unwrap_or_else(|| HIDDEN.to_owned())
 }
 
 /// A whole number with a unit; plain means seconds.
@@ -568,8 +522,8 @@ mod tests {
     fn a_database_url_loses_its_driver_and_keeps_the_rest() {
         for (given, read) in [
             (
-                "postgresql+asyncpg://u:p%40@h:1/d?sslmode=require&x=1",
-                "postgresql://u:p%40@h:1/d?sslmode=require&x=1",
+                "postgresql+asyncpg://u:p%40@h:1/d?sslmode=require&pool_size=1",
+                "postgresql://u:p%40@h:1/d?sslmode=require&pool_size=1",
             ),
             ("postgres://h/d", "postgresql://h/d"),
             ("POSTGRES+psycopg2://h", "postgresql://h"),

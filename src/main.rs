@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Cli, Command, DeadLetters};
 use voiceclone_events::commands::{check, dead_letters, demo, migrate, publish, replay, simulate};
 use voiceclone_events::config::{Need, SettingError, Settings, environment};
+use voiceclone_events::store::connect;
 use voiceclone_events::{daemon, kafka, logging};
 
 /// Why the program ends with an error.
@@ -73,6 +74,10 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let cancel = cancel_at_signals()?;
     let settings = |database: bool, broker: bool| -> Result<Settings, Failure> {
         let settings = Settings::from(&cli.settings, environment(), Need { database, broker })?;
+        if database {
+            connect::check_files(&settings.database_url)?;
+            note_ignored_parameters(&settings);
+        }
         kafka::check_properties(&settings)?;
         Ok(settings)
     };
@@ -105,6 +110,14 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
             let options = demo::Options { calls: *calls, seed: *seed, keep: *keep, disorder: *disorder };
             Ok(demo::run(&settings(false, false)?, options, cancel).await?)
         }
+    }
+}
+
+/// Says in one line which parameters of `DATABASE_URL` mean something to another driver only.
+fn note_ignored_parameters(settings: &Settings) {
+    let ignored = connect::url::check(&settings.database_url).unwrap_or_default();
+    if !ignored.is_empty() {
+        tracing::warn!("DATABASE_URL: ignored, as only another driver knows them: {}", ignored.join(", "));
     }
 }
 
