@@ -2,6 +2,7 @@
 
 mod bounded;
 mod commands;
+mod database;
 mod demo;
 mod end_to_end;
 mod expiry;

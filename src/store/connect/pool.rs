@@ -55,7 +55,7 @@ pub fn waiting_pool(settings: &Settings) -> anyhow::Result<Pool> {
     let target =
         url::parse(&settings.database_url).map_err(|problem| anyhow::anyhow!("DATABASE_URL {problem}"))?;
     let size = settings.db_pool_size.saturating_add(settings.db_max_overflow).max(1);
-    let shared = Arc::new(Shared { wanted: u64::from(settings.db_pool_size), ..Shared::default() });
+    let shared = Arc::new(Shared::default());
     let manager = Manager { target, shared: Arc::clone(&shared) };
     let pool = bb8::Pool::builder()
         .max_size(size)
@@ -132,10 +132,8 @@ struct Shared {
     may_fill: watch::Sender<bool>,
     changes: watch::Sender<u64>,
     trial: Trial,
-    /// `DB_POOL_SIZE`.
-    wanted: u64,
     next_id: AtomicU64,
-    /// Whether it was said that there are fewer connections than wanted.
+    /// Whether it was said that there are fewer connections than the settings allow.
     is_short: AtomicBool,
     state: Mutex<State>,
 }
@@ -172,10 +170,8 @@ impl Shared {
         self.trial.note_open(opened.facts.backend);
         let mut state = self.state();
         state.refusal = None;
+        state.answers = true;
         state.live.insert(id, Live { backend: opened.facts.backend, used_since: None });
-        if u64::try_from(state.live.len()).unwrap_or(u64::MAX) >= self.wanted {
-            self.is_short.store(false, Ordering::Relaxed);
-        }
         let server = Some(opened.facts.server.clone());
         if state.server != server {
             let is_first = state.server.is_none();
@@ -338,7 +334,7 @@ impl bb8::ErrorSink<Failed> for Report {
             tracing::warn!(
                 connections,
                 reason,
-                "PostgreSQL gives fewer connections than DB_POOL_SIZE asks for; the work goes on with these"
+                "PostgreSQL gives fewer connections than DB_POOL_SIZE and DB_MAX_OVERFLOW allow; the work goes on with these"
             );
         }
     }

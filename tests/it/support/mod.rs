@@ -2,6 +2,7 @@
 //!
 //! - [`kafka`]: an Apache Kafka broker for the whole run, or one of its own that a test may stop and kill;
 //! - [`postgres`]: the same for PostgreSQL, with a fresh database for every test;
+//! - [`pgbouncer`]: a connection pooler before it;
 //! - [`proxy`]: what stands between two of them and cuts, delays and loses;
 //! - [`daemon`]: the compiled program as a child process;
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
@@ -20,6 +21,7 @@
 pub mod daemon;
 pub mod kafka;
 pub mod left_out;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod processes;
 pub mod proxy;
