@@ -120,7 +120,7 @@ struct ColumnType {
     type_name: Option<String>,
 }
 
-/// What is applied and what is not. Changes nothing: it does not even make Diesel's table.
+/// The migrations that are applied, pending and unknown. Changes nothing: it does not even make Diesel's table.
 pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
     let exists: Found =
         sql_query("SELECT to_regclass('public.__diesel_schema_migrations') IS NOT NULL AS found")
@@ -196,7 +196,7 @@ pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     in_turn(conn, applied, Direction::Down).await
 }
 
-/// What stands in the way of taking over the documented tables that are already there, one line each:
+/// Reasons why documented tables that are already there cannot be taken over, one line each:
 /// `table.column is X, expected Y`. Columns that are missing do not, as the migration adds them; only `id` it
 /// cannot make up.
 pub async fn disagreements(conn: &mut AsyncPgConnection) -> anyhow::Result<Vec<String>> {

@@ -57,7 +57,7 @@ impl Store {
         Ok(rights::messages_are_english(&mut connection).await?)
     }
 
-    /// Which migrations the database has and lacks.
+    /// The migrations that the database has and lacks.
     pub async fn schema_state(&self) -> Result<migrate::State, Fault> {
         let mut connection = self.connection().await?;
         migrate::state(&mut connection).await.map_err(|error| Fault::Unavailable(format!("{error:#}")))

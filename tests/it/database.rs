@@ -80,7 +80,7 @@ fn send(scene: &Scene, round: u32, count: u32) {
     scene.kafka.send_all(events);
 }
 
-/// What another client of the pooler finds in each of its server connections, all held open at once.
+/// The settings that another client of the pooler finds in its server connections, all held open at once.
 fn settings_of_others(url: &str) -> Vec<String> {
     block_on(async {
         let mut clients = Vec::new();

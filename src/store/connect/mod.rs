@@ -70,7 +70,7 @@ pub async fn pooler(url: &str) -> Result<(), Refusal> {
     open(&target, &Trial::default()).await.map(drop)
 }
 
-/// What is wrong with the database's encoding, and the remedy.
+/// The problem of a database of another encoding than UTF8, and the remedy.
 pub async fn encoding_problem(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<String>> {
     let asked = diesel::dsl::sql::<diesel::sql_types::Text>("current_setting('server_encoding')");
     let encoding: String = diesel::select(asked).get_result(connection).await?;

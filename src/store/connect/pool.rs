@@ -126,7 +126,7 @@ impl Drop for Pooled<'_> {
     }
 }
 
-/// What the connections of a pool share.
+/// Shared by the connections of a pool.
 #[derive(Default)]
 struct Shared {
     may_fill: watch::Sender<bool>,

@@ -77,7 +77,7 @@ where
     }
 }
 
-/// What a server says of itself to a new connection.
+/// A server's answer to a new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The process that serves the session.
@@ -251,7 +251,7 @@ async fn ask(wire: &mut Wire, sql: &str, place: &str) -> Result<String, Refusal>
     }
 }
 
-/// What is wrong with a pooler in transaction or statement mode, and the remedy.
+/// The problem of a pooler in transaction or statement mode, and the remedy.
 pub(super) fn pooler(place: &str, evidence: &str) -> String {
     format!(
         "{place} is a connection pooler that gives each transaction another session of PostgreSQL ({evidence}): set \
@@ -268,7 +268,7 @@ pub(super) async fn set_up(connection: &mut AsyncPgConnection) -> diesel::QueryR
     if let Err(error) = connection.batch_execute(english).await {
         tracing::debug!(%error, "the server's messages stay in its own language");
     }
-    // Whoever waited for a lock must see what its holder wrote, whatever the role's default is. Rows are looked up by
+    // A session that waited for a lock must see what its holder wrote, also where the role has another default. Rows are looked up by
     // their keys: a plan that suits a table while it is small is kept, and would read all of it when it has grown;
     // to compile one takes longer than to run it.
     // And a process that is halted, or whose host is gone, in the middle of a transaction keeps its locks no longer.
@@ -281,4 +281,27 @@ pub(super) async fn set_up(connection: &mut AsyncPgConnection) -> diesel::QueryR
         IDLE_IN_TRANSACTION.as_millis()
     );
     connection.batch_execute(&session).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_session_attrs_means_what_it_means_to_libpq() {
+        let server =
+            |in_recovery, read_only| Facts { backend: 1, in_recovery, read_only, server: String::new() };
+        let (primary, standby, halted) = (server(false, false), server(true, true), server(false, true));
+        let fits = |attrs: Attrs| [&primary, &standby, &halted].map(|facts| attrs.fit(facts) == Fit::Good);
+        assert_eq!(fits(Attrs::Any), [true, true, true]);
+        assert_eq!(fits(Attrs::ReadWrite), [true, false, false]);
+        assert_eq!(fits(Attrs::ReadOnly), [false, true, true]);
+        assert_eq!(fits(Attrs::Primary), [true, false, true]);
+        assert_eq!(fits(Attrs::Standby), [false, true, false]);
+        assert_eq!(fits(Attrs::PreferStandby), [false, true, false]);
+        assert_eq!(Attrs::PreferStandby.fit(&primary), Fit::SecondBest);
+        // not given: of several servers one that takes writes, and a single one as it is
+        assert_eq!(fits(Attrs::Unset), [true, false, false]);
+        assert_eq!(Attrs::Unset.fit(&standby), Fit::SecondBest);
+    }
 }

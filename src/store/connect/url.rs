@@ -18,15 +18,15 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// An idle connection is first asked whether it still lives after this time: before a NAT or firewall forgets it.
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 
-/// What a URL looks like.
+/// A URL as an example.
 pub const EXAMPLE: &str = "postgresql://user:password@host:5432/database";
 
-/// What is wrong with a URL, without a part of it that can be a secret.
+/// A problem of a URL, without a part of it that can be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// To be read after `DATABASE_URL`: "has the unknown parameter x".
     pub problem: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -82,7 +82,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// What a URL says.
+/// A URL that was read.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub places: Vec<Place>,
