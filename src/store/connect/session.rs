@@ -198,27 +198,34 @@ impl Trial {
         if self.passed.load(Ordering::Relaxed) && !is_shared {
             return Ok(());
         }
-        let mut second = Err(String::new());
-        for _ in 0..3 {
-            second = reach(target, place).await;
-            if second.is_ok() {
+        let mut second = reach(target, place).await;
+        for _ in 0..2 {
+            if !second.as_ref().is_err_and(|reason| is_limit(reason)) {
                 break;
             }
             tokio::time::sleep(BETWEEN_ROUNDS * 10).await;
+            second = reach(target, place).await;
         }
         match second {
             Ok((mut second, _)) => {
-                compare(wire, &mut second, &place.to_string(), &backend.to_string()).await?
+                compare(wire, &mut second, &place.to_string(), &backend.to_string()).await?;
             }
             // a role that may have one connection only
-            Err(reason) => tracing::warn!(
+            Err(reason) if is_limit(&reason) => tracing::warn!(
                 "whether {place} is a pooler that mixes sessions up was not tried, as there is no second connection: \
                  {reason}"
             ),
+            Err(reason) => return Err(Refusal::Away(format!("{place}: {reason}"))),
         }
         self.passed.store(true, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Whether a connection was refused as there are too many.
+fn is_limit(reason: &str) -> bool {
+    let limits = ["too many", "connection slots are reserved", "no more connections allowed"];
+    limits.iter().any(|limit| reason.contains(limit))
 }
 
 async fn compare(first: &mut Wire, second: &mut Wire, place: &str, backend: &str) -> Result<(), Refusal> {
