@@ -3,7 +3,7 @@
 # (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
 # else is told what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
-# named, where Java or Maven is missing.)
+# named, where Java or Maven is missing; so are those with PgBouncer.)
 set -eu
 
 purpose=${1:-test}
@@ -48,6 +48,7 @@ look() {
     if [ "$purpose" != demo ]; then
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
+        found pgbouncer || [ -x /usr/sbin/pgbouncer ] || miss wanted pgbouncer "PgBouncer, for the tests with a connection pooler"
         found_german || [ -e /usr/share/i18n/locales/de_DE ] || miss wanted locales "for a test of PostgreSQL's messages in German"
     fi
 }

@@ -12,6 +12,7 @@
 //!      -> ingest                    a batch: decode, plan, write; parts, halves and the trial of what is refused
 //!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
 //!      -> config -> cli             environment and flags, checked
+//!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
@@ -28,6 +29,7 @@ pub mod commands;
 pub mod config;
 pub mod consumer;
 pub mod daemon;
+pub mod database_url;
 pub mod event;
 pub mod fold;
 pub mod http;

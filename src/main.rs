@@ -12,7 +12,8 @@ use voiceclone_events::commands::{
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
 use voiceclone_events::record::TopicPartition;
-use voiceclone_events::{daemon, kafka, logging};
+use voiceclone_events::store::connect;
+use voiceclone_events::{daemon, database_url, kafka, logging};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -89,6 +90,9 @@ fn settings(
 ) -> (Settings, Vec<SettingError>, Vec<String>) {
     let (settings, wrong) = Settings::read(&cli.settings, environment(), need);
     errors.extend(wrong);
+    if need.database && !settings.database_url.is_empty() {
+        errors.extend(connect::check_files(&settings.database_url).err());
+    }
     if need.broker {
         errors.extend(kafka::properties::check_properties(&settings));
     }
@@ -106,6 +110,9 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         let (settings, errors, warnings) = read(database, broker);
         for warning in warnings {
             if is_daemon { tracing::warn!("{warning}") } else { say(warning) }
+        }
+        if database && errors.is_empty() {
+            note_ignored_parameters(&settings);
         }
         if errors.is_empty() { Ok(settings) } else { Err(SettingErrors(errors).into()) }
     };
@@ -153,6 +160,14 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             let options = demo::Options { calls: *calls, seed: *seed, keep: *keep, disorder: *disorder };
             Ok(demo::run(&settings(false, false)?, options, cancel).await?)
         }
+    }
+}
+
+/// Says in one line which parameters of `DATABASE_URL` mean something to another driver only.
+fn note_ignored_parameters(settings: &Settings) {
+    let ignored = database_url::check(&settings.database_url).unwrap_or_default();
+    if !ignored.is_empty() {
+        tracing::warn!("DATABASE_URL: ignored, as only another driver knows them: {}", ignored.join(", "));
     }
 }
 

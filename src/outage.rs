@@ -22,7 +22,7 @@ struct Current {
     times: u64,
 }
 
-/// What a log line says of a failure.
+/// The numbers of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
     /// Failures since the outage began.

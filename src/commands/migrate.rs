@@ -28,8 +28,7 @@ pub async fn run(settings: &Settings, what: &Migrate, json: bool) -> anyhow::Res
 }
 
 async fn status(url: &str, json: bool) -> anyhow::Result<()> {
-    let mut connection =
-        connect::connect(url).await.context("PostgreSQL cannot be reached: check DATABASE_URL")?;
+    let mut connection = connect::connect(url).await.context("PostgreSQL cannot be used")?;
     let state = migrate::state(&mut connection).await?;
     if json {
         let state = serde_json::json!({

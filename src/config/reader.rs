@@ -8,11 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use url::Url;
 
 use super::duration::{MAX_TIME, MAX_WAIT, SHORT_TIME, TIME, duration, short_duration, written};
 use super::{Need, SettingError, Settings, kafka};
 use crate::cli::SettingFlags;
+use crate::database_url;
 
 const MAX_RECORD_BYTES: u64 = 100 << 20;
 /// Kafka takes 249 characters for a topic's name; this leaves room for ours.
@@ -168,32 +168,16 @@ impl Reader {
     /// Never shows the value: it can hold a password.
     fn database_url(&mut self) -> String {
         let name = "DATABASE_URL";
-        let like = "postgresql://user:password@host:5432/database";
         let Some(text) = self.given(name, &None) else {
-            self.error(name, "is not set", format!("set it to a URL like {like}"));
+            self.error(name, "is not set", format!("set it to a URL like {}", database_url::EXAMPLE));
             return String::new();
         };
-        let Some((scheme, rest)) = text.split_once("://") else {
-            self.error(name, "is not a URL", format!("write it like {like}"));
-            return String::new();
-        };
-        let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
-        if !matches!(scheme.to_ascii_lowercase().as_str(), "postgres" | "postgresql") {
-            self.error(
-                name,
-                "is not a URL of PostgreSQL",
-                format!("begin it with postgresql://, like {like}"),
-            );
+        if let Err(database_url::Problem { problem, remedy }) = database_url::problem(&text) {
+            self.error(name, problem, remedy);
             return String::new();
         }
-        let url = format!("postgresql://{rest}");
-        if let Err(why) = Url::parse(&url) {
-            let remedy =
-                format!("write it like {like}, with %40 for @, %2F for / and %3A for : in a password");
-            self.error(name, format!("is not a URL ({why})"), remedy);
-            return String::new();
-        }
-        url
+        // without the driver that other services write into the scheme
+        text.split_once("://").map_or_else(String::new, |(_, rest)| format!("postgresql://{rest}"))
     }
 
     fn broker(&mut self) -> kafka::Broker {

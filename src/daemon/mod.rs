@@ -4,11 +4,13 @@
 mod expiry;
 mod publisher;
 mod readiness;
+mod start;
+mod waits;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,9 +21,9 @@ use crate::consumer::{Consumer, End, Status};
 use crate::http::{self, Probe, Readiness};
 use crate::ingest::{Ingest, Memory};
 use crate::kafka::send::Sender;
-use crate::retry::{pause_for, pauses, retry};
+use crate::retry::{pause_for, pauses};
 use crate::store::write::Mode;
-use crate::store::{Store, connect, fault, migrate};
+use crate::store::{Pool, Store, connect};
 
 /// The consumer must have ended by then after it was asked to; the contract gives the whole 10 s.
 const END_WITHIN: Duration = Duration::from_millis(7500);
@@ -34,7 +36,8 @@ const CLIENT_LIVES: Duration = Duration::from_secs(300);
 
 /// Runs the daemon until `cancel`. An error is one that only a person can mend.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
-    let store = Store::new(connect::pool(settings)?);
+    let pool = connect::waiting_pool(settings)?;
+    let store = Store::new(pool.clone());
     let (status_sender, status) = watch::channel(Status::default());
     let (ready_sender, ready) = watch::channel(Readiness::default());
     let tasks = TaskTracker::new();
@@ -58,7 +61,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
         tokio::time::sleep(END_WITHIN).await;
     };
     let result = tokio::select! {
-        result = work(settings, bring_up, store, status_sender, &tasks, &cancel) => result,
+        result = work(settings, bring_up, pool, store, status_sender, &tasks, &cancel) => result,
         () = overdue => {
             warn!("the consumer did not end in time; what was not committed will be read again");
             Ok(())
@@ -75,26 +78,18 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
 async fn work(
     settings: &Settings,
     bring_up: bool,
+    pool: Pool,
     store: Store,
     status: watch::Sender<Status>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(()) = retry("reaching PostgreSQL", cancel, || store.reach()).await else {
-        return Ok(());
-    };
-    if bring_up && !bring_schema_up(settings, &store, cancel).await? {
+    // over one connection, before the pool takes all that the role may have
+    if !start::prepare_database(settings, bring_up, cancel).await? {
         return Ok(());
     }
-    let Some(state) = retry("reading the schema's state", cancel, || store.schema_state()).await else {
-        return Ok(());
-    };
-    if !state.pending.is_empty() {
-        bail!(
-            "the database's schema is behind, it lacks {}: run `voiceclone-events migrate up`, or `run --migrate`",
-            state.pending.join(", ")
-        );
-    }
+    pool.fill();
+    tasks.spawn(waits::watch_waits(store.clone(), cancel.clone()));
     let sender = Sender::new(settings)?;
     let poke = Arc::new(Notify::new());
     tasks.spawn(expiry::expire(settings.clone(), store.clone(), poke.clone(), cancel.clone()));
@@ -155,34 +150,4 @@ async fn consume(
             }
         }
     }
-}
-
-/// Migrates, waiting out an outage; `false` when cancelled before.
-async fn bring_schema_up(
-    settings: &Settings,
-    store: &Store,
-    cancel: &CancellationToken,
-) -> anyhow::Result<bool> {
-    for pause in pauses() {
-        let error = match migrate::up(&settings.database_url, None).await {
-            Ok(done) => {
-                info!(migrations = ?done, "the database's schema is current");
-                return Ok(true);
-            }
-            Err(error) => error,
-        };
-        // An error while PostgreSQL can be reached is one for a person, unless it was gone for a moment.
-        if !fault::passes(&error) && store.reach().await.is_ok() {
-            return Err(error);
-        }
-        warn!(
-            error = format!("{error:#}"),
-            pause_ms = pause.as_millis(),
-            "migrating failed and is tried again"
-        );
-        if !pause_for(pause, cancel).await {
-            return Ok(false);
-        }
-    }
-    Ok(false)
 }

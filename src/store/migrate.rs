@@ -9,7 +9,7 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connect::connect;
+use super::connect::{Refusal, connect, look_over};
 use super::fault::NO_CONNECTION;
 
 /// The directory `migrations`, as it was when the program was built.
@@ -120,7 +120,7 @@ struct ColumnType {
     type_name: Option<String>,
 }
 
-/// What is applied and what is not. Changes nothing: it does not even make Diesel's table.
+/// The migrations that are applied, pending and unknown. Changes nothing: it does not even make Diesel's table.
 pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
     let exists: Found =
         sql_query("SELECT to_regclass('public.__diesel_schema_migrations') IS NOT NULL AS found")
@@ -156,9 +156,13 @@ pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
 /// one works, the others wait and find nothing left to do.
 ///
 /// Where another tool has made tables whose columns have other types than documented, nothing is touched and the
-/// error lists them.
+/// error lists them. A database of another encoding than UTF-8 is refused.
 pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
-    let mut conn = locked(url).await?;
+    let conn = look_over(url).await.map_err(|refusal| match refusal {
+        Refusal::Person(why) => anyhow!(why),
+        Refusal::Away(why) => anyhow!("{NO_CONNECTION}: {why}"),
+    })?;
+    let mut conn = locked(conn).await?;
     let mut pending = state(&mut conn).await?.pending;
     if pending.iter().any(|name| name == TABLES_MIGRATION) {
         let list = disagreements(&mut conn).await?;
@@ -177,7 +181,8 @@ pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
 /// Rolls back the last `n` migrations, or one, and returns their names. After the last of all, Diesel's own
 /// table goes too.
 pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
-    let mut conn = locked(url).await?;
+    let conn = connect(url).await.map_err(|e| anyhow!("{NO_CONNECTION}: {e}"))?;
+    let mut conn = locked(conn).await?;
     let State { mut applied, unknown, .. } = state(&mut conn).await?;
     if !unknown.is_empty() {
         bail!(
@@ -191,7 +196,7 @@ pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     in_turn(conn, applied, Direction::Down).await
 }
 
-/// What stands in the way of taking over the documented tables that are already there, one line each:
+/// Reasons why documented tables that are already there cannot be taken over, one line each:
 /// `table.column is X, expected Y`. Columns that are missing do not, as the migration adds them; only `id` it
 /// cannot make up.
 pub async fn disagreements(conn: &mut AsyncPgConnection) -> anyhow::Result<Vec<String>> {
@@ -259,8 +264,7 @@ enum Direction {
 }
 
 /// A connection that holds the lock: for as long as it lives, or until it gives it back.
-async fn locked(url: &str) -> anyhow::Result<AsyncPgConnection> {
-    let mut conn = connect(url).await.map_err(|e| anyhow!("{NO_CONNECTION}: {e}"))?;
+async fn locked(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgConnection> {
     // Diesel's table belongs in public, whatever the role's search path; and neither waiting for another
     // program nor an index on a large table is to run into a limit that the role has for its queries.
     conn.batch_execute("SET search_path TO public; SET statement_timeout TO 0; SET lock_timeout TO 0")

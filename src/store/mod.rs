@@ -13,15 +13,17 @@ pub mod pauses;
 pub mod rights;
 pub mod skips;
 mod unnest;
+mod waits;
 pub mod write;
 
 use std::sync::Arc;
 
-use diesel_async::pooled_connection::AsyncDieselConnectionManager;
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::SimpleAsyncConnection;
+use tokio::sync::watch;
 
 pub use connect::Pool;
 pub use fault::Fault;
+pub use waits::Waiting;
 
 /// Everything that is read from and written to PostgreSQL goes through one of these.
 #[derive(Clone)]
@@ -30,22 +32,21 @@ pub struct Store {
     habits: Arc<write::Habits>,
 }
 
-/// A connection of the pool.
-type Pooled<'p> = bb8::PooledConnection<'p, AsyncDieselConnectionManager<AsyncPgConnection>>;
-
 impl Store {
     /// Over this pool; connects when it is first used.
     pub fn new(pool: Pool) -> Store {
         Store { pool, habits: Arc::default() }
     }
 
-    async fn connection(&self) -> Result<Pooled<'_>, Fault> {
-        self.pool.get().await.map_err(|error| {
-            Fault::Unavailable(match error {
-                bb8::RunError::TimedOut => "no connection to PostgreSQL could be had in time".into(),
-                bb8::RunError::User(error) => format!("no connection to PostgreSQL: {error}"),
-            })
-        })
+    async fn connection(&self) -> Result<connect::Pooled<'_>, Fault> {
+        let why = |reason| Fault::Unavailable(format!("no connection to PostgreSQL: {reason}"));
+        self.pool.get().await.map_err(why)
+    }
+
+    /// How often a new connection has reached another server than the one before it: after a fail-over, a restart or
+    /// a restored backup. The offsets are to be compared then.
+    pub fn server_changes(&self) -> watch::Receiver<u64> {
+        self.pool.server_changes()
     }
 
     /// Whether a connection can be had, and one that answers.
@@ -53,7 +54,7 @@ impl Store {
         Ok(self.connection().await?.batch_execute("").await?)
     }
 
-    /// Which migrations the database has and lacks.
+    /// The migrations that the database has and lacks.
     pub async fn schema_state(&self) -> Result<migrate::State, Fault> {
         let mut connection = self.connection().await?;
         migrate::state(&mut connection).await.map_err(|error| Fault::Unavailable(format!("{error:#}")))

@@ -74,9 +74,10 @@ fn a_server_that_does_not_answer_while_run_migrates_is_waited_for() {
         ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
     ];
     let mut daemon = Daemon::start(&["run", "--migrate"], &variables);
-    eventually(SOON, "a log line that says that migrating is tried again", || {
+    eventually(SOON, "a log line that says that the server does not answer", || {
         let logs = daemon.logs();
-        if logs.iter().any(|line| line.contains("migrating failed")) { Ok(()) } else { Err(logs) }
+        let says_so = |line: &String| line.contains("PostgreSQL: ") && line.contains("no answer within");
+        if logs.iter().any(says_so) { Ok(()) } else { Err(logs) }
     });
     proxy.set(Mode::Pass);
     eventually(SOON, "the schema to be there", || database.try_rows("SELECT 1 FROM ingest.outbox"));

@@ -3,6 +3,7 @@
 mod bounded;
 mod check;
 mod commands;
+mod database;
 mod demo;
 mod drift;
 mod end_to_end;

@@ -3,7 +3,8 @@
 use diesel::result::Error;
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 
-use super::super::{Fault, Pooled, Store, rights};
+use super::super::connect::Pooled;
+use super::super::{Fault, Store, rights};
 use super::{Advance, Habits, Target, forget_statements, newest, write_all};
 use crate::event::Event;
 use crate::plan::Plan;

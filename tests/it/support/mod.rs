@@ -3,6 +3,7 @@
 //! - [`kafka`]: an Apache Kafka broker for the whole run, or one of its own that a test may stop and kill;
 //! - [`cluster`]: several brokers in one cluster; [`protocol`]: quotas and access rights;
 //! - [`postgres`]: the same for PostgreSQL, with a fresh database for every test;
+//! - [`pgbouncer`]: a connection pooler before it;
 //! - [`proxy`]: what stands between two of them and cuts, delays and loses;
 //! - [`daemon`]: the compiled program as a child process;
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
@@ -22,6 +23,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod kafka;
 pub mod left_out;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod processes;
 pub mod protocol;

@@ -15,8 +15,8 @@ use super::processes::{Process, Signal, command, find_program, folder, free_port
 use super::wait::{SOON, eventually, eventually_eq};
 use super::{block_on, unique};
 
-const USER: &str = "postgres";
-const PASSWORD: &str = "throw-away";
+pub(super) const USER: &str = "postgres";
+pub(super) const PASSWORD: &str = "throw-away";
 
 /// A fresh, empty database on the server that all tests share. It is dropped with this value, unless the test fails.
 pub struct Database {
@@ -43,6 +43,16 @@ impl Database {
     /// Creates a database on a server of the test's own.
     pub fn on(server: &PrivateServer) -> Database {
         Self::create(server, "")
+    }
+
+    /// The same database on a standby of its server.
+    pub fn on_standby(&self, standby: &PrivateServer) -> Database {
+        Database { url: standby.url(&self.name), name: self.name.clone() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     fn create(server: &PrivateServer, options: &str) -> Database {
@@ -200,6 +210,18 @@ impl PrivateServer {
         server.disk = Some(holder);
         server.initialize(&[]);
         Some(server)
+    }
+
+    /// Starts a standby of a running server, which takes over what that one writes.
+    pub fn standby_of(primary: &PrivateServer) -> PrivateServer {
+        let mut server = Self::prepare(&[]);
+        give_to_postgres(&server.folder);
+        let (data, source) = (server.data().display().to_string(), primary.url("postgres"));
+        let arguments =
+            ["-d", &source, "-D", &data, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"];
+        assert!(server.run_program("pg_basebackup", &arguments, SOON * 2), "{}", server.log());
+        server.start_again();
+        server
     }
 
     fn prepare(settings: &[(&str, &str)]) -> PrivateServer {
@@ -384,11 +406,11 @@ fn elsewhere() -> impl Iterator<Item = PathBuf> {
     elsewhere.into_iter().rev().map(|(_, folder)| folder)
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     Command::new("id").arg("-u").output().unwrap().stdout == b"0\n"
 }
 
-fn give_to_postgres(folder: &Path) {
+pub(super) fn give_to_postgres(folder: &Path) {
     if is_root() {
         assert!(Command::new("chown").args(["-R", USER]).arg(folder).status().unwrap().success());
     }

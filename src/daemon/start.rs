@@ -1,0 +1,59 @@
+//! The database before the pool is filled: the pooler between, the encoding, the schema.
+
+use anyhow::anyhow;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::Settings;
+use crate::outage;
+use crate::retry::{pause_for, pauses};
+use crate::store::connect::{self, Refusal};
+use crate::store::{fault, migrate};
+
+/// Waits for a database that the daemon can work with, and migrates it where that is asked for; `false` when cancelled
+/// before. An error is one for a person.
+pub(super) async fn prepare_database(
+    settings: &Settings,
+    bring_up: bool,
+    cancel: &CancellationToken,
+) -> anyhow::Result<bool> {
+    for pause in pauses() {
+        match prepare(&settings.database_url, bring_up).await {
+            Ok(()) => {
+                outage::recovered("PostgreSQL");
+                return Ok(true);
+            }
+            Err(Refusal::Person(why)) => return Err(anyhow!(why)),
+            Err(Refusal::Away(reason)) => outage::failed("PostgreSQL", &reason),
+        }
+        if !pause_for(pause, cancel).await {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+async fn prepare(url: &str, bring_up: bool) -> Result<(), Refusal> {
+    let mut connection = connect::look_over(url).await?;
+    let state = migrate::state(&mut connection).await;
+    let pending = state.map_err(|error| Refusal::Away(format!("{error:#}")))?.pending;
+    drop(connection);
+    if !bring_up && !pending.is_empty() {
+        return Err(Refusal::Person(format!(
+            "the database's schema is behind, it lacks {}: run `voiceclone-events migrate up`, or `run --migrate`",
+            pending.join(", ")
+        )));
+    }
+    if bring_up && !pending.is_empty() {
+        let done = match migrate::up(url, None).await {
+            Ok(done) => done,
+            // an error while PostgreSQL can be reached is one for a person, unless it was gone for a moment
+            Err(error) if !fault::passes(&error) && connect::connect(url).await.is_ok() => {
+                return Err(Refusal::Person(format!("{error:#}")));
+            }
+            Err(error) => return Err(Refusal::Away(format!("{error:#}"))),
+        };
+        info!(migrations = ?done, "the database's schema is current");
+    }
+    Ok(())
+}

@@ -1,0 +1,345 @@
+//! The pool. Each connection is asked before it is used, in one round trip, whether it lives, takes writes and is
+//! still served by the same process.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use diesel_async::pooled_connection::PoolableConnection;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio::sync::watch;
+
+use super::session::{Trial, pooler};
+use super::{Opened, Refusal, open};
+use crate::config::Settings;
+use crate::database_url::{self, CONNECT_TIMEOUT, Target};
+use crate::outage;
+
+/// How long a caller waits for a connection.
+const GET_TIMEOUT: Duration = CONNECT_TIMEOUT;
+/// How long a connection may take to answer before it is used; one that does not is closed.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// An unused connection is closed after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection to a server that takes no writes is closed after this time, to look for one that does.
+const READ_ONLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The subject of the log lines about a database that cannot be reached.
+const SUBJECT: &str = "PostgreSQL";
+
+/// The pool.
+#[derive(Clone)]
+pub struct Pool {
+    pool: bb8::Pool<Manager>,
+    shared: Arc<Shared>,
+}
+
+/// A connection of the pool.
+pub struct Pooled<'p>(bb8::PooledConnection<'p, Manager>);
+
+/// The pool: `DB_POOL_SIZE` connections and `DB_MAX_OVERFLOW` further ones at most.
+///
+/// It starts without a database, and connects in the background; it must be called within a tokio runtime.
+/// Connections are handed out newest first, each once it has answered, and further ones that nobody has needed for
+/// a minute are closed. A caller waits at most five seconds.
+pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
+    let pool = waiting_pool(settings)?;
+    pool.fill();
+    Ok(pool)
+}
+
+/// A pool that opens no connection until [`Pool::fill`].
+pub fn waiting_pool(settings: &Settings) -> anyhow::Result<Pool> {
+    let target = database_url::parse(&settings.database_url)
+        .map_err(|problem| anyhow::anyhow!("DATABASE_URL {problem}"))?;
+    let size = settings.db_pool_size.saturating_add(settings.db_max_overflow).max(1);
+    let shared = Arc::new(Shared::default());
+    let manager = Manager { target, shared: Arc::clone(&shared) };
+    let pool = bb8::Pool::builder()
+        .max_size(size)
+        .min_idle(Some(settings.db_pool_size))
+        .idle_timeout(IDLE_TIMEOUT)
+        .connection_timeout(GET_TIMEOUT)
+        .test_on_check_out(true)
+        .queue_strategy(bb8::QueueStrategy::Lifo)
+        .error_sink(Box::new(Report(Arc::clone(&shared))))
+        .build_unchecked(manager);
+    Ok(Pool { pool, shared })
+}
+
+impl Pool {
+    /// Lets the pool open its connections.
+    pub fn fill(&self) {
+        self.shared.may_fill.send_replace(true);
+    }
+
+    /// A connection that has just answered. The error says why there is none.
+    pub async fn get(&self) -> Result<Pooled<'_>, String> {
+        match self.pool.get().await {
+            Ok(connection) => {
+                outage::recovered(SUBJECT);
+                self.shared.note_use(connection.id, Some(Instant::now()));
+                Ok(Pooled(connection))
+            }
+            Err(bb8::RunError::User(failed)) => Err(failed.refusal.to_string()),
+            Err(bb8::RunError::TimedOut) => {
+                let reason = self.shared.state().refusal.clone();
+                let reason = reason.unwrap_or_else(|| "all connections of the pool are in use".to_owned());
+                Err(format!("none within {} s ({reason})", GET_TIMEOUT.as_secs()))
+            }
+        }
+    }
+
+    /// How often a new connection has reached another server than the one before: after a fail-over, a restart or a
+    /// restored backup, when the stored offsets may be others.
+    pub fn server_changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// The server processes of the connections that have been in use for longer than this.
+    pub fn in_use_for(&self, time: Duration) -> Vec<i32> {
+        let state = self.shared.state();
+        let long = |live: &&Live| live.used_since.is_some_and(|since| since.elapsed() > time);
+        state.live.values().filter(long).map(|live| live.backend).collect()
+    }
+}
+
+impl Deref for Pooled<'_> {
+    type Target = AsyncPgConnection;
+
+    fn deref(&self) -> &AsyncPgConnection {
+        &self.0.connection
+    }
+}
+
+impl DerefMut for Pooled<'_> {
+    fn deref_mut(&mut self) -> &mut AsyncPgConnection {
+        &mut self.0.connection
+    }
+}
+
+impl Drop for Pooled<'_> {
+    fn drop(&mut self) {
+        self.0.shared.note_use(self.0.id, None);
+    }
+}
+
+/// Shared by the connections of a pool.
+#[derive(Default)]
+struct Shared {
+    may_fill: watch::Sender<bool>,
+    changes: watch::Sender<u64>,
+    trial: Trial,
+    next_id: AtomicU64,
+    /// Whether it was said that there are fewer connections than the settings allow.
+    is_short: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    live: BTreeMap<u64, Live>,
+    /// The server of the newest connection.
+    server: Option<String>,
+    /// Why the last attempt to connect failed.
+    refusal: Option<String>,
+    /// Whether the last connection that was asked has answered.
+    answers: bool,
+}
+
+struct Live {
+    backend: i32,
+    used_since: Option<Instant>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_use(&self, id: u64, since: Option<Instant>) {
+        if let Some(live) = self.state().live.get_mut(&id) {
+            live.used_since = since;
+        }
+    }
+
+    fn note_new(&self, opened: &Opened) -> u64 {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.trial.note_open(opened.facts.backend);
+        let mut state = self.state();
+        state.refusal = None;
+        state.answers = true;
+        state.live.insert(id, Live { backend: opened.facts.backend, used_since: None });
+        let server = Some(opened.facts.server.clone());
+        if state.server != server {
+            let is_first = state.server.is_none();
+            state.server = server;
+            drop(state);
+            if !is_first {
+                tracing::info!(
+                    server = opened.place,
+                    "PostgreSQL is another server than before, or was restarted"
+                );
+                self.changes.send_modify(|changes| *changes += 1);
+            }
+        }
+        id
+    }
+
+    fn note_end(&self, id: u64) {
+        if let Some(live) = self.state().live.remove(&id) {
+            self.trial.note_closed(live.backend);
+        }
+    }
+}
+
+/// A connection with what it was when it was opened.
+pub(super) struct Session {
+    connection: AsyncPgConnection,
+    id: u64,
+    place: String,
+    backend: i32,
+    read_only: bool,
+    opened: Instant,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.note_end(self.id);
+    }
+}
+
+/// Why a connection could not be opened, or cannot be used any longer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    refusal: Refusal,
+    /// It was open.
+    was_open: bool,
+}
+
+impl Failed {
+    fn closes(refusal: Refusal) -> Failed {
+        Failed { refusal, was_open: true }
+    }
+}
+
+pub(super) struct Manager {
+    target: Target,
+    shared: Arc<Shared>,
+}
+
+diesel::define_sql_function! {
+    /// The process that serves the session.
+    fn pg_backend_pid() -> diesel::sql_types::Integer
+}
+diesel::define_sql_function! {
+    /// A setting as it holds.
+    fn current_setting(name: diesel::sql_types::Text) -> diesel::sql_types::Text
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Session;
+    type Error = Failed;
+
+    async fn connect(&self) -> Result<Session, Failed> {
+        let mut may_fill = self.shared.may_fill.subscribe();
+        // the sender lives as long as this does
+        let _ = may_fill.wait_for(|may| *may).await;
+        let opened = open(&self.target, &self.shared.trial)
+            .await
+            .map_err(|refusal| Failed { refusal, was_open: false })?;
+        let id = self.shared.note_new(&opened);
+        let Opened { connection, place, facts } = opened;
+        Ok(Session {
+            connection,
+            id,
+            place,
+            backend: facts.backend,
+            read_only: facts.read_only,
+            opened: Instant::now(),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    async fn is_valid(&self, session: &mut Session) -> Result<(), Failed> {
+        let place = session.place.clone();
+        // cached by the connection: one round trip
+        let question = diesel::select((pg_backend_pid(), current_setting("transaction_read_only")));
+        let answer = question.get_result::<(i32, String)>(&mut session.connection);
+        let (backend, read_only) = match tokio::time::timeout(PING_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                if error.to_string().starts_with("prepared statement") {
+                    self.shared.trial.doubt();
+                }
+                return Err(Failed::closes(Refusal::Away(format!("{place}: {error}"))));
+            }
+            Err(_) => {
+                let silence = format!("{place}: no answer within {} s", PING_TIMEOUT.as_secs());
+                return Err(Failed::closes(Refusal::Away(silence)));
+            }
+        };
+        if backend != session.backend {
+            self.shared.trial.doubt();
+            let evidence = "the process that serves a session has changed";
+            return Err(Failed::closes(Refusal::Person(pooler(&place, evidence))));
+        }
+        let is_read_only = read_only == "on" && self.target.attrs.wants_writes();
+        if is_read_only && (!session.read_only || session.opened.elapsed() > READ_ONLY_TIMEOUT) {
+            let refusal = Refusal::Person(format!("{place} takes no writes any more"));
+            return Err(Failed::closes(refusal));
+        }
+        self.shared.state().answers = true;
+        Ok(())
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        std::thread::panicking() || session.connection.is_broken()
+    }
+}
+
+/// Logs why connections fail: one outage at a time, and not one line for each connection.
+#[derive(Clone)]
+struct Report(Arc<Shared>);
+
+impl std::fmt::Debug for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Report")
+    }
+}
+
+impl bb8::ErrorSink<Failed> for Report {
+    fn sink(&self, failed: Failed) {
+        let reason = failed.refusal.to_string();
+        if failed.was_open {
+            self.0.state().answers = false;
+            // a connection that died is replaced; where that fails, it is an outage
+            match failed.refusal {
+                Refusal::Person(_) => outage::failed(SUBJECT, &reason),
+                Refusal::Away(_) => tracing::debug!(reason, "a connection to PostgreSQL has died"),
+            }
+            return;
+        }
+        let (connections, answers) = {
+            let mut state = self.0.state();
+            state.refusal = Some(reason.clone());
+            (state.live.len(), state.answers)
+        };
+        if connections == 0 || !answers {
+            outage::failed(SUBJECT, &reason);
+        } else if !self.0.is_short.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                connections,
+                reason,
+                "PostgreSQL gives fewer connections than DB_POOL_SIZE and DB_MAX_OVERFLOW allow; the work goes on with these"
+            );
+        }
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Failed>> {
+        Box::new(self.clone())
+    }
+}
