@@ -30,6 +30,7 @@ pub mod identity;
 pub mod ingest;
 pub mod kafka;
 pub mod logging;
+pub mod memory;
 pub mod plan;
 pub mod record;
 pub mod retry;

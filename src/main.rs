@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Cli, Command, DeadLetters};
 use voiceclone_events::commands::{check, dead_letters, demo, migrate, publish, replay, simulate};
 use voiceclone_events::config::{Need, SettingError, Settings, environment};
-use voiceclone_events::{daemon, kafka, logging};
+use voiceclone_events::{daemon, kafka, logging, memory};
 
 /// Why the program ends with an error.
 enum Failure {
@@ -32,6 +32,7 @@ impl From<anyhow::Error> for Failure {
 }
 
 fn main() -> ExitCode {
+    memory::return_large_blocks();
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(usage) => {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::event::{Limits, Reason, Time, Unusable, decode};
-use crate::plan::Plan;
+use crate::plan::{Plan, Source};
 use crate::record::{Record, Topic};
 use crate::retry::{pause_for, pauses};
 use crate::store::dead_letters::DeadLetter;
@@ -171,7 +171,8 @@ impl Ingest {
         positions: &Positions,
         rejected: Option<&Unusable>,
     ) -> Prepared<'a> {
-        let mut plan = Plan::default();
+        let source = Source { records: piece, topic_prefix: &self.topic_prefix };
+        let mut plan = Plan { source, ..Plan::default() };
         let mut dead_letters = Vec::new();
         let mut after = Positions::new();
         for record in piece {

@@ -2,6 +2,7 @@
 
 pub mod consume;
 pub mod embedded;
+pub mod headers;
 pub mod range;
 pub mod send;
 mod topic_ids;
@@ -11,13 +12,13 @@ use std::time::Duration;
 use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
+use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
 use self::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::config::{SettingError, Settings};
-use crate::record::{Header, Record, Topic};
+use crate::record::{Record, Topic};
 
 /// Bytes of records that are held for one batch at most, beside its last record; and fetched ahead.
 const BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -178,26 +179,6 @@ fn record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> Option<Record> {
         },
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: headers(message),
+        headers: headers::read(message),
     })
-}
-
-fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
-    let Some(headers) = message.headers() else {
-        return Vec::new();
-    };
-    (0..headers.count())
-        .filter_map(|index| {
-            // rdkafka panics at a name that is no UTF-8, which Kafka's protocol rules out and brokers pass.
-            let read = std::panic::AssertUnwindSafe(|| {
-                headers.try_get(index).map(|header| Header {
-                    name: header.key.to_owned(),
-                    value: header.value.map(<[u8]>::to_vec),
-                })
-            });
-            std::panic::catch_unwind(read).unwrap_or_else(|_| {
-                Some(Header { name: char::REPLACEMENT_CHARACTER.to_string(), value: None })
-            })
-        })
-        .collect()
 }

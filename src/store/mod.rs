@@ -1,5 +1,6 @@
 //! PostgreSQL: the only place that knows Diesel.
 
+pub mod claim;
 pub mod connect;
 pub mod dead_letters;
 pub mod expiry;
@@ -10,6 +11,7 @@ pub mod outbox;
 pub mod overview;
 pub mod rights;
 mod unnest;
+pub mod unpublished;
 pub mod write;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ pub use fault::Fault;
 pub struct Store {
     pool: Pool,
     habits: Arc<write::Habits>,
+    letters: Arc<dead_letters::KnownLetters>,
 }
 
 /// A connection of the pool.
@@ -33,7 +36,7 @@ type Pooled<'p> = bb8::PooledConnection<'p, AsyncDieselConnectionManager<AsyncPg
 impl Store {
     /// Over this pool; connects when it is first used.
     pub fn new(pool: Pool) -> Store {
-        Store { pool, habits: Arc::default() }
+        Store { pool, habits: Arc::default(), letters: Arc::default() }
     }
 
     async fn connection(&self) -> Result<Pooled<'_>, Fault> {
