@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
+use voiceclone_events::kafka::headers;
 use voiceclone_events::record::Outgoing;
 
 use crate::support::daemon::{Daemon, run_command};
@@ -151,10 +152,7 @@ pub fn send(producer: &BaseProducer<Deliveries>, topics: &Topics, record: &Outgo
         next.payload = record.value.as_ref();
         next.timestamp = record.timestamp;
         if !record.headers.is_empty() {
-            let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, header| {
-                headers.insert(Header { key: &header.name, value: header.value.as_ref() })
-            });
-            next.headers = Some(headers);
+            next.headers = Some(headers::write(&record.headers));
         }
         match producer.send(next) {
             Ok(()) => break,

@@ -37,6 +37,7 @@ pub mod identity;
 pub mod ingest;
 pub mod kafka;
 pub mod logging;
+pub mod memory;
 pub mod outage;
 pub mod output;
 pub mod plan;

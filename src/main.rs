@@ -13,7 +13,7 @@ use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, env
 use voiceclone_events::output::say;
 use voiceclone_events::record::TopicPartition;
 use voiceclone_events::store::connect;
-use voiceclone_events::{daemon, database_url, kafka, logging};
+use voiceclone_events::{daemon, database_url, kafka, logging, memory};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -33,6 +33,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
+    memory::return_large_blocks();
     let cli = match cli::parse() {
         Ok(Asked::Command(cli)) => cli,
         Ok(Asked::Text(text)) => {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::event::{CloneFailed, CloneReady, CloneTransfer, Event, Time, VoiceMapping};
 use crate::fold::{Cached, Call, Fact, Mapping, merge_into};
 use crate::identity::uid;
+use crate::record::Record;
 
 /// What identifies a `clone_ready_events` row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +66,21 @@ pub struct LogContent<'a> {
     pub error_message: Option<Cow<'a, str>>,
 }
 
+/// The records that a plan is made of, those that cannot be used included.
+#[derive(Clone, Debug, Default)]
+pub struct Source<'a> {
+    /// In offset order within each partition.
+    pub records: Vec<&'a Record>,
+    /// `TOPIC_PREFIX`.
+    pub topic_prefix: &'a str,
+}
+
 /// The rows of a batch, by table; keys sorted.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs, reason = "the fields are the tables")]
 pub struct Plan<'a> {
+    /// Where the rows come from: a dead letter whose record lands is resolved.
+    pub source: Source<'a>,
     pub clone_ready_events: BTreeMap<Uuid, Fact<ReadyIdentity<'a>, ReadyContent>>,
     pub clone_failed_events: BTreeMap<Uuid, Fact<FailedIdentity<'a>, Cow<'a, str>>>,
     pub clone_transfer_events: BTreeMap<Uuid, Fact<TransferIdentity<'a>, Time>>,

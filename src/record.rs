@@ -76,10 +76,22 @@ impl fmt::Display for TopicPartition {
 /// One header: names repeat and keep their order, a value may be null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The name, case-sensitive.
-    pub name: String,
+    /// The name's bytes, case-sensitive. Kafka's protocol asks for UTF-8, and brokers do not check it.
+    pub name: Vec<u8>,
     /// The value's bytes, `None` for null.
     pub value: Option<Vec<u8>>,
+}
+
+impl Header {
+    /// A header of this name and value.
+    pub fn new(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
+        Header { name: name.into(), value: Some(value.into()) }
+    }
+
+    /// Bytes of name and value.
+    pub fn bytes(&self) -> usize {
+        self.name.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
 }
 
 /// A record as it was read.
@@ -107,13 +119,31 @@ impl Record {
         TopicPartition::new(self.topic, self.partition)
     }
 
-    /// Bytes that the record holds, for the limits on memory.
-    pub fn size(&self) -> usize {
-        let headers = |h: &Header| h.name.len() + h.value.as_ref().map_or(0, Vec::len);
-        self.key.as_ref().map_or(0, Vec::len)
-            + self.value.as_ref().map_or(0, Vec::len)
-            + self.headers.iter().map(headers).sum::<usize>()
+    /// Bytes of key, header names and header values, which the contract limits together.
+    pub fn key_and_header_bytes(&self) -> usize {
+        self.key.as_ref().map_or(0, Vec::len) + self.headers.iter().map(Header::bytes).sum::<usize>()
     }
+
+    /// Memory that the record takes, in bytes, for the limits on memory: an empty header takes some, too.
+    pub fn size(&self) -> usize {
+        let header = |header: &Header| {
+            size_of::<Header>() + allocated(header.name.len()) + optional(header.value.as_ref())
+        };
+        size_of::<Record>()
+            + optional(self.key.as_ref())
+            + optional(self.value.as_ref())
+            + self.headers.iter().map(header).sum::<usize>()
+    }
+}
+
+/// Memory that an allocation of so many bytes takes. The allocator of glibc adds 8 bytes and rounds up to 16; no bytes
+/// are no allocation.
+fn allocated(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16).max(32) }
+}
+
+fn optional(bytes: Option<&Vec<u8>>) -> usize {
+    bytes.map_or(0, |bytes| allocated(bytes.len()))
 }
 
 /// A record to be sent.
@@ -129,4 +159,30 @@ pub struct Outgoing {
     pub headers: Vec<Header>,
     /// Milliseconds since 1970; `None` takes the moment of sending.
     pub timestamp: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_header_counts_as_the_memory_that_it_takes() {
+        let record = |headers: Vec<Header>| Record {
+            topic: Topic::CloneReady,
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            key: None,
+            value: Some(vec![0; 1000]),
+            headers,
+        };
+        let none = record(Vec::new());
+        assert!((1000..1200).contains(&none.size()), "{}", none.size());
+        let many = record(vec![Header { name: Vec::new(), value: None }; 100_000]);
+        assert!(many.size() >= 100_000 * size_of::<Header>(), "{}", many.size());
+        assert_eq!(many.key_and_header_bytes(), 0);
+        let named = record(vec![Header::new("name", "value"); 1000]);
+        assert_eq!(named.key_and_header_bytes(), 9000);
+        assert!(named.size() >= none.size() + 1000 * (size_of::<Header>() + 2 * 32));
+    }
 }

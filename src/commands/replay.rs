@@ -103,7 +103,7 @@ fn bound(flag: &str, text: &str) -> anyhow::Result<Bound> {
     } else {
         None
     };
-    match offset.or_else(|| Time::parse(text).map(Bound::Time)) {
+    match offset.or_else(|| Time::parse(text).ok().map(Bound::Time)) {
         Some(bound) => Ok(bound),
         None => {
             let remedy = "give an offset like 1200, or a time like 2025-06-01T12:00:00Z";

@@ -142,7 +142,7 @@ async fn send(sender: &Sender, mut chunk: Vec<Outgoing>, before: u64) -> anyhow:
                 PAUSES.len() + 1
             );
         };
-        tracing::warn!(failed = chunk.len(), error, "records could not be sent; trying again");
+        tracing::warn!(failed = chunk.len(), %error, "records could not be sent; trying again");
         tokio::time::sleep(*pause).await;
     }
 }

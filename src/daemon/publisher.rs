@@ -1,143 +1,201 @@
 //! The publisher task: sends `clone.expired` events and dead letters to Kafka, whichever instance stored them.
+//!
+//! A round claims rows, sends them, and settles the claim. Each database transaction is short: none waits for the broker.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
+use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, SEND_MAX, SendError, Sender};
 use crate::record::{Header, Outgoing};
-use crate::store::dead_letters::Unpublished;
+use crate::retry::retry;
+use crate::store::claim::LEASE;
 use crate::store::outbox::Expired;
+use crate::store::unpublished::{Fate, Unpublished};
 use crate::store::{Fault, Store};
 
-/// Outbox chunks in one transaction of the publisher.
-const PUBLISHED_CHUNKS: i64 = 2;
+/// Outbox chunks in one round.
+const CHUNKS: i64 = 2;
 
-/// Maximum number of dead letters in one transaction of the publisher.
+/// Maximum number of dead letters in one round.
 const DEAD_LETTERS: i64 = 1000;
 
-/// Maximum bytes of dead letters in one transaction of the publisher, beside its first letter.
-const DEAD_LETTER_BYTES: i64 = 16 * 1024 * 1024;
+/// Maximum bytes of dead letters in one round, beside its first letter. They are in memory twice while they are sent.
+const DEAD_LETTER_BYTES: i64 = 4 * 1024 * 1024;
 
 /// How often the publisher looks for what other instances left behind.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// A letter is sent alone only while a round is younger than this, so that the round ends within its lease.
+const ALONE_UNTIL: Duration = Duration::from_secs(LEASE.as_secs() - SEND_MAX.as_secs() - 10);
 
 /// Publishes what waits, expiries and dead letters side by side, whichever instance made it. Ends between two rounds:
 /// what the broker has is not published again.
 pub(super) async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, cancel: CancellationToken) {
     let expired = async {
+        let mut failures = 0;
         while !cancel.is_cancelled() {
-            let sent = store
-                .publish_expired(PUBLISHED_CHUNKS, |events: &[Expired]| {
-                    let sender = sender.clone();
-                    Box::pin(async move { send_expired(&sender, events).await })
-                })
-                .await;
-            rest(sent, EXPIRED_TOPIC, poke.notified(), &cancel).await;
+            let round = publish_expired(&store, &sender).await;
+            if let Some(pause) = report(EXPIRED_TOPIC, round, &mut failures) {
+                rest(pause, poke.notified(), &cancel).await;
+            }
         }
     };
     let dead_letters = async {
+        let mut failures = 0;
         while !cancel.is_cancelled() {
-            let sent = store
-                .publish_dead_letters(DEAD_LETTERS, DEAD_LETTER_BYTES, |letters: &[Unpublished]| {
-                    let sender = sender.clone();
-                    Box::pin(async move { send_dead_letters(&sender, letters).await })
-                })
-                .await;
-            rest(sent, DEAD_LETTER_TOPIC, std::future::pending(), &cancel).await;
+            let round = publish_dead_letters(&store, &sender).await;
+            if let Some(pause) = report(DEAD_LETTER_TOPIC, round, &mut failures) {
+                rest(pause, std::future::pending(), &cancel).await;
+            }
         }
     };
     futures_util::join!(expired, dead_letters);
 }
 
-/// Goes on at once while there is more, else waits for the next look.
-async fn rest(
-    sent: Result<(usize, usize), Fault>,
-    topic: &'static str,
-    poked: impl Future<Output = ()>,
-    cancel: &CancellationToken,
-) {
-    match sent {
-        Ok((waiting, published)) => {
-            metrics::counter!("voiceclone_published_total", "topic" => topic).increment(published as u64);
-            if waiting == published && waiting > 0 {
-                return;
-            }
-            if published < waiting {
-                warn!(
-                    topic,
-                    waiting, published, "not everything could be published; the rest is kept and tried again"
-                );
-            }
+/// What a round did.
+#[derive(Debug, Default)]
+struct Round {
+    claimed: usize,
+    published: usize,
+    /// One of the reasons why the broker does not have the others.
+    problem: Option<String>,
+}
+
+/// Counts and logs what a round did. Returns the pause before the next one; none while there may be more. `failures`
+/// counts the rounds in a row that the database did not let happen.
+fn report(topic: &'static str, round: Result<Round, Fault>, failures: &mut u32) -> Option<Duration> {
+    let Round { claimed, published, problem } = match round {
+        Ok(round) => round,
+        Err(fault) => {
+            let pause = PUBLISH_EVERY.saturating_mul(1 << (*failures).min(3));
+            *failures += 1;
+            warn!(%fault, topic, pause_ms = pause.as_millis(), "publishing failed and is tried again");
+            return Some(pause);
         }
-        Err(fault) => warn!(%fault, topic, "publishing failed and is tried again"),
+    };
+    *failures = 0;
+    metrics::counter!("voiceclone_published_total", "topic" => topic).increment(published as u64);
+    if published < claimed {
+        let problem = problem.unwrap_or_default();
+        warn!(
+            topic,
+            waiting = claimed,
+            published,
+            problem,
+            "not everything could be published; the rest is kept and tried again"
+        );
     }
+    // What the broker did not take waits for its own time.
+    (claimed == 0).then_some(PUBLISH_EVERY)
+}
+
+async fn rest(pause: Duration, poked: impl Future<Output = ()>, cancel: &CancellationToken) {
     tokio::select! {
         () = cancel.cancelled() => {}
-        () = tokio::time::sleep(PUBLISH_EVERY) => {}
+        () = tokio::time::sleep(pause) => {}
         () = poked => {}
     }
 }
 
-async fn send_expired(sender: &Sender, events: &[Expired]) -> Vec<usize> {
-    let header =
-        |name: &str, value: &str| Header { name: name.into(), value: Some(value.as_bytes().to_vec()) };
-    let outgoing: Vec<Outgoing> = events
-        .iter()
-        .map(|event| Outgoing {
-            topic: EXPIRED_TOPIC,
-            key: event.key.clone().map(String::into_bytes),
-            value: Some(event.value.clone()),
-            headers: vec![
-                header("ce_specversion", "1.0"),
-                header("ce_id", &event.event_id.hyphenated().to_string()),
-                header("ce_source", "voiceclone-events"),
-                header("ce_type", EXPIRED_TOPIC),
-                header("ce_time", &event.event_time),
-                header("content-type", "application/json"),
-            ],
-            timestamp: None,
-        })
-        .collect();
-    sent(0..events.len(), sender.send_all(&outgoing).await)
-}
-
-async fn send_dead_letters(sender: &Sender, letters: &[Unpublished]) -> Vec<i64> {
-    let outgoing: Vec<Outgoing> = letters
-        .iter()
-        .map(|letter| {
-            let mut headers = letter.headers();
-            for (name, value) in [
-                ("topic", letter.topic.clone()),
-                ("partition", letter.partition.to_string()),
-                ("offset", letter.record_offset.to_string()),
-                ("exception.class.name", letter.reason.clone()),
-                ("exception.message", letter.message.clone()),
-            ] {
-                headers.push(Header {
-                    name: format!("__connect.errors.{name}"),
-                    value: Some(value.into_bytes()),
-                });
-            }
-            Outgoing {
-                topic: DEAD_LETTER_TOPIC,
-                key: letter.key.clone(),
-                value: letter.value.clone(),
-                headers,
-                timestamp: None,
-            }
-        })
-        .collect();
-    sent(letters.iter().map(|letter| letter.id), sender.send_all(&outgoing).await)
-}
-
-/// Those (by id, or by place) that the broker has; one of the errors is logged for all.
-fn sent<Id>(ids: impl Iterator<Item = Id>, outcomes: Vec<Result<(), String>>) -> Vec<Id> {
-    if let Some(problem) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
-        error!(problem, "the broker did not take a record");
+async fn publish_expired(store: &Store, sender: &Sender) -> Result<Round, Fault> {
+    let begin = Instant::now();
+    let claimed = store.claim_expired(CHUNKS).await?;
+    if claimed.events.is_empty() {
+        return Ok(Round::default());
     }
-    ids.zip(outcomes).filter_map(|(id, outcome)| outcome.is_ok().then_some(id)).collect()
+    let outgoing: Vec<Outgoing> = claimed.events.iter().map(expired).collect();
+    let outcomes = sender.send_all(&outgoing).await;
+    let problem = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).map(SendError::to_string);
+    let places = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_ok());
+    let published: HashSet<usize> = places.map(|(place, _)| place).collect();
+    settle(begin, || store.settle_expired(&claimed, &published)).await;
+    Ok(Round { claimed: claimed.events.len(), published: published.len(), problem })
+}
+
+async fn publish_dead_letters(store: &Store, sender: &Sender) -> Result<Round, Fault> {
+    let begin = Instant::now();
+    let (claim, letters) = store.claim_dead_letters(DEAD_LETTERS, DEAD_LETTER_BYTES).await?.split();
+    if letters.is_empty() {
+        return Ok(Round::default());
+    }
+    let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
+    let outgoing: Vec<Outgoing> = letters.into_iter().map(dead_letter).collect();
+    let mut fates: Vec<(i64, Fate)> = Vec::with_capacity(ids.len());
+    let mut problem = None;
+    for ((id, outgoing), outcome) in ids.iter().zip(&outgoing).zip(sender.send_all(&outgoing).await) {
+        let sent = match outcome {
+            // A whole batch of the producer is refused together: each record is judged by itself.
+            Err(error) if error.refused && ids.len() > 1 => alone(sender, outgoing, begin).await,
+            outcome => outcome,
+        };
+        if let Err(error) = &sent {
+            problem.get_or_insert_with(|| error.text.clone());
+        }
+        fates.push((
+            *id,
+            match sent {
+                Ok(()) => Fate::Published,
+                Err(error) if error.refused => Fate::Unpublishable(error.text),
+                Err(_) => Fate::Failed,
+            },
+        ));
+    }
+    settle(begin, || store.settle_dead_letters(claim, &fates)).await;
+    let published = fates.iter().filter(|(_, fate)| *fate == Fate::Published).count();
+    Ok(Round { claimed: ids.len(), published, problem })
+}
+
+/// Sends a record with no other one in its batch; not where that could outlast the lease.
+async fn alone(sender: &Sender, outgoing: &Outgoing, begin: Instant) -> Result<(), SendError> {
+    if begin.elapsed() > ALONE_UNTIL {
+        let text = "no time was left to send it alone".to_owned();
+        return Err(SendError { text, refused: false });
+    }
+    sender.send(outgoing).await
+}
+
+/// Notes what the broker has, again and again while the lease lasts: what is not noted is published again.
+async fn settle<F: Future<Output = Result<(), Fault>>>(begin: Instant, attempt: impl FnMut() -> F) {
+    let left = LEASE.saturating_sub(begin.elapsed());
+    let never = CancellationToken::new();
+    let settled = retry("noting what was published", &never, attempt);
+    if tokio::time::timeout(left, settled).await.is_err() {
+        warn!("what was published could not be noted in time, and is published again");
+    }
+}
+
+fn expired(event: &Expired) -> Outgoing {
+    Outgoing {
+        topic: EXPIRED_TOPIC,
+        key: event.key.clone().map(String::into_bytes),
+        value: Some(event.value.clone()),
+        headers: vec![
+            Header::new("ce_specversion", "1.0"),
+            Header::new("ce_id", event.event_id.hyphenated().to_string()),
+            Header::new("ce_source", "voiceclone-events"),
+            Header::new("ce_type", EXPIRED_TOPIC),
+            Header::new("ce_time", event.event_time.as_str()),
+            Header::new("content-type", "application/json"),
+        ],
+        timestamp: None,
+    }
+}
+
+fn dead_letter(mut letter: Unpublished) -> Outgoing {
+    let mut headers = letter.take_headers();
+    for (name, value) in [
+        ("topic", letter.topic),
+        ("partition", letter.partition.to_string()),
+        ("offset", letter.record_offset.to_string()),
+        ("exception.class.name", letter.reason),
+        ("exception.message", letter.message),
+    ] {
+        headers.push(Header::new(format!("__connect.errors.{name}"), value));
+    }
+    Outgoing { topic: DEAD_LETTER_TOPIC, key: letter.key, value: letter.value, headers, timestamp: None }
 }

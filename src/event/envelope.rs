@@ -6,7 +6,7 @@ use super::{Reason, Time, Unusable, fields};
 use crate::record::{Header, Record, Topic};
 
 /// Names that may count at the top level of a value: the topic's fields of section 4 in a bare object,
-/// the last four in an envelope.
+/// the last five in an envelope.
 fn names(topic: Topic) -> &'static [&'static str] {
     match topic {
         Topic::CloneReady => &[
@@ -23,6 +23,7 @@ fn names(topic: Topic) -> &'static [&'static str] {
             "type",
             "time",
             "data",
+            "data_base64",
         ],
         Topic::CloneFailed => &[
             "caller_id",
@@ -36,6 +37,7 @@ fn names(topic: Topic) -> &'static [&'static str] {
             "type",
             "time",
             "data",
+            "data_base64",
         ],
         Topic::CloneTransfer => &[
             "greeting_call_id",
@@ -46,6 +48,7 @@ fn names(topic: Topic) -> &'static [&'static str] {
             "type",
             "time",
             "data",
+            "data_base64",
         ],
         Topic::CallLifecycle => &[
             "call_id",
@@ -63,6 +66,7 @@ fn names(topic: Topic) -> &'static [&'static str] {
             "type",
             "time",
             "data",
+            "data_base64",
         ],
         Topic::CallerVoiceMapping => &[
             "caller_id",
@@ -76,6 +80,7 @@ fn names(topic: Topic) -> &'static [&'static str] {
             "type",
             "time",
             "data",
+            "data_base64",
         ],
     }
 }
@@ -90,8 +95,10 @@ pub(super) struct Content<'a> {
 impl<'a> Content<'a> {
     /// Finds the fields of a record with this value.
     pub fn read(record: &'a Record, value: &'a [u8]) -> Result<Content<'a>, Unusable> {
-        let text = std::str::from_utf8(value)
-            .map_err(|_| Unusable::new(Reason::InvalidJson, "the value is no UTF-8"))?;
+        let text = std::str::from_utf8(value).map_err(|error| {
+            let message = format!("the value is no UTF-8 (byte {})", error.valid_up_to() + 1);
+            Unusable::new(Reason::InvalidJson, message)
+        })?;
         let record_time = fields::record_time(record)?;
         let names = names(record.topic);
         let outer = Members::read(text, names)?;
@@ -100,6 +107,10 @@ impl<'a> Content<'a> {
         let (kind, time, members) = if structured {
             let data = match outer.get("data")? {
                 Some(Json::Object(raw)) => Members::read(raw, names)?,
+                _ if outer.has("data_base64") => {
+                    let message = "the envelope has data_base64: give the fields as an object in data";
+                    return Err(Unusable::new(Reason::NotAnObject, message));
+                }
                 _ => return Err(Unusable::new(Reason::NotAnObject, "data is missing, or no object")),
             };
             outer
@@ -110,13 +121,11 @@ impl<'a> Content<'a> {
             let time = outer.get("time")?.map(|time| fields::time("time", time)).transpose()?;
             (kind, time, data)
         } else {
-            header(&record.headers, "ce_specversion")?
-                .map(|version| fields::text("ce_specversion", Json::Text(version.into()), None))
-                .transpose()?;
-            let kind = header(&record.headers, "ce_type")?.map(Into::into);
-            let time = header(&record.headers, "ce_time")?
-                .map(|text| fields::time("ce_time", Json::Text(text.into())))
-                .transpose()?;
+            let attribute = |name| Ok(header(&record.headers, name)?.map(|text| Json::Text(text.into())));
+            let text = |name| attribute(name)?.map(|value| fields::text(name, value, None)).transpose();
+            text("ce_specversion")?;
+            let kind = text("ce_type")?;
+            let time = attribute("ce_time")?.map(|value| fields::time("ce_time", value)).transpose()?;
             (kind, time, outer)
         };
         if kind.is_some_and(|kind| kind != record.topic.name()) {
@@ -131,7 +140,7 @@ impl<'a> Content<'a> {
 
 /// Whether `content-type` says that the value is an envelope.
 fn says_structured(headers: &[Header]) -> bool {
-    let content_type = headers.iter().rfind(|header| header.name == "content-type");
+    let content_type = headers.iter().rfind(|header| header.name == b"content-type");
     content_type
         .and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok())
         .and_then(|text| text.split(';').next())
@@ -140,8 +149,10 @@ fn says_structured(headers: &[Header]) -> bool {
 
 /// A header's text; of one given twice the last counts, and a blank one is absent.
 fn header<'a>(headers: &'a [Header], name: &str) -> Result<Option<&'a str>, Unusable> {
-    let Some(value) =
-        headers.iter().rfind(|header| header.name == name).and_then(|header| header.value.as_deref())
+    let Some(value) = headers
+        .iter()
+        .rfind(|header| header.name == name.as_bytes())
+        .and_then(|header| header.value.as_deref())
     else {
         return Ok(None);
     };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::envelope::Content;
 use super::json::{self, Json};
+use super::time::NoTime;
 use super::{Reason, Time, Unusable};
 use crate::identity::SEPARATOR;
 use crate::record::Record;
@@ -69,12 +70,11 @@ pub(super) fn time(name: &str, value: Json<'_>) -> Result<Time, Unusable> {
         Json::Number(raw) => match raw.parse::<i64>() {
             Ok(integer) => Time::from_unix_integer(integer),
             Err(_) => raw.parse().ok().and_then(Time::from_unix_double),
-        },
-        _ => return Err(invalid_type(name, "time")),
+        }
+        .ok_or(NoTime::OutOfRange),
+        _ => return Err(invalid_type(name, "time: neither a text nor a number")),
     };
-    time.ok_or_else(|| {
-        Unusable::new(Reason::InvalidValue, format!("{name} is no time between the years 1970 and 9999"))
-    })
+    time.map_err(|fault| Unusable::new(Reason::InvalidValue, format!("{name} {}", fault.explain())))
 }
 
 /// An integer from 0 to 2,147,483,647, also written with an exponent or a fraction of zeros.
@@ -137,7 +137,7 @@ impl<'a> Content<'a> {
     pub fn metadata(&self, name: &'static str) -> Result<Option<BTreeMap<String, String>>, Unusable> {
         match self.members.get(name)? {
             None => Ok(None),
-            Some(Json::Object(raw)) => json::metadata(raw).map(Some),
+            Some(Json::Object(raw)) => json::metadata(raw, json::METADATA_VALUES).map(Some),
             Some(_) => Err(invalid_type(name, "object")),
         }
     }

@@ -15,6 +15,9 @@ use super::{Reason, Unusable};
 /// How deep `metadata` may nest, itself the first level.
 const METADATA_LEVELS: usize = 100;
 
+/// Members of objects and items of arrays that the `metadata` of one event may hold, at every level.
+pub(super) const METADATA_VALUES: usize = 65_536;
+
 /// The members of an object that have a known name, as they stand in the text.
 pub(super) struct Members<'a> {
     names: &'static [&'static str],
@@ -38,7 +41,15 @@ impl<'a> Members<'a> {
         };
         if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
             serde_json::from_str::<IgnoredAny>(text).map_err(invalid)?;
-            return Err(Unusable::new(Reason::NotAnObject, "the value is JSON, but no object"));
+            let is_text = text.trim_start().starts_with('"');
+            return Err(Unusable::new(
+                Reason::NotAnObject,
+                if is_text {
+                    "the value is a JSON text, not an object: perhaps it was encoded as JSON twice"
+                } else {
+                    "the value is JSON, but no object"
+                },
+            ));
         }
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let mut members = Members { names, found: vec![Found::default(); names.len()] };
@@ -47,6 +58,12 @@ impl<'a> Members<'a> {
             .and_then(|()| deserializer.end())
             .map_err(invalid)?;
         Ok(members)
+    }
+
+    /// Whether a name is given, whatever its value.
+    pub fn has(&self, name: &'static str) -> bool {
+        let position = self.names.iter().position(|known| *known == name);
+        position.and_then(|position| self.found.get(position)).is_some_and(|found| found.raw.is_some())
     }
 
     /// The value of a name. `None` where it is not given, null, or a blank text.
@@ -157,15 +174,19 @@ pub(super) fn is_blank(text: &str) -> bool {
 }
 
 /// `metadata`: its top-level keys, each with its value as compact JSON with sorted keys.
-pub(super) fn metadata(raw: &str) -> Result<BTreeMap<String, String>, Unusable> {
+pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, String>, Unusable> {
     let invalid = |problem: &str| Unusable::new(Reason::InvalidJson, format!("metadata {problem}"));
     // The text is looked at, as of a name given twice only the last value can be found in what is read.
-    let (levels, holds_nul) = survey(raw);
+    let Survey { levels, values, holds_nul } = survey(raw);
     if levels > METADATA_LEVELS {
         return Err(invalid(&format!("nests deeper than {METADATA_LEVELS} levels")));
     }
     if holds_nul {
         return Err(Unusable::new(Reason::NulCharacter, "metadata holds the character U+0000"));
+    }
+    if values > max_values {
+        let message = format!("metadata holds {values} values, more than {max_values}");
+        return Err(Unusable::new(Reason::InvalidValue, message));
     }
     let Plain(value) = serde_json::from_str(raw)
         .map_err(|_| invalid("holds half of a surrogate pair or a number beyond a double"))?;
@@ -175,26 +196,49 @@ pub(super) fn metadata(raw: &str) -> Result<BTreeMap<String, String>, Unusable> 
     Ok(object.into_iter().map(|(key, value)| (key, value.to_string())).collect())
 }
 
-/// How deep a text that is JSON nests, and whether a text in it holds U+0000, which JSON must escape.
-fn survey(json: &str) -> (usize, bool) {
-    let (mut level, mut levels, mut in_text, mut holds_nul) = (0_usize, 0, false, false);
+/// What is seen of a text that is JSON without reading its values.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Survey {
+    /// How deep it nests.
+    levels: usize,
+    /// Members of its objects and items of its arrays, at every level; of a name given twice each counts.
+    values: usize,
+    /// Whether a text in it holds U+0000, which JSON must escape.
+    holds_nul: bool,
+}
+
+fn survey(json: &str) -> Survey {
+    let mut seen = Survey::default();
+    let (mut level, mut in_text, mut just_opened) = (0_usize, false, false);
     let mut bytes = json.as_bytes().iter();
     while let Some(byte) = bytes.next() {
+        if in_text {
+            match byte {
+                b'"' => in_text = false,
+                b'\\' => {
+                    seen.holds_nul |= bytes.as_slice().starts_with(b"u0000");
+                    bytes.next();
+                }
+                _ => {}
+            }
+            continue;
+        }
         match byte {
-            b'"' => in_text = !in_text,
-            b'\\' => {
-                holds_nul |= bytes.as_slice().starts_with(b"u0000");
-                bytes.next();
-            }
-            b'{' | b'[' if !in_text => {
-                level += 1;
-                levels = levels.max(level);
-            }
-            b'}' | b']' if !in_text => level = level.saturating_sub(1),
+            b' ' | b'\t' | b'\n' | b'\r' => continue,
+            b'}' | b']' => level = level.saturating_sub(1),
+            // The first value of an object or array has no comma before it.
+            _ if just_opened => seen.values += 1,
+            b',' => seen.values += 1,
             _ => {}
         }
+        just_opened = matches!(byte, b'{' | b'[');
+        in_text = *byte == b'"';
+        if just_opened {
+            level += 1;
+            seen.levels = seen.levels.max(level);
+        }
     }
-    (levels, holds_nul)
+    seen
 }
 
 /// Any JSON. serde_json's own reading of a [`Value`] takes an object whose first name is that of its
@@ -254,5 +298,26 @@ impl<'de> Visitor<'de> for ReadPlain {
             members.insert(name, value);
         }
         Ok(Value::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_of_metadata_are_counted_at_every_level() {
+        for (json, levels, values) in [
+            ("{}", 1, 0),
+            ("[ ]", 1, 0),
+            (r#"{"a":1}"#, 1, 1),
+            (r#"{"a":1,"a":2}"#, 1, 2),
+            (r#"{ "a" : [ ] , "b" : [ { } , [ 1 , 2 ] ] }"#, 3, 6),
+            (r#"{"a,b":"[1,2,\"3],{"}"#, 1, 1),
+            (r#"[[[]],"]"]"#, 3, 3),
+        ] {
+            assert_eq!(survey(json), Survey { levels, values, holds_nul: false }, "{json}");
+        }
+        assert!(survey(r#"{"a":"\u0000"}"#).holds_nul && !survey(r#"{"a":"\\u0000"}"#).holds_nul);
     }
 }

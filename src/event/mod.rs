@@ -1,6 +1,7 @@
 //! Bytes to an event, or the reason why not (contract, sections 2 and 4). Plain functions: no clock, no
 //! I/O, no panic on any input.
 
+mod encoding;
 mod envelope;
 mod fields;
 mod json;
@@ -35,7 +36,7 @@ pub enum Reason {
     NulCharacter,
     /// A null value that is no delete.
     Tombstone,
-    /// The value is larger than `RECORD_MAX_BYTES`.
+    /// The value is larger than `RECORD_MAX_BYTES`, or key and headers are larger or more than the contract allows.
     TooLarge,
     /// The envelope's `type` is that of another topic.
     WrongTypeForTopic,
@@ -215,21 +216,52 @@ pub struct MappingState<'a> {
 /// The members of a stored `metadata`, in the form in which events' are compared; `None` where it is no
 /// object that an event could have brought.
 pub fn stored_metadata(text: &str) -> Option<BTreeMap<String, String>> {
-    json::metadata(text).ok()
+    // What several events brought together may hold more values than one event may.
+    json::metadata(text, usize::MAX).ok()
+}
+
+/// Bytes of key, header names and header values, at most.
+const KEY_AND_HEADERS_MAX_BYTES: usize = 1 << 20;
+
+/// Headers, at most.
+const HEADERS_MAX: usize = 1000;
+
+/// The fault of a record whose key and headers are too large. It is decided before anything else is looked at.
+fn oversize(record: &Record) -> Option<Unusable> {
+    let message = if record.headers.len() > HEADERS_MAX {
+        format!("the record has {} headers, more than {HEADERS_MAX}", record.headers.len())
+    } else {
+        let bytes = record.key_and_header_bytes();
+        if bytes <= KEY_AND_HEADERS_MAX_BYTES {
+            return None;
+        }
+        format!("key and headers have {bytes} bytes together, more than {KEY_AND_HEADERS_MAX_BYTES}")
+    };
+    Some(Unusable::new(Reason::TooLarge, message))
 }
 
 /// The event that a record holds, or why it cannot be used.
 pub fn decode<'a>(record: &'a Record, limits: Limits) -> Result<Event<'a>, Unusable> {
+    if let Some(unusable) = oversize(record) {
+        return Err(unusable);
+    }
     let Some(value) = record.value.as_deref() else {
         return tombstone(record);
     };
     if value.len() > limits.record_max_bytes {
         return Err(Unusable::new(
             Reason::TooLarge,
-            format!("the value has {} bytes, more than RECORD_MAX_BYTES", value.len()),
+            format!(
+                "the value has {} bytes, more than RECORD_MAX_BYTES ({})",
+                value.len(),
+                limits.record_max_bytes
+            ),
         ));
     }
-    let content = Content::read(record, value)?;
+    let content = Content::read(record, value).map_err(|unusable| match encoding::foreign(value) {
+        Some(words) if unusable.reason == Reason::InvalidJson => Unusable::new(Reason::InvalidJson, words),
+        _ => unusable,
+    })?;
     match record.topic {
         Topic::CloneReady => clone_ready(&content, limits).map(Event::Ready),
         Topic::CloneFailed => clone_failed(&content).map(Event::Failed),

@@ -122,9 +122,7 @@ fn record(topic: Topic, value: impl Into<Vec<u8>>) -> Record {
 }
 
 fn with_headers(mut record: Record, headers: &[(&str, &[u8])]) -> Record {
-    let header =
-        |(name, value): &(&str, &[u8])| Header { name: (*name).to_owned(), value: Some(value.to_vec()) };
-    record.headers = headers.iter().map(header).collect();
+    record.headers = headers.iter().map(|(name, value)| Header::new(*name, *value)).collect();
     record
 }
 
@@ -273,8 +271,12 @@ fn no_text_may_hold_the_character_nul() {
     ] { assert_metadata(raw, Err(Reason::NulCharacter)); }
     assert_metadata(r#"{"a":"\\u0000\u001f"}"#, Ok(r#"{"a":"\\u0000\u001f"}"#));
     for attribute in ["specversion", "type"] {
-        let record = envelope(MAPPING, &format!("\"specversion\":\"1.0\",\"{attribute}\":\"\\u0000\","), &[]);
-        assert!(read(&record).is_err());
+        let other = if attribute == "type" { "\"specversion\":\"1.0\"," } else { "" };
+        let record = envelope(MAPPING, &format!("{other}\"{attribute}\":\"\\u0000\","), &[]);
+        assert_eq!(read(&record), Err(Reason::NulCharacter), "{attribute}");
+        let header = format!("ce_{attribute}");
+        let binary = with_headers(bare(MAPPING), &[(header.as_str(), b"\0")]);
+        assert_eq!(read(&binary), Err(Reason::NulCharacter), "{attribute}");
     }
 }
 
@@ -630,7 +632,7 @@ fn a_type_is_that_of_the_topic_and_the_last_of_a_header_counts() {
         }
         let mut null_last = with_headers(bare(topic), &[("ce_type", b"x"), ("ce_time", b"x")]);
         null_last.headers
-            .extend(["ce_type", "ce_time"].map(|name| Header { name: name.to_owned(), value: None }));
+            .extend(["ce_type", "ce_time"].map(|name| Header { name: name.into(), value: None }));
         assert_eq!(read(&null_last), with(topic, &[]));
         let structured = envelope(topic, "\"specversion\":\"1.0\",\"type\":7,", &[]);
         assert_eq!(read(&structured), Err(Reason::InvalidType));
@@ -774,6 +776,113 @@ fn a_value_has_at_most_so_many_bytes() {
             let reason =
                 decode(&record, Limits { record_max_bytes, ..LIMITS }).err().map(|fault| fault.reason);
             assert_eq!(reason, (!usable).then_some(Reason::TooLarge));
+        }
+    }
+}
+
+#[test]
+fn key_and_headers_have_at_most_a_mebibyte_together() {
+    const LIMIT: usize = 1 << 20;
+    for topic in Topic::ALL {
+        for (key, name, value, usable) in [
+            (LIMIT, 0, 0, true),
+            (LIMIT + 1, 0, 0, false),
+            (LIMIT - 7, 3, 4, true),
+            (LIMIT - 7, 4, 4, false),
+            (0, 0, LIMIT, true),
+            (0, 1, LIMIT, false),
+        ] {
+            let headers = vec![Header::new(vec![b'n'; name], vec![b'v'; value])];
+            let record = Record { key: Some(vec![b'k'; key]), headers, ..bare(topic) };
+            let expected = if usable { with(topic, &[]) } else { Err(Reason::TooLarge) };
+            assert_eq!(read(&record), expected, "{topic} {key} {name} {value}");
+        }
+    }
+}
+
+#[test]
+fn a_record_has_at_most_1000_headers() {
+    for topic in Topic::ALL {
+        for (count, usable) in [(1000, true), (1001, false)] {
+            let headers = vec![Header { name: Vec::new(), value: None }; count];
+            let expected = if usable { with(topic, &[]) } else { Err(Reason::TooLarge) };
+            assert_eq!(read(&Record { headers, ..bare(topic) }), expected, "{topic} {count}");
+        }
+    }
+}
+
+#[test]
+fn too_large_a_key_or_too_many_headers_are_decided_before_anything_else() {
+    let headers = vec![Header::new("ce_type", "other"); 1001];
+    for topic in Topic::ALL {
+        for value in [None, Some(Vec::new()), Some(b"\xef\xbb\xbf".to_vec()), Some(b"{}".to_vec())] {
+            let record = Record { value, timestamp: -1, ..record(topic, "") };
+            let many = Record { headers: headers.clone(), ..record.clone() };
+            let large = Record { key: Some(vec![b'4'; (1 << 20) + 1]), ..record };
+            assert_eq!((read(&many), read(&large)), (Err(Reason::TooLarge), Err(Reason::TooLarge)));
+        }
+    }
+}
+
+#[test]
+fn metadata_holds_at_most_65536_values_at_all_levels_together() {
+    let array = |count: usize, item: &str| format!("[{}]", vec![item; count].join(","));
+    for (raw, usable) in [
+        (format!("{{\"a\":{}}}", array(65_535, "0")), true),
+        (format!("{{\"a\":{}}}", array(65_536, "0")), false),
+        (format!("{{\"a\":{},\"b\":{{}}}}", array(65_534, "[]")), true),
+        (format!("{{\"a\":{},\"b\":{{\"c\":1}}}}", array(65_534, "[]")), false),
+        (format!("{{\"a\":{}}}", array(32_767, "[0]")), true),
+        (format!("{{\"a\":{},\"b\":1,\"c\":2}}", array(32_767, "[0]")), false),
+    ] {
+        let found = with(Topic::CallLifecycle, &[("metadata", &raw)]);
+        assert_eq!(found.err(), (!usable).then_some(Reason::InvalidValue), "{raw:.40}");
+    }
+    let members = |count: usize| {
+        let members: Vec<String> = (0..count).map(|number| format!("\"{number:05}\":1")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    assert_metadata(&members(65_536), Ok(&members(65_536)));
+    assert_metadata(&members(65_537), Err(Reason::InvalidValue));
+    assert_metadata(&format!("{{{}}}", vec!["\"a\":1"; 65_537].join(",")), Err(Reason::InvalidValue));
+}
+
+#[test]
+fn messages_lead_to_the_fault() {
+    let message = |record: &Record| decode(record, LIMITS).unwrap_err().message;
+    let utf_16: Vec<u8> = body(MAPPING, &[]).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (value, words) in [
+        (b"".as_slice(), "empty"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        (b"\0\0\0\0\x01\x0c", "magic byte 0"),
+        (b"Obj\x01", "Avro"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (&utf_16, "UTF-16"),
+    ] {
+        let record = record(MAPPING, value);
+        assert_eq!(read(&record), Err(Reason::InvalidJson));
+        assert!(message(&record).contains(words), "{}", message(&record));
+    }
+    let base64 = record(MAPPING, "{\"specversion\":\"1.0\",\"data_base64\":\"e30=\"}");
+    assert_eq!(read(&base64), Err(Reason::NotAnObject));
+    assert!(message(&base64).contains("data_base64"), "{}", message(&base64));
+    let twice = record(MAPPING, json!(body(MAPPING, &[])).to_string());
+    assert_eq!(read(&twice), Err(Reason::NotAnObject));
+    assert!(message(&twice).contains("encoded as JSON twice"), "{}", message(&twice));
+
+    for topic in Topic::ALL {
+        let name = event_time(topic);
+        for (raw, words) in [
+            ("\"15.01.2026\"", "write it like \"2026-01-15T10:00:12.5Z\""),
+            ("\"1768471212\"", "without quotes"),
+            ("\"2026-02-30T10:00:12Z\"", "no such day"),
+            ("\"1969-12-31T23:59:59Z\"", "outside of the years 1970 to 9999"),
+            ("1768471212000000", "outside of the years 1970 to 9999"),
+        ] {
+            let faulty = record(topic, body(topic, &[(name, raw)]));
+            assert_eq!(read(&faulty), Err(Reason::InvalidValue));
+            let message = message(&faulty);
+            assert!(message.starts_with(name) && message.contains(words), "{raw}: {message}");
         }
     }
 }
@@ -955,7 +1064,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 fn headers() -> impl Strategy<Value = Vec<Header>> {
     let names = ["ce_type", "ce_time", "ce_specversion", "content-type", "other"];
     let header = (prop::sample::select(names.to_vec()), prop::option::of(bytes()));
-    prop::collection::vec(header.prop_map(|(name, value)| Header { name: name.to_owned(), value }), 0..4)
+    prop::collection::vec(header.prop_map(|(name, value)| Header { name: name.into(), value }), 0..4)
 }
 
 /// A value as it may stand in JSON, or nearly.

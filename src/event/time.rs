@@ -2,11 +2,46 @@
 
 use std::fmt;
 
+use chrono::format::ParseErrorKind;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 /// A point in time, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(i64);
+
+/// Why a text or a number is no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTime {
+    /// It does not follow the contract's grammar.
+    BadlyWritten,
+    /// It is a text of digits, as if it were Unix time.
+    DigitsAsText,
+    /// It follows the grammar, and there is no such day or no such time of day.
+    Impossible,
+    /// It is a time before 1970 or after 9999.
+    OutOfRange,
+}
+
+impl NoTime {
+    /// The fault in words, to be read after the field's name.
+    pub fn explain(self) -> &'static str {
+        match self {
+            NoTime::BadlyWritten => {
+                "is not written as a time: write it like \"2026-01-15T10:00:12.5Z\", or as a number, Unix time in \
+                 seconds or milliseconds"
+            }
+            NoTime::DigitsAsText => {
+                "is a text of digits: write Unix time as a number, without quotes, or a time like \
+                 \"2026-01-15T10:00:12.5Z\""
+            }
+            NoTime::Impossible => "is written as a time, but there is no such day or no such time of day",
+            NoTime::OutOfRange => {
+                "is a time outside of the years 1970 to 9999; a number counts seconds, from 100000000000 up \
+                 milliseconds"
+            }
+        }
+    }
+}
 
 impl Time {
     /// The last microsecond of the year 9999.
@@ -37,19 +72,35 @@ impl Time {
     }
 
     /// Text in the contract's grammar.
-    pub fn parse(text: &str) -> Option<Time> {
+    pub fn parse(text: &str) -> Result<Time, NoTime> {
         // chrono's RFC 3339 is the contract's grammar, but that the contract lets the offset be left
         // out and chrono takes U+2212 for a minus, and any text between date and time that is one space.
         if !text.is_ascii() {
-            return None;
+            return Err(NoTime::BadlyWritten);
         }
         let parsed = match DateTime::parse_from_rfc3339(text) {
             Ok(parsed) => parsed,
-            Err(_) => DateTime::parse_from_rfc3339(&format!("{text}Z")).ok()?,
+            Err(error) => DateTime::parse_from_rfc3339(&format!("{text}Z")).map_err(|utc| {
+                // Of a text with an offset the first error names the fault, else the second.
+                let kinds = [error.kind(), utc.kind()];
+                if kinds
+                    .iter()
+                    .any(|kind| matches!(kind, ParseErrorKind::OutOfRange | ParseErrorKind::Impossible))
+                {
+                    NoTime::Impossible
+                } else if text.parse::<f64>().is_ok()
+                    && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+                {
+                    NoTime::DigitsAsText
+                } else {
+                    NoTime::BadlyWritten
+                }
+            })?,
         };
         // A second 60 is second 59 with over a billion nanoseconds.
         let micros = i64::from(parsed.timestamp_subsec_nanos() / 1000);
-        Time::checked(parsed.timestamp().checked_mul(1_000_000)?.checked_add(micros)?)
+        let seconds = parsed.timestamp().checked_mul(1_000_000);
+        seconds.and_then(|seconds| Time::checked(seconds.checked_add(micros)?)).ok_or(NoTime::OutOfRange)
     }
 
     /// Unix time as an integer: milliseconds from 100,000,000,000 up, else seconds.
@@ -110,7 +161,37 @@ mod tests {
     use super::*;
 
     fn text(input: &str) -> Option<String> {
-        Time::parse(input).map(|time| time.to_string())
+        Time::parse(input).ok().map(|time| time.to_string())
+    }
+
+    #[test]
+    fn a_badly_written_time_is_told_from_an_impossible_one_and_from_one_out_of_range() {
+        for (input, fault) in [
+            ("", NoTime::BadlyWritten),
+            ("soon", NoTime::BadlyWritten),
+            (".", NoTime::BadlyWritten),
+            ("2026-01-15", NoTime::BadlyWritten),
+            ("15.01.2026 10:00:12", NoTime::BadlyWritten),
+            ("01/15/2026 10:00", NoTime::BadlyWritten),
+            ("2026-01-15T10:00Z", NoTime::BadlyWritten),
+            ("2026-01-15T10:00:12+0100", NoTime::BadlyWritten),
+            ("2026-01-15T10:00:12 UTC", NoTime::BadlyWritten),
+            ("Thu, 15 Jan 2026 10:00:12 GMT", NoTime::BadlyWritten),
+            ("2026-01-15T10:00:12\u{2212}02:00", NoTime::BadlyWritten),
+            ("1768471212", NoTime::DigitsAsText),
+            ("1768471212.25", NoTime::DigitsAsText),
+            ("2026-02-30T10:00:12Z", NoTime::Impossible),
+            ("2026-02-30T10:00:12", NoTime::Impossible),
+            ("2026-13-01T10:00:12Z", NoTime::Impossible),
+            ("2026-01-15T24:00:00Z", NoTime::Impossible),
+            ("2026-01-15T10:00:61+01:00", NoTime::Impossible),
+            ("1969-12-31T23:59:59Z", NoTime::OutOfRange),
+            ("1970-01-01T00:00:00+01:00", NoTime::OutOfRange),
+            ("0000-01-01T00:00:00Z", NoTime::OutOfRange),
+            ("9999-12-31T23:59:60Z", NoTime::OutOfRange),
+        ] {
+            assert_eq!(Time::parse(input), Err(fault), "{input}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Ingest;
 use crate::event::{Event, Time, Unusable, decode};
-use crate::plan::Plan;
+use crate::plan::{Plan, Source};
 use crate::record::{Record, Topic, TopicPartition};
 use crate::store::dead_letters::DeadLetter;
 use crate::store::offsets::{Advance, Position};
@@ -59,9 +59,11 @@ pub(super) struct Prepared<'a> {
 }
 
 impl Ingest {
-    pub(super) fn prepare<'a>(&self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
+    pub(super) fn prepare<'a>(&'a self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
+        let records = parts.iter().flat_map(|part| part.records.iter().copied()).collect();
+        let source = Source { records, topic_prefix: &self.topic_prefix };
         let mut prepared = Prepared {
-            plan: Plan::default(),
+            plan: Plan { source, ..Plan::default() },
             dead_letters: Vec::new(),
             advances: Vec::new(),
             after: BTreeMap::new(),

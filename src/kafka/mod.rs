@@ -5,6 +5,7 @@ pub mod brokers;
 mod certificate;
 pub mod embedded;
 pub mod group;
+pub mod headers;
 pub mod operations;
 pub mod properties;
 mod queue;
@@ -15,12 +16,12 @@ mod statistics;
 mod topic_ids;
 
 use rdkafka::ClientConfig;
-use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
+use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 
 pub use self::admin::{answered, asking_client};
 use self::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::config::Settings;
-use crate::record::{Header, Record, Topic};
+use crate::record::{Record, Topic};
 
 /// Bytes of records that are held for one batch at most, beside its last record; and fetched ahead.
 pub const BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -89,26 +90,6 @@ fn record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> Option<Record> {
         },
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: headers(message),
+        headers: headers::read(message),
     })
-}
-
-fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
-    let Some(headers) = message.headers() else {
-        return Vec::new();
-    };
-    (0..headers.count())
-        .filter_map(|index| {
-            // rdkafka panics at a name that is no UTF-8, which Kafka's protocol rules out and brokers pass.
-            let read = std::panic::AssertUnwindSafe(|| {
-                headers.try_get(index).map(|header| Header {
-                    name: header.key.to_owned(),
-                    value: header.value.map(<[u8]>::to_vec),
-                })
-            });
-            std::panic::catch_unwind(read).unwrap_or_else(|_| {
-                Some(Header { name: char::REPLACEMENT_CHARACTER.to_string(), value: None })
-            })
-        })
-        .collect()
 }

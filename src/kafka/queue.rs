@@ -11,7 +11,8 @@ use rdkafka::bindings as rd;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::record::{Header, Record, Topic};
+use super::headers;
+use crate::record::{Record, Topic};
 
 /// A topic's name as Kafka has it, and a partition.
 pub(super) type Place = (String, i32);
@@ -189,32 +190,9 @@ unsafe fn record(message: *const rd::rd_kafka_message_t, topic_prefix: &str) -> 
             timestamp,
             key: bytes((*message).key, (*message).key_len),
             value: bytes((*message).payload, (*message).len),
-            headers: headers(message),
+            headers: headers::read_native(message),
         })
     }
-}
-
-/// # Safety
-/// `message` is a live message.
-unsafe fn headers(message: *const rd::rd_kafka_message_t) -> Vec<Header> {
-    let mut headers = ptr::null_mut();
-    let mut all = Vec::new();
-    // SAFETY: the headers belong to the message; names are texts, values have the given size.
-    unsafe {
-        if rd::rd_kafka_message_headers(message, &mut headers)
-            != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        {
-            return all;
-        }
-        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-        while rd::rd_kafka_header_get_all(headers, all.len(), &mut name, &mut value, &mut size)
-            == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        {
-            let name = String::from_utf8_lossy(CStr::from_ptr(name).to_bytes()).into_owned();
-            all.push(Header { name, value: bytes(value, size) });
-        }
-    }
-    all
 }
 
 /// # Safety

@@ -1,16 +1,17 @@
 //! Sending records.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::join_all;
 use rdkafka::config::ClientConfig;
-use rdkafka::message::{Header as SentHeader, OwnedHeaders};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
-use super::client_config;
+use super::{client_config, headers};
 use crate::config::Settings;
 use crate::record::Outgoing;
 
@@ -20,13 +21,16 @@ pub const DEAD_LETTER_TOPIC: &str = "voiceclone.dead-letters";
 /// The topic of the expiries, without prefix.
 pub const EXPIRED_TOPIC: &str = "clone.expired";
 
-/// How long the broker may take for a record.
+/// How long the broker may take for a record once the producer's queue has it, and how long a record may wait for room
+/// in that queue.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the producer is made with.
 pub(super) fn producer_config(settings: &Settings) -> ClientConfig {
     let mut config = client_config(settings);
     config.set("enable.idempotence", "true");
+    // A producer creates a topic that is missing, unless it is told not to.
+    config.set("allow.auto.create.topics", "false");
     config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
     // A dead letter is the largest record that is read, and its headers.
     config.set("message.max.bytes", (settings.record_max_bytes.saturating_mul(2) + 1_048_576).to_string());
@@ -35,6 +39,42 @@ pub(super) fn producer_config(settings: &Settings) -> ClientConfig {
         config.set("linger.ms", "5");
     }
     config
+}
+
+/// [`Sender::send_all`] returns within this time: waiting for the queue and for the broker, and a second in which
+/// librdkafka looks for records that are overdue.
+pub const SEND_MAX: Duration = Duration::from_secs(21);
+
+/// Why the broker does not have a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendError {
+    /// The topic and the client's own words.
+    pub text: String,
+    /// Whether the record, or the batch that it was sent in, is one that the broker refuses for what it is: larger than
+    /// `max.message.bytes`, or invalid.
+    pub refused: bool,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Whether trying again cannot help, unless somebody changes the topic.
+fn is_refusal(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::MessageSizeTooLarge
+                | Code::InvalidMessageSize
+                | Code::MessageBatchTooLarge
+                | Code::InvalidRecord
+                | Code::InvalidTimestamp
+                | Code::PolicyViolation
+        )
+    )
 }
 
 /// Sends records and knows which of them the broker has.
@@ -59,14 +99,11 @@ impl Sender {
     }
 
     /// Sends a record; done when the broker has it.
-    pub async fn send(&self, outgoing: &Outgoing) -> Result<(), String> {
+    pub async fn send(&self, outgoing: &Outgoing) -> Result<(), SendError> {
         let topic = format!("{}{}", self.topic_prefix, outgoing.topic);
-        let headers = outgoing.headers.iter().fold(OwnedHeaders::new(), |headers, header| {
-            headers.insert(SentHeader { key: &header.name, value: header.value.as_ref() })
-        });
         let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&topic);
         if !outgoing.headers.is_empty() {
-            record = record.headers(headers);
+            record = record.headers(headers::write(&outgoing.headers));
         }
         record.key = outgoing.key.as_deref();
         record.payload = outgoing.value.as_deref();
@@ -74,21 +111,24 @@ impl Sender {
         let producer = self.producer().clone();
         match producer.send(record, Timeout::After(PATIENCE)).await {
             Ok(_) => Ok(()),
-            Err((error, _)) => Err(format!("{topic}: {error}")),
+            Err((error, _)) => {
+                Err(SendError { text: format!("{topic}: {error}"), refused: is_refusal(&error) })
+            }
         }
     }
 
-    /// Sends records side by side; each with its outcome, in their order.
+    /// Sends records side by side; each with its outcome, in their order. Returns within [`SEND_MAX`].
     ///
-    /// Where the broker takes none of them a new producer sends the next ones: the old one may have lost the brokers for
-    /// good (as `consume::End::BrokersLost` says of a consumer), or have failed for good.
-    pub async fn send_all(&self, outgoing: &[Outgoing]) -> Vec<Result<(), String>> {
+    /// Where the broker takes none of them for a reason that is not theirs, a new producer sends the next ones: the old
+    /// one may have lost the brokers for good, or have failed for good.
+    pub async fn send_all(&self, outgoing: &[Outgoing]) -> Vec<Result<(), SendError>> {
         let outcomes = join_all(outgoing.iter().map(|outgoing| self.send(outgoing))).await;
-        if !outcomes.is_empty() && outcomes.iter().all(Result::is_err) {
+        let is_lost = |outcome: &Result<(), SendError>| outcome.as_ref().is_err_and(|error| !error.refused);
+        if !outcomes.is_empty() && outcomes.iter().all(is_lost) {
             match self.config.create() {
-                Ok(anew) => {
-                    let old = std::mem::replace(&mut *self.producer(), anew);
-                    // It waits for what is on its way.
+                Ok(new) => {
+                    let old = std::mem::replace(&mut *self.producer(), new);
+                    // It waits for what is in flight.
                     tokio::task::spawn_blocking(move || drop(old));
                 }
                 Err(error) => tracing::error!(%error, "no new producer could be made"),

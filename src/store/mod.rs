@@ -1,5 +1,6 @@
 //! PostgreSQL: the only place that knows Diesel.
 
+pub mod claim;
 pub mod connect;
 pub mod dead_letters;
 pub mod expiry;
@@ -13,6 +14,7 @@ pub mod pauses;
 pub mod rights;
 pub mod skips;
 mod unnest;
+pub mod unpublished;
 mod waits;
 pub mod write;
 
@@ -30,12 +32,13 @@ pub use waits::Waiting;
 pub struct Store {
     pool: Pool,
     habits: Arc<write::Habits>,
+    letters: Arc<dead_letters::KnownLetters>,
 }
 
 impl Store {
     /// Over this pool; connects when it is first used.
     pub fn new(pool: Pool) -> Store {
-        Store { pool, habits: Arc::default() }
+        Store { pool, habits: Arc::default(), letters: Arc::default() }
     }
 
     async fn connection(&self) -> Result<connect::Pooled<'_>, Fault> {

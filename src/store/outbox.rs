@@ -1,16 +1,19 @@
 //! `ingest.outbox` (contract, section 5): `clone.expired` events from the moment of the expiry until the
 //! broker has them, a chunk of them in each row. What waits is found by being there, not by a sequence, so
 //! a row that is committed late is never skipped.
+//!
+//! A chunk is claimed, sent outside of any transaction, and settled. Of several instances one has the claim; where it
+//! dies, another one claims the chunk once the lease is over.
 
 use std::collections::HashSet;
 
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::claim::{LEASE, RETRY_AT, milliseconds};
 use super::unnest::from_timestamp;
 use super::{Fault, Store};
 use crate::identity::uid;
@@ -47,6 +50,8 @@ struct Value<'a> {
 struct Chunk {
     #[diesel(sql_type = BigInt)]
     id: i64,
+    #[diesel(sql_type = SqlUuid)]
+    publish_claim: Uuid,
     #[diesel(sql_type = Timestamp)]
     expired_at: PgTimestamp,
     #[diesel(sql_type = Array<SqlUuid>)]
@@ -110,51 +115,67 @@ const KEEP: &str = "UPDATE ingest.outbox o
              WITH ORDINALITY AS u (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at,
                                    reuse_count, last_used_at, place)
         WHERE place = ANY ($2))
-    WHERE o.id = $1";
+    WHERE o.id = $1 AND o.publish_claim = $3";
+
+/// The claim is one for all rows: a subquery that depends on none of them is evaluated once.
+const CLAIM: &str = "WITH due AS (
+        SELECT id FROM ingest.outbox WHERE publish_at <= now() AT TIME ZONE 'utc'
+        ORDER BY publish_at, id LIMIT $1 FOR UPDATE SKIP LOCKED)
+    UPDATE ingest.outbox o
+    SET publish_claim = (SELECT gen_random_uuid()),
+        publish_at = now() AT TIME ZONE 'utc' + $2 * interval '1 millisecond'
+    FROM due WHERE o.id = due.id
+    RETURNING o.id, o.publish_claim, o.expired_at, o.ids, o.of_events, o.caller_ids, o.cloned_voice_ids,
+              o.clone_created_ats, o.ttl_expires_ats, o.reuse_counts, o.last_used_ats";
+
+/// Events that this instance publishes.
+#[derive(Debug, Default)]
+pub struct ClaimedEvents {
+    claim: Uuid,
+    /// Their chunks: id and size, in the order of the events.
+    chunks: Vec<(i64, usize)>,
+    /// In order within each chunk.
+    pub events: Vec<Expired>,
+}
 
 impl Store {
-    /// Publishes so many chunks of waiting events at most: locks them against other instances, lets `publish` say
-    /// at which places of the slice stand those that the broker has, and removes those. Returns how many events
-    /// there were and how many the broker has. Killed in between, they are published again.
-    pub async fn publish_expired(
+    /// Claims at most so many chunks of waiting events: for [`LEASE`] no other instance takes them.
+    pub async fn claim_expired(&self, max_chunks: i64) -> Result<ClaimedEvents, Fault> {
+        let mut connection = self.connection().await?;
+        let mut chunks: Vec<Chunk> = diesel::sql_query(CLAIM)
+            .bind::<BigInt, _>(max_chunks)
+            .bind::<BigInt, _>(milliseconds(LEASE))
+            .load(&mut connection)
+            .await?;
+        chunks.sort_by_key(|chunk| chunk.id);
+        Ok(ClaimedEvents {
+            claim: chunks.as_slice().first().map(|chunk| chunk.publish_claim).unwrap_or_default(),
+            chunks: chunks.iter().map(|chunk| (chunk.id, chunk.ids.len())).collect(),
+            events: chunks.into_iter().flat_map(Chunk::events).collect(),
+        })
+    }
+
+    /// Removes the events at these places of the claim, which the broker has. The others are tried again after a pause
+    /// that grows. Where the lease is over and another instance has claimed a chunk, that chunk is left to it.
+    pub async fn settle_expired(
         &self,
-        most: i64,
-        publish: impl for<'r> FnOnce(&'r [Expired]) -> BoxFuture<'r, Vec<usize>> + Send,
-    ) -> Result<(usize, usize), Fault> {
+        claimed: &ClaimedEvents,
+        published: &HashSet<usize>,
+    ) -> Result<(), Fault> {
         let mut connection = self.connection().await?;
         connection
-            .transaction::<(usize, usize), Fault, _>(async |connection| {
-                let chunks: Vec<Chunk> = diesel::sql_query(
-                    "SELECT id, expired_at, ids, of_events, caller_ids, cloned_voice_ids, clone_created_ats,
-                            ttl_expires_ats, reuse_counts, last_used_ats
-                     FROM ingest.outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED",
-                )
-                .bind::<BigInt, _>(most)
-                .load(connection)
-                .await?;
-                let sizes: Vec<(i64, usize)> =
-                    chunks.iter().map(|chunk| (chunk.id, chunk.ids.len())).collect();
-                if chunks.is_empty() {
-                    return Ok((0, 0));
-                }
-                let events: Vec<Expired> = chunks.into_iter().flat_map(Chunk::events).collect();
-                let published: HashSet<usize> = publish(&events).await.into_iter().collect();
-                remove(connection, &sizes, &published).await?;
-                Ok((events.len(), published.len()))
-            })
+            .transaction::<(), Fault, _>(async |connection| settle(connection, claimed, published).await)
             .await
     }
 }
 
-/// Removes from these chunks (their ids and sizes) the events at these places, counted through all of them. Chunks
-/// of which something is left go to the end of the queue: what the broker never takes holds nobody up.
-async fn remove(
+async fn settle(
     connection: &mut AsyncPgConnection,
-    chunks: &[(i64, usize)],
+    claimed: &ClaimedEvents,
     published: &HashSet<usize>,
 ) -> Result<(), Fault> {
     let (mut whole, mut others, mut first) = (Vec::new(), Vec::new(), 0);
-    for (id, size) in chunks {
+    for (id, size) in &claimed.chunks {
         let left: Vec<i64> = (1..)
             .zip(first..first + size)
             .filter(|(_, at)| !published.contains(at))
@@ -170,16 +191,24 @@ async fn remove(
             diesel::sql_query(KEEP)
                 .bind::<BigInt, _>(id)
                 .bind::<Array<BigInt>, _>(&left)
+                .bind::<SqlUuid, _>(claimed.claim)
                 .execute(connection)
                 .await?;
         }
     }
-    for (statement, ids) in [
-        ("DELETE FROM ingest.outbox WHERE id = ANY ($1)", whole),
-        ("UPDATE ingest.outbox SET id = DEFAULT WHERE id = ANY ($1)", others),
-    ] {
+    let again = format!(
+        "UPDATE ingest.outbox SET publish_claim = NULL, publish_tries = publish_tries + 1, publish_at = {RETRY_AT}
+         WHERE id = ANY ($1) AND publish_claim = $2"
+    );
+    for (statement, ids) in
+        [("DELETE FROM ingest.outbox WHERE id = ANY ($1) AND publish_claim = $2", whole), (&again, others)]
+    {
         if !ids.is_empty() {
-            diesel::sql_query(statement).bind::<Array<BigInt>, _>(ids).execute(connection).await?;
+            diesel::sql_query(statement)
+                .bind::<Array<BigInt>, _>(ids)
+                .bind::<SqlUuid, _>(claimed.claim)
+                .execute(connection)
+                .await?;
         }
     }
     Ok(())

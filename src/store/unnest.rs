@@ -19,10 +19,8 @@ use crate::event::Time;
 pub(super) trait Statement {
     /// Up to the rows.
     const HEAD: &'static str;
-    /// From their alias on; where there is a further value, up to it.
+    /// From their alias on.
     const TAIL: &'static str;
-    /// After the further value.
-    const END: &'static str = "";
     /// What a row of the result is.
     type Row;
 }
@@ -71,17 +69,12 @@ pub(super) fn from_timestamp(timestamp: PgTimestamp) -> Time {
 /// A statement with its values.
 pub(super) struct Unnest<'a, S> {
     columns: Vec<Column<'a>>,
-    further: Option<Column<'a>>,
     statement: PhantomData<S>,
 }
 
 impl<'a, S: Statement> Unnest<'a, S> {
     pub fn new(columns: Vec<Column<'a>>) -> Self {
-        Unnest { columns, further: None, statement: PhantomData }
-    }
-
-    pub fn with(columns: Vec<Column<'a>>, further: Column<'a>) -> Self {
-        Unnest { columns, further: Some(further), statement: PhantomData }
+        Unnest { columns, statement: PhantomData }
     }
 }
 
@@ -105,10 +98,6 @@ impl<S: Statement> QueryFragment<Pg> for Unnest<'_, S> {
         }
         out.push_sql(")");
         out.push_sql(S::TAIL);
-        if let Some(further) = &self.further {
-            bind(further, &mut out)?;
-            out.push_sql(S::END);
-        }
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use diesel::sql_types::Uuid as SqlUuid;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
-use super::dead_letters::{self, DeadLetter};
+use super::dead_letters::{self, DeadLetter, KnownLetters};
 use super::offsets::{self, Advance};
 use super::unnest::{Column, Statement, Telling, Unnest, from_timestamp};
 use super::{Fault, Store};
@@ -97,7 +97,8 @@ impl Store {
         let mut rehearsed = None;
         let result = connection
             .transaction::<Written, Fault, _>(async |connection| {
-                let target = Target { connection, habits: &self.habits, tells: mode != Mode::Live };
+                let (habits, letters, tells) = (&*self.habits, &*self.letters, mode != Mode::Live);
+                let target = Target { connection, habits, letters, tells };
                 let written = write_all(target, plan, dead_letters, advances).await?;
                 if mode == Mode::Rehearse {
                     rehearsal::check_deferred(connection).await?;
@@ -138,6 +139,7 @@ struct Target<'t> {
     /// Whose statements may be sent without waiting for the answer to the one before.
     connection: &'t AsyncPgConnection,
     habits: &'t Habits,
+    letters: &'t KnownLetters,
     /// Whether [`Written::rows`] is asked for.
     tells: bool,
 }
@@ -159,7 +161,7 @@ async fn write_all(
         voices::write(target, plan),
         calls::write(target, plan),
         mappings::write(target, plan),
-        dead_letters::insert(target.connection, dead_letters),
+        dead_letters::write(target.connection, target.letters, &plan.source, dead_letters, target.tells),
     );
     let mut written = Written::default();
     let mut faults: Vec<Fault> = limited.err().into_iter().collect();

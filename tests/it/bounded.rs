@@ -97,3 +97,51 @@ fn with_kafka_full_of_small_records_and_postgresql_stalled() {
     let landed = scene.database.value("SELECT count(*) FROM clone_transfer_events");
     assert_eq!(landed, records.to_string());
 }
+
+/// Everything that is large at once: values, keys, headers, deep `metadata`, and a topic that refuses every letter.
+#[test]
+fn with_large_values_keys_and_headers_and_a_dead_letter_topic_that_refuses_them() {
+    let scene = Scene::new(real_kafka!(), 4);
+    let letters = scene.topic("voiceclone.dead-letters");
+    scene.kafka.delete_topic(&letters);
+    scene.kafka.create_topic(&letters, 1, &[("max.message.bytes", "1000")]);
+    let topic = scene.topic("call.lifecycle");
+    const EACH: i32 = 16;
+    let to = |number: i32| Send::to(&topic).partition(number % 4);
+    for number in 0..EACH {
+        let head = format!(r#"{{"call_id":"call-{number}","status":"completed","transcript":""#);
+        let transcript = "x".repeat(8 * 1024 * 1024 - head.len() - 2);
+        scene.kafka.send(to(number).value(format!(r#"{head}{transcript}"}}"#)));
+        scene.kafka.send(to(number).key(vec![b'4'; 6 << 20]).value("{}"));
+        let mut many = to(number).value("{}");
+        let mut empty = to(number).value("{}");
+        for header in 0..1000 {
+            many = many.header(&format!("name-{header}"), vec![b'v'; 1000]);
+        }
+        for _ in 0..100_000 {
+            empty = empty.null_header("");
+        }
+        scene.kafka.send(many);
+        scene.kafka.send(empty);
+        let deep = format!("{}0{}", "[".repeat(98), "]".repeat(98));
+        let values = vec![deep.as_str(); 600].join(",");
+        scene.kafka.send(to(number).value(format!(
+            r#"{{"call_id":"deep-{number}","status":"failed","metadata":{{"a":[{values}]}}}}"#
+        )));
+        let values = vec!["0"; 65_535].join(",");
+        scene.kafka.send(to(number).value(format!(
+            r#"{{"call_id":"wide-{number}","status":"failed","metadata":{{"a":[{values}]}}}}"#
+        )));
+    }
+    let daemon = scene.daemon(&[]);
+    scene.wait_until_consumed(MINUTES);
+    let count = (3 * EACH).to_string();
+    eventually(MINUTES, "the letters to be found unpublishable", || {
+        let marked = scene.database.value("SELECT count(unpublishable) FROM ingest.dead_letters");
+        if marked == count { Ok(()) } else { Err((marked, daemon.peak_memory())) }
+    });
+    assert_eq!(scene.database.value("SELECT count(*) FROM call_log"), count);
+    let peak = daemon.peak_memory();
+    println!("peak {peak} MiB, {} MiB at the end", daemon.memory());
+    assert!(peak < 256, "{peak} MiB");
+}

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
 use uuid::{Uuid, uuid};
 
@@ -14,13 +16,13 @@ use voiceclone_events::store::outbox::Expired;
 use voiceclone_events::store::{Store, migrate};
 
 use crate::histories::ingest;
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, run_command};
 use crate::support::kafka::{Kafka, Record, Send};
 use crate::support::left_out::{private_kafka, real_kafka};
 use crate::support::postgres::Database;
 use crate::support::processes::Signal;
 use crate::support::scene::Scene;
-use crate::support::wait::{SOON, eventually, eventually_eq};
+use crate::support::wait::{SOON, eventually, eventually_eq, holds};
 
 /// Enough for a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
@@ -267,6 +269,50 @@ fn rows_that_expire_while_the_broker_is_away_are_told_when_it_is_back() {
 }
 
 #[test]
+fn a_partition_without_a_leader_delays_its_own_events_only_and_no_event_goes_out_twice() {
+    const ROWS: usize = 200;
+    let cluster = MockCluster::new(2).unwrap();
+    let database = Database::new();
+    // Whoever waits for the broker inside a transaction is thrown out.
+    let name = database.value("SELECT current_database()");
+    database.run(&format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '5s'"));
+    let topics = ["clone.ready", "clone.failed", "clone.transfer", "call.lifecycle", "caller.voice_mapping"];
+    for topic in topics.iter().chain(&["clone.expired", "voiceclone.dead-letters"]) {
+        cluster.create_topic(topic, 2, 1).unwrap();
+    }
+    cluster.partition_leader("clone.expired", 1, None).unwrap();
+    let servers = cluster.bootstrap_servers();
+    let variables = [("DATABASE_URL", database.url()), ("KAFKA_BOOTSTRAP_SERVERS", servers.as_str())];
+    let migrated = run_command(&["migrate", "up"], &variables, MINUTES);
+    assert_eq!(migrated.code, 0, "{migrated:?}");
+    database.run(&due_rows(ROWS));
+
+    let variables = [&variables[..], &[("EXPIRY_INTERVAL", "1s")]].concat();
+    let _daemons = [Daemon::run(&variables), Daemon::run(&variables), Daemon::run(&variables)];
+    let published = |partition: i32| {
+        // A new client, as an old one remembers for a while that the partition has no leader.
+        eventually(SOON, "the end of the partition", || {
+            let mut config = Kafka::at(&servers).config();
+            let consumer: BaseConsumer = config.set("group.id", "unused").create().unwrap();
+            let marks = consumer.fetch_watermarks("clone.expired", partition, SOON);
+            marks.map(|(_, high)| usize::try_from(high).unwrap())
+        })
+    };
+    let healthy = eventually(MINUTES, "the events of the healthy partition", || {
+        let waiting: usize = waiting(&database).parse().unwrap();
+        if waiting > 0 && waiting < ROWS { Ok(ROWS - waiting) } else { Err(waiting) }
+    });
+    assert_eq!(published(0), healthy);
+    holds(Duration::from_secs(25), "the healthy partition has each of its events once", || {
+        let count = published(0);
+        if count == healthy { Ok(()) } else { Err(count) }
+    });
+    cluster.partition_leader("clone.expired", 1, Some(2)).unwrap();
+    eventually_eq(MINUTES, "the outbox", "0".to_owned(), || waiting(&database));
+    assert_eq!((published(0), published(1)), (healthy, ROWS - healthy));
+}
+
+#[test]
 fn a_row_made_live_again_by_a_later_clone_expires_again_with_an_event_of_its_own() {
     let scene = Scene::new(real_kafka!(), 1);
     let _daemon = expiring(&scene);
@@ -330,21 +376,24 @@ fn told(event: &Expired) -> Told {
 /// Publishes so many chunks to nobody, who takes the events at the places that `takes` says. What was there, and what
 /// was taken.
 async fn publish(store: &Store, chunks: i64, takes: impl Fn(usize) -> bool + Sync) -> (Vec<Told>, Vec<Told>) {
-    let (mut seen, mut taken) = (Vec::new(), Vec::new());
-    let counts = store.publish_expired(chunks, |events: &[Expired]| {
-        seen = events.iter().map(told).collect();
-        let places: Vec<usize> = (0..events.len()).filter(|place| takes(*place)).collect();
-        taken = places.iter().map(|place| seen[*place].clone()).collect();
-        Box::pin(async { places })
-    });
-    let counts = counts.await.unwrap();
-    assert_eq!(counts, (seen.len(), taken.len()));
-    (seen, taken)
+    let claimed = store.claim_expired(chunks).await.unwrap();
+    let seen: Vec<Told> = claimed.events.iter().map(told).collect();
+    let places: HashSet<usize> = (0..seen.len()).filter(|place| takes(*place)).collect();
+    store.settle_expired(&claimed, &places).await.unwrap();
+    let taken = (0..seen.len()).filter(|place| places.contains(place)).map(|place| seen[place].clone());
+    (seen.clone(), taken.collect())
 }
 
+/// Lets every chunk be claimed at once, as if no claim and no failure had been.
+const ALL_DUE: &str =
+    "UPDATE ingest.outbox SET publish_at = created_at, publish_claim = NULL, publish_tries = 0";
+
 /// What waits, in order.
-async fn all_waiting(store: &Store) -> Vec<Told> {
-    publish(store, i64::MAX, |_| false).await.0
+async fn all_waiting(database: &Database, store: &Store) -> Vec<Told> {
+    database.run(ALL_DUE);
+    let events = store.claim_expired(i64::MAX).await.unwrap().events.iter().map(told).collect();
+    database.run(ALL_DUE);
+    events
 }
 
 fn sorted(mut events: Vec<Told>) -> Vec<Told> {
@@ -371,7 +420,7 @@ async fn of_a_chunk_that_went_out_in_part_exactly_the_rest_waits_and_lets_others
         "UPDATE voice_clone_cache SET deleted_at = NULL, ttl_expires_at = ttl_expires_at + interval '1 year'",
     );
     assert_eq!(run(&store, 10).await, 30);
-    let all = all_waiting(&store).await;
+    let all = all_waiting(&database, &store).await;
     let different: BTreeSet<_> = all.iter().map(|event| event.0).collect();
     assert_eq!((all.len(), different.len()), (60, 60));
     assert_eq!(all.iter().filter(|event| event.1.is_none()).count(), 6);
@@ -381,7 +430,9 @@ async fn of_a_chunk_that_went_out_in_part_exactly_the_rest_waits_and_lets_others
     assert_eq!(taken.len(), 13, "one whole chunk, and of the other one a part");
     let (second, none) = publish(&store, 1, |_| false).await;
     assert_eq!((&second[..], none.len()), (&all[20..30], 0), "the next chunk, not what was just refused");
-    let left = all_waiting(&store).await;
+    let (others, none) = publish(&store, i64::MAX, |_| false).await;
+    assert_eq!((&others[..], none.len()), (&all[30..], 0), "what was refused has its pause");
+    let left = all_waiting(&database, &store).await;
     let expected: Vec<Told> = all.iter().filter(|event| !taken.contains(event)).cloned().collect();
     assert_eq!(sorted(left.clone()), sorted(expected));
     let rest: Vec<&Told> = first.iter().filter(|event| !taken.contains(event)).collect();
@@ -391,6 +442,75 @@ async fn of_a_chunk_that_went_out_in_part_exactly_the_rest_waits_and_lets_others
     let (_, taken) = publish(&store, i64::MAX, |_| true).await;
     assert_eq!(sorted(taken), sorted(left));
     assert_eq!(database.value("SELECT count(*) FROM ingest.outbox"), "0");
+}
+
+/// The pause after which a chunk is tried again, in seconds.
+async fn pause_after_a_failure(database: &Database, store: &Store) -> f64 {
+    database.run("UPDATE ingest.outbox SET publish_at = now() AT TIME ZONE 'utc'");
+    publish(store, 1, |_| false).await;
+    let pause = "SELECT extract(epoch FROM publish_at - now() AT TIME ZONE 'utc')::float8 FROM ingest.outbox";
+    database.value(pause).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pauses_of_a_chunk_that_the_broker_does_not_take_grow_up_to_5_minutes() {
+    let (database, store) = migrated().await;
+    database.run(&due_rows(3));
+    assert_eq!(run(&store, 10).await, 3);
+    for wanted in [1.0, 2.0, 4.0, 8.0] {
+        let pause = pause_after_a_failure(&database, &store).await;
+        assert!((wanted - 1.0..=wanted).contains(&pause), "{pause} s, not {wanted}");
+    }
+    database.run("UPDATE ingest.outbox SET publish_tries = 1000000");
+    let pause = pause_after_a_failure(&database, &store).await;
+    assert!((299.0..=300.0).contains(&pause), "{pause} s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_instances_claim_each_event_exactly_once() {
+    let (database, store) = migrated().await;
+    database.run(&due_rows(3000));
+    assert_eq!(run(&store, 20).await, 3000);
+    let stores = [store, ingest(&database).store, ingest(&database).store];
+    let instance = async |store: &Store| {
+        let mut claimed = Vec::new();
+        loop {
+            let (seen, _) = publish(store, 2, |_| true).await;
+            if seen.is_empty() {
+                return claimed;
+            }
+            claimed.extend(seen);
+        }
+    };
+    let (first, second, third) =
+        tokio::join!(instance(&stores[0]), instance(&stores[1]), instance(&stores[2]));
+    assert_eq!(first.len() + second.len() + third.len(), 3000, "none is claimed twice");
+    let different: BTreeSet<Told> = [first, second, third].concat().into_iter().collect();
+    assert_eq!(different.len(), 3000);
+    assert_eq!(waiting(&database), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_claim_of_an_instance_that_dies_is_taken_up_by_another_with_the_same_bytes() {
+    let (database, store) = migrated().await;
+    let other = ingest(&database).store;
+    database.run(&due_rows(10));
+    assert_eq!(run(&store, 10).await, 10);
+    let claimed = store.claim_expired(10).await.unwrap();
+    assert_eq!(claimed.events.len(), 10);
+    assert_eq!(other.claim_expired(10).await.unwrap().events.len(), 0, "the lease is not over");
+
+    database.run("UPDATE ingest.outbox SET publish_at = now() AT TIME ZONE 'utc'");
+    let again = other.claim_expired(10).await.unwrap();
+    let bytes = |events: &[Expired]| events.iter().map(told).collect::<Vec<_>>();
+    assert_eq!(bytes(&again.events), bytes(&claimed.events));
+    // The first instance was only slow: it settles a claim that is no longer its own.
+    let (all, half) = ((0..10).collect(), (0..5).collect());
+    store.settle_expired(&claimed, &half).await.unwrap();
+    store.settle_expired(&claimed, &all).await.unwrap();
+    assert_eq!(waiting(&database), "10");
+    other.settle_expired(&again, &all).await.unwrap();
+    assert_eq!(waiting(&database), "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -458,14 +578,16 @@ async fn rows_whose_events_wait_when_the_outbox_gets_its_earlier_form_back_expir
     database.run(&due_rows(20));
     run(&store, 10).await;
     let (_, taken) = publish(&store, 1, |_| true).await;
-    let left: Vec<Uuid> = all_waiting(&store).await.iter().map(|event| event.0).collect();
+    let left: Vec<Uuid> = all_waiting(&database, &store).await.iter().map(|event| event.0).collect();
     assert_eq!((taken.len(), left.len()), (10, 10));
-    migrate::down(database.url(), Some(2)).await.unwrap();
+    // The third migration is the last one with the earlier form.
+    let applied: u64 = database.value("SELECT count(*) FROM __diesel_schema_migrations").parse().unwrap();
+    migrate::down(database.url(), Some(applied - 3)).await.unwrap();
     assert_eq!(database.value("SELECT count(*) FROM voice_clone_cache WHERE deleted_at IS NULL"), "10");
     migrate::up(database.url(), None).await.unwrap();
     let store = ingest(&database).store;
     assert_eq!(run(&store, 100).await, 10);
-    let again: BTreeSet<Uuid> = all_waiting(&store).await.iter().map(|event| event.0).collect();
+    let again: BTreeSet<Uuid> = all_waiting(&database, &store).await.iter().map(|event| event.0).collect();
     assert_eq!(again, left.into_iter().collect());
 }
 
@@ -512,7 +634,7 @@ async fn a_row_of_another_tool_without_an_end_in_time_expires_like_others() {
     );
     let hour = Some(Duration::from_secs(3600));
     assert_eq!(store.expire(&mut Reached::default(), 10, hour).await.unwrap(), (2, false));
-    let told = all_waiting(&store).await;
+    let told = all_waiting(&database, &store).await;
     assert_eq!(told.iter().map(|event| event.1.as_deref().unwrap()).collect::<Vec<_>>(), ["caller 3"]);
 }
 

@@ -14,6 +14,7 @@ mod fire;
 mod fuzz;
 mod histories;
 mod infrastructure;
+mod letters;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod partitions;

@@ -260,6 +260,16 @@ fn items(raw: &str) -> Vec<&str> {
     separated.filter_map(item).collect()
 }
 
+/// The members of objects and the items of arrays in a raw value, at every level, each as often as it is given.
+fn count_values(raw: &str) -> usize {
+    let inner: Vec<&str> = match raw.get(..1) {
+        Some("{") => members(raw).into_iter().map(|(_, value)| value).collect(),
+        Some("[") => items(raw),
+        _ => Vec::new(),
+    };
+    inner.into_iter().map(|value| 1 + count_values(value)).sum()
+}
+
 /// Compact JSON with the keys sorted by bytes at every level; `None` where a lone surrogate is in it.
 /// (serde_json reads an object whose only name is one of its own private ones as something else.)
 fn compact(raw: &str) -> Option<String> {
@@ -525,6 +535,9 @@ impl Fields {
             self.fault("invalid_json");
             return None;
         }
+        if count_values(&raw) > 65_536 {
+            self.fault("invalid_value");
+        }
         // What is unsound has no compact form, and is a fault already.
         members_of_metadata(&raw)
     }
@@ -625,6 +638,10 @@ const RULES: [Rules; 5] = [
 
 /// What a record says, or why it cannot be used.
 fn decode(record: &Input, rules: &Rules, cache_ttl: i64, record_max_bytes: usize) -> Result<Fact, Faults> {
+    // Decided before anything else (section 2).
+    if record.headers.len() > 1_000 || key_and_header_bytes(record) > 1_048_576 {
+        return Err(Faults::from(["too_large"]));
+    }
     let mut faults = Faults::new();
     let timestamp = in_range(i128::from(record.timestamp) * 1_000);
     if timestamp.is_none() {
@@ -658,6 +675,16 @@ fn decode(record: &Input, rules: &Rules, cache_ttl: i64, record_max_bytes: usize
         fact.put("caller_id", caller.map(Cell::Text));
     }
     if faults.is_empty() { Ok(fact) } else { Err(faults) }
+}
+
+/// The bytes of key, header names and header values.
+fn key_and_header_bytes(record: &Input) -> usize {
+    let mut bytes = record.key.clone().unwrap_or_default();
+    for (name, value) in &record.headers {
+        bytes.extend(name.bytes());
+        bytes.extend(value.clone().unwrap_or_default());
+    }
+    bytes.len()
 }
 
 /// The caller that the key of a null value names, by the rules of a required text of 255.
@@ -706,11 +733,7 @@ fn binary_attributes(header: impl Fn(&str) -> Option<Vec<u8>>) -> Fields {
     for name in ["specversion", "type", "time"] {
         match header(&format!("ce_{name}")).map(String::from_utf8) {
             Some(Ok(text)) => attributes.members.push((name.to_owned(), quoted(&text))),
-            // The contract names no reason for a header that is not UTF-8.
-            Some(Err(_)) => {
-                attributes.faults.extend(["invalid_value", "invalid_type", "invalid_json"]);
-                attributes.faults.extend((name == "type").then_some("wrong_type_for_topic"));
-            }
+            Some(Err(_)) => attributes.fault("invalid_value"),
             None => {}
         }
     }

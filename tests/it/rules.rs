@@ -1013,6 +1013,36 @@ async fn a_call_that_another_tool_stored_keeps_its_id_and_its_values_are_older_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_of_another_tool_that_cannot_be_merged_stays_until_an_event_brings_some() {
+    for stored in
+        ["[1,2,3]", "{\"a\": 1e400}", "{\"a\":\"\\ud800\"}", "\"text\"", "null", "{\"a\":\"\\u0000\"}"]
+    {
+        let adopted = format!(
+            "INSERT INTO call_log (id, call_id, status, metadata, created_at, updated_at)
+             VALUES ('11111111-1111-4111-8111-111111111111', 'c1', 'initiated', '{stored}', '2026-01-01', '2026-01-01')"
+        );
+        let without =
+            [call(40, json!({"occurred_at": 0, "caller_id": "a"})), call(41, json!({"occurred_at": 1}))];
+        rule_after(
+            &[],
+            &adopted,
+            &without,
+            &[("SELECT caller_id, metadata::text FROM call_log", &[format!("a | {stored}").as_str()])],
+        )
+        .await;
+        let with = [without[0].clone(), call(41, json!({"occurred_at": 1, "metadata": {"b": 1}}))];
+        rule_after(&[], &adopted, &with, &[("SELECT metadata::text FROM call_log", &["{\"b\":1}"])]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_several_events_bring_together_may_hold_more_values_than_one_of_them_may() {
+    let part = |name: &str| json!({"metadata": {name: vec![0; 24_000]}});
+    let count = "SELECT sum(json_array_length(value)) FROM call_log, json_each(metadata)";
+    rule(&[call(1, part("a")), call(2, part("b")), call(3, part("c"))], &[(count, &["72000"])]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_event_replaces_the_status_that_another_tool_stored() {
     let records =
         [call(40, json!({"occurred_at": 0, "status": "failed"})), call(41, json!({"occurred_at": 9}))];

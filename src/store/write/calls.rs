@@ -115,7 +115,8 @@ fn stored_metadata(
     Some((at, members.collect()))
 }
 
-/// Writes the calls that changed.
+/// Writes the calls that changed. Only `metadata` that cannot be merged, in a row of another tool, is there and not
+/// written: it stays until an event brings some.
 struct UpsertCalls;
 
 impl Statement for UpsertCalls {
@@ -132,7 +133,8 @@ impl Statement for UpsertCalls {
         threecx_call_id = excluded.threecx_call_id, caller_id = excluded.caller_id,
         cloned_voice_id = excluded.cloned_voice_id, call_started_at = excluded.call_started_at,
         call_ended_at = excluded.call_ended_at, duration_seconds = excluded.duration_seconds,
-        transcript = excluded.transcript, status = excluded.status, metadata = excluded.metadata,
+        transcript = excluded.transcript, status = excluded.status,
+        metadata = COALESCE(excluded.metadata, t.metadata),
         created_at = excluded.created_at, updated_at = excluded.updated_at";
     type Row = ();
 }

@@ -4,6 +4,7 @@ use diesel::result::Error;
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 
 use super::super::connect::Pooled;
+use super::super::dead_letters::KnownLetters;
 use super::super::{Fault, Store, rights};
 use super::{Advance, Habits, Target, forget_statements, newest, write_all};
 use crate::event::Event;
@@ -26,12 +27,12 @@ impl Rehearsal<'_> {
     /// Writes the plans one after the other in one transaction, which is rolled back.
     pub async fn write(&mut self, plans: &[Plan<'_>], advances: &[Advance]) -> Result<(), Fault> {
         // The last batches say nothing of these rows: all are written, none is looked up first.
-        let habits = Habits::default();
+        let (habits, letters) = (Habits::default(), KnownLetters::default());
         let mut taken = false;
         let result = self
             .connection
             .transaction::<(), Fault, _>(async |connection| {
-                let target = Target { connection, habits: &habits, tells: false };
+                let target = Target { connection, habits: &habits, letters: &letters, tells: false };
                 let mut advances = advances;
                 for plan in plans {
                     write_all(target, plan, &[], std::mem::take(&mut advances)).await?;

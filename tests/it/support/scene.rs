@@ -218,9 +218,10 @@ pub fn sendable(prefix: &str, record: Outgoing) -> Send {
         send = send.value(value);
     }
     for header in record.headers {
+        let name = String::from_utf8(header.name).unwrap();
         send = match header.value {
-            Some(value) => send.header(&header.name, value),
-            None => send.null_header(&header.name),
+            Some(value) => send.header(&name, value),
+            None => send.null_header(&name),
         };
     }
     match record.timestamp {
