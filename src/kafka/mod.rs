@@ -8,6 +8,7 @@ pub mod group;
 pub mod operations;
 pub mod properties;
 mod queue;
+pub mod quiet;
 pub mod range;
 pub mod reason;
 pub mod send;

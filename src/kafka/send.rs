@@ -11,6 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
 use super::client_config;
+use super::quiet::Quiet;
 use crate::config::Settings;
 use crate::record::Outgoing;
 
@@ -41,7 +42,7 @@ pub(super) fn producer_config(settings: &Settings) -> ClientConfig {
 #[derive(Clone)]
 pub struct Sender {
     config: ClientConfig,
-    producer: Arc<Mutex<FutureProducer>>,
+    producer: Arc<Mutex<FutureProducer<Quiet>>>,
     topic_prefix: String,
 }
 
@@ -49,12 +50,12 @@ impl Sender {
     /// A producer with the settings' properties.
     pub fn new(settings: &Settings) -> anyhow::Result<Sender> {
         let config = producer_config(settings);
-        let producer = config.create().context("the Kafka producer could not be made")?;
+        let producer = config.create_with_context(Quiet).context("the Kafka producer could not be made")?;
         let producer = Arc::new(Mutex::new(producer));
         Ok(Sender { config, producer, topic_prefix: settings.topic_prefix.clone() })
     }
 
-    fn producer(&self) -> MutexGuard<'_, FutureProducer> {
+    fn producer(&self) -> MutexGuard<'_, FutureProducer<Quiet>> {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +86,7 @@ impl Sender {
     pub async fn send_all(&self, outgoing: &[Outgoing]) -> Vec<Result<(), String>> {
         let outcomes = join_all(outgoing.iter().map(|outgoing| self.send(outgoing))).await;
         if !outcomes.is_empty() && outcomes.iter().all(Result::is_err) {
-            match self.config.create() {
+            match self.config.create_with_context(Quiet) {
                 Ok(anew) => {
                     let old = std::mem::replace(&mut *self.producer(), anew);
                     // It waits for what is on its way.
