@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use crate::outage;
+use crate::store::Fault;
 use backon::BackoffBuilder;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
-
-use crate::store::Fault;
 
 /// Endless growing pauses: 50 ms to 5 s, each with up to as much again of jitter.
 pub fn pauses() -> impl Iterator<Item = Duration> {
@@ -34,8 +33,11 @@ pub async fn retry<T, F: Future<Output = Result<T, Fault>>>(
 ) -> Option<T> {
     for pause in pauses() {
         match attempt().await {
-            Ok(value) => return Some(value),
-            Err(fault) => warn!(%fault, pause_ms = pause.as_millis(), "{what} failed and is tried again"),
+            Ok(value) => {
+                outage::recovered("PostgreSQL");
+                return Some(value);
+            }
+            Err(fault) => outage::failed("PostgreSQL", &format!("{what} failed: {fault}")),
         }
         if !pause_for(pause, cancel).await {
             return None;

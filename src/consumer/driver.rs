@@ -24,6 +24,7 @@ use crate::ingest::outcome::{Batch, Effort};
 use crate::kafka::BATCH_MAX_BYTES;
 use crate::kafka::brokers::{Brokers, Topics};
 use crate::kafka::group::{Event, Group};
+use crate::kafka::quiet;
 use crate::outage;
 use crate::record::TopicPartition;
 
@@ -131,7 +132,6 @@ pub struct Consumer {
     pub(super) said_waiting: Option<Instant>,
     pub(super) heard: Option<Instant>,
     pub(super) landed: Option<Instant>,
-    pub(super) complained: Option<Instant>,
     pub(super) unanswered: u32,
     pub(super) looks: u64,
 }
@@ -184,7 +184,6 @@ impl Consumer {
             said_waiting: None,
             heard: None,
             landed: None,
-            complained: None,
             unanswered: 0,
             looks: 0,
         })
@@ -253,7 +252,7 @@ impl Consumer {
             Event::PartitionFailed { partition, offset, reason } => {
                 self.machine.handle(Input::Unreadable { partition, offset, reason }, now);
             }
-            Event::ClientFailed { code, reason } => self.complain(&format!("{reason} ({code:?})"), now),
+            Event::ClientFailed { code, reason } => quiet::failed(&format!("{reason} ({code:?})")),
             Event::ClientDied { code, reason } => {
                 let fenced = code == rdkafka::error::RDKafkaErrorCode::FencedInstanceId;
                 return Some(End::ClientDied { fenced, reason });
@@ -267,7 +266,10 @@ impl Consumer {
                 self.machine.handle(Input::Assigned(partitions), now);
             }
             Event::Revoked { partitions, lost } => {
-                self.member &= !lost;
+                if lost {
+                    // the wait for the group begins anew
+                    (self.member, self.joined) = (false, now);
+                }
                 let names = names(&partitions, &self.ingest.topic_prefix);
                 info!(partitions = names, count = partitions.len(), lost, "partitions are revoked");
                 for partition in &partitions {
@@ -277,14 +279,9 @@ impl Consumer {
                 self.machine.handle(Input::Revoked(partitions), now);
             }
             Event::Statistics(statistics) => self.ends.extend(statistics.ends),
-            Event::Log { facility, text } => self.complain(&format!("{text} ({facility})"), now),
+            Event::Log { facility, text } => quiet::failed(&format!("{text} ({facility})")),
         }
         None
-    }
-
-    fn complain(&mut self, reason: &str, now: Instant) {
-        self.complained = Some(now);
-        outage::failed("Kafka", reason);
     }
 
     fn perform(&mut self, action: Action) {
@@ -450,6 +447,7 @@ impl Consumer {
             if report.remaining.is_empty() {
                 self.landed = Some(now);
             }
+            debug!(records = landed, "a batch landed");
         }
         self.machine.handle(input, now);
     }

@@ -10,7 +10,7 @@ use super::driver::{ANSWER, Consumer, Done, End, Status, Waiting, Watched};
 use super::log::BETWEEN_LINES;
 use super::start::Starter;
 use super::{Input, Trouble, TroubleKind, ViewState, progress};
-use crate::outage;
+use crate::kafka::quiet;
 use crate::record::{Topic, TopicPartition};
 use crate::store::Fault;
 use crate::store::offsets::Position;
@@ -31,7 +31,7 @@ const UNANSWERED: u32 = 3;
 /// A member that was given nothing for this long says what it waits for, and again each minute.
 const ASSIGNMENT_EXPECTED: Duration = Duration::from_secs(4);
 
-/// Kafka is well again where no client complained for this long: one broker of several may be away.
+/// Kafka is well again where no client failed for this long: one broker of several may be away.
 const QUIET: Duration = Duration::from_secs(15);
 
 impl Consumer {
@@ -162,7 +162,7 @@ impl Consumer {
             match starter.topics().await {
                 Ok(topics) => Done::Watched(Watched { topics: Some(topics), unanswered: !answered }),
                 Err(error) => {
-                    outage::failed("Kafka", &format!("{error:#}"));
+                    quiet::failed(&format!("{error:#}"));
                     Done::Watched(Watched { topics: None, unanswered: !answered })
                 }
             }
@@ -179,9 +179,7 @@ impl Consumer {
             }
             Some(_) => {
                 self.unanswered = 0;
-                if self.complained.is_none_or(|complained| complained.elapsed() >= QUIET) {
-                    outage::recovered("Kafka");
-                }
+                quiet::recovered_after(QUIET);
             }
             None => {}
         }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, SEND_MAX, SendError, Sender};
+use crate::outage;
 use crate::record::{Header, Outgoing};
 use crate::retry::retry;
 use crate::store::claim::LEASE;
@@ -74,7 +75,7 @@ fn report(topic: &'static str, round: Result<Round, Fault>, failures: &mut u32) 
         Err(fault) => {
             let pause = PUBLISH_EVERY.saturating_mul(1 << (*failures).min(3));
             *failures += 1;
-            warn!(%fault, topic, pause_ms = pause.as_millis(), "publishing failed and is tried again");
+            outage::failed("PostgreSQL", &format!("publishing to {topic} failed: {fault}"));
             return Some(pause);
         }
     };
@@ -82,13 +83,12 @@ fn report(topic: &'static str, round: Result<Round, Fault>, failures: &mut u32) 
     metrics::counter!("voiceclone_published_total", "topic" => topic).increment(published as u64);
     if published < claimed {
         let problem = problem.unwrap_or_default();
-        warn!(
-            topic,
-            waiting = claimed,
-            published,
-            problem,
-            "not everything could be published; the rest is kept and tried again"
-        );
+        let waiting = claimed - published;
+        let reason =
+            format!("not everything could be published, {waiting} records are kept and retried: {problem}");
+        outage::failed(topic, &reason);
+    } else if claimed > 0 {
+        outage::recovered(topic);
     }
     // What the broker did not take waits for its own time.
     (claimed == 0).then_some(PUBLISH_EVERY)

@@ -32,6 +32,7 @@ use tracing::warn;
 use crate::event::Limits;
 use crate::record::{Record, Topic, TopicPartition};
 use crate::retry::{pause_for, pauses};
+use crate::store::dead_letters;
 use crate::store::offsets::Position;
 use crate::store::write::{Mode, Written};
 use crate::store::{Fault, Store};
@@ -201,14 +202,21 @@ impl Ingest {
             }
         }
         let mut outcomes = Outcomes::new();
+        // A table that somebody locks costs the time of one lock wait, and not one for each partition of the topic.
+        let mut busy: BTreeMap<Topic, Fault> = BTreeMap::new();
         for part in parts {
-            let outcome = match &database {
+            let known = database.as_ref().or_else(|| busy.get(&part.key.topic));
+            let outcome = match known {
                 Some(fault) => failed(part.from, fault),
                 None => match self.land_in_turn(part, written).await {
                     Ok(position) => Outcome::Landed(position),
                     Err((position, fault)) => {
                         let outcome = failed(position, &fault);
-                        database = Some(fault).filter(|fault| matches!(fault, Fault::Unavailable(_)));
+                        match fault {
+                            Fault::Unavailable(_) => database = Some(fault),
+                            Fault::Busy(_) => drop(busy.insert(part.key.topic, fault)),
+                            _ => {}
+                        }
                         outcome
                     }
                 },
@@ -265,6 +273,17 @@ impl Ingest {
         done.unusable = batch.dead_letters.len() as u64;
         written.add(done);
         if self.mode != Mode::Rehearse {
+            for summary in dead_letters::summaries(&batch.dead_letters) {
+                warn!(
+                    topic = summary.topic,
+                    partition = summary.partition,
+                    first_offset = summary.first_offset,
+                    last_offset = summary.last_offset,
+                    reason = summary.reason.name(),
+                    count = summary.count,
+                    "records that cannot be used are kept as dead letters"
+                );
+            }
             for letter in &batch.dead_letters {
                 metrics::counter!("voiceclone_dead_letters_total", "reason" => letter.unusable.reason.name())
                     .increment(1);

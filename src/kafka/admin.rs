@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 
 use super::operations::{self, Allowed};
+use super::quiet::Quiet;
 use super::reason::{self, Kind, Reason};
 use super::{certificate, client_config, consumer_config};
 use crate::config::Settings;
@@ -106,7 +107,7 @@ impl std::error::Error for Unreachable {}
 
 /// Asks the brokers for a sign of life, by this client or else a new one, and gives back the client where one answers
 /// within 2 s. One that got no answer may never get one again, where another does. Blocks.
-pub fn answered(settings: &Settings, client: Option<BaseConsumer>) -> Option<BaseConsumer> {
+pub fn answered(settings: &Settings, client: Option<Asking>) -> Option<Asking> {
     let client = match client {
         Some(client) => client,
         None => asking_client(settings)
@@ -117,8 +118,11 @@ pub fn answered(settings: &Settings, client: Option<BaseConsumer>) -> Option<Bas
 }
 
 /// A client that only asks.
-pub fn asking_client(settings: &Settings) -> anyhow::Result<BaseConsumer> {
-    client_config(settings).create().context("the Kafka client could not be made")
+pub type Asking = BaseConsumer<Quiet>;
+
+/// Creates one.
+pub fn asking_client(settings: &Settings) -> anyhow::Result<Asking> {
+    client_config(settings).create_with_context(Quiet).context("the Kafka client could not be made")
 }
 
 /// What the brokers say about a topic.

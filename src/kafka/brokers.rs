@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::asking_client;
+use super::admin::{Asking, asking_client};
 use super::topic_ids::topic_ids;
 use crate::config::Settings;
 use crate::record::{Topic, TopicPartition};
@@ -40,7 +40,7 @@ pub struct Log {
 /// Asks the brokers. Every method blocks, for some seconds at most.
 pub struct Brokers {
     settings: Settings,
-    client: Mutex<Option<Arc<BaseConsumer>>>,
+    client: Mutex<Option<Arc<Asking>>>,
 }
 
 impl Brokers {
@@ -50,7 +50,7 @@ impl Brokers {
     }
 
     /// Puts a question. A client that got no answer is replaced: librdkafka may never connect again.
-    fn ask<T>(&self, question: impl FnOnce(&BaseConsumer) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    fn ask<T>(&self, question: impl FnOnce(&Asking) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let client = match known {
             Some(client) => client,
@@ -99,7 +99,7 @@ impl Brokers {
     /// The offsets at this logical place, where the leader tells them: one request for all.
     fn offsets(
         &self,
-        client: &BaseConsumer,
+        client: &Asking,
         partitions: &[TopicPartition],
         place: Offset,
     ) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::consumer_config;
 use super::queue::{self, Queue};
+use super::quiet;
 use super::statistics::Statistics;
 use crate::config::Settings;
 use crate::record::{Record, Topic, TopicPartition};
@@ -184,7 +185,9 @@ impl Group {
                 Event::Statistics(Statistics::parse(&json, |place| self.partition(place))?)
             }
             // syslog's levels: 4 is a warning
-            queue::Event::Log { level: 0..=4, facility, text } => Event::Log { facility, text },
+            queue::Event::Log { level: 0..=4, facility, text } if !quiet::is_noise(&facility) => {
+                Event::Log { facility, text }
+            }
             queue::Event::Log { level, facility, text } => {
                 tracing::debug!(target: "librdkafka", level, facility, "{text}");
                 return None;

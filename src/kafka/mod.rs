@@ -9,6 +9,7 @@ pub mod headers;
 pub mod operations;
 pub mod properties;
 mod queue;
+pub mod quiet;
 pub mod range;
 pub mod reason;
 pub mod send;

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
+use super::quiet::Quiet;
 use super::{client_config, headers};
 use crate::config::Settings;
 use crate::record::Outgoing;
@@ -81,7 +82,7 @@ fn is_refusal(error: &KafkaError) -> bool {
 #[derive(Clone)]
 pub struct Sender {
     config: ClientConfig,
-    producer: Arc<Mutex<FutureProducer>>,
+    producer: Arc<Mutex<FutureProducer<Quiet>>>,
     topic_prefix: String,
 }
 
@@ -89,12 +90,12 @@ impl Sender {
     /// A producer with the settings' properties.
     pub fn new(settings: &Settings) -> anyhow::Result<Sender> {
         let config = producer_config(settings);
-        let producer = config.create().context("the Kafka producer could not be made")?;
+        let producer = config.create_with_context(Quiet).context("the Kafka producer could not be made")?;
         let producer = Arc::new(Mutex::new(producer));
         Ok(Sender { config, producer, topic_prefix: settings.topic_prefix.clone() })
     }
 
-    fn producer(&self) -> MutexGuard<'_, FutureProducer> {
+    fn producer(&self) -> MutexGuard<'_, FutureProducer<Quiet>> {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +126,7 @@ impl Sender {
         let outcomes = join_all(outgoing.iter().map(|outgoing| self.send(outgoing))).await;
         let is_lost = |outcome: &Result<(), SendError>| outcome.as_ref().is_err_and(|error| !error.refused);
         if !outcomes.is_empty() && outcomes.iter().all(is_lost) {
-            match self.config.create() {
+            match self.config.create_with_context(Quiet) {
                 Ok(new) => {
                     let old = std::mem::replace(&mut *self.producer(), new);
                     // It waits for what is in flight.

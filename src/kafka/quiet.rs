@@ -1,0 +1,58 @@
+//! What librdkafka says of a broker that it cannot reach: one outage, not a line for each attempt of each client.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+
+use crate::outage;
+
+/// The name of the outage.
+const SUBJECT: &str = "Kafka";
+
+/// When a client last failed.
+static FAILED: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Notes that a client failed, in its own words.
+pub fn failed(reason: &str) {
+    *FAILED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    outage::failed(SUBJECT, reason);
+}
+
+/// Ends the outage where no client failed for this long: one broker of several may be away.
+pub fn recovered_after(period: Duration) {
+    let failed = *FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if failed.is_none_or(|failed| failed.elapsed() >= period) {
+        outage::recovered(SUBJECT);
+    }
+}
+
+/// Whether a warning of librdkafka says nothing that a person needs: properties go to all clients, though some are for
+/// consumers or producers alone, and a producer's id is asked for again by itself.
+pub(super) fn is_noise(facility: &str) -> bool {
+    matches!(facility, "CONFWARN" | "GETPID")
+}
+
+/// The context of the clients that ask and send.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        use RDKafkaLogLevel::{Alert, Critical, Emerg, Error, Warning};
+        if !matches!(level, Emerg | Alert | Critical | Error | Warning) || is_noise(facility) {
+            tracing::debug!(target: "librdkafka", facility, "{text}");
+        } else {
+            failed(&format!("{text} ({facility})"));
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        failed(&format!("{reason} ({error})"));
+    }
+}
+
+impl ConsumerContext for Quiet {}
