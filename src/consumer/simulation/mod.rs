@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! mod       -> time: what happens next
-//! instance  -> one instance: carries out the actions of its machine, as driver and start do
+//! instance  -> one instance: carries out the actions of its machine, as the driver does
+//! tasks     -> its questions to database and brokers, with the decisions of `start`
 //! client    -> its Kafka client, as librdkafka behaves
 //! kafka     -> topics and logs; group -> the coordinator
 //! store     -> the database; keeps the promises that concern records
@@ -20,7 +21,9 @@ mod group;
 mod instance;
 mod kafka;
 mod store;
+mod tasks;
 mod tests;
+mod traces;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -30,9 +33,10 @@ use self::checks::Watch;
 use self::client::Release;
 use self::dice::Dice;
 use self::faults::Fault;
-use self::instance::{Instance, Task};
+use self::instance::Instance;
 use self::kafka::Kafka;
 use self::store::Store;
+use self::tasks::Task;
 use crate::record::{Topic, TopicPartition};
 
 /// Virtual milliseconds since the world began.
