@@ -66,7 +66,7 @@ const GUARDED: &[(&str, Taken, &str)] = &[
 ];
 
 /// librdkafka's defaults in milliseconds.
-const SESSION_TIMEOUT: (&str, i64) = ("session.timeout.ms", 45_000);
+const SESSION_TIMEOUT: (&str, i64) = ("session.timeout.ms", super::SESSION_TIMEOUT_MS);
 const HEARTBEAT_INTERVAL: (&str, i64) = ("heartbeat.interval.ms", 3_000);
 const MAX_POLL_INTERVAL: (&str, i64) = ("max.poll.interval.ms", 300_000);
 

@@ -23,6 +23,10 @@ use crate::event::Limits;
 
 pub use self::names::{Misspelt, likely, misspelt};
 
+/// The default of `session.timeout.ms` here, in milliseconds. Kafka's own of 45 s leaves the partitions of a killed
+/// instance unread for that long.
+pub const SESSION_TIMEOUT_MS: i64 = 10_000;
+
 /// Every setting, checked.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the fields are the settings' names; the contract says what they mean")]

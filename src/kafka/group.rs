@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
@@ -17,11 +18,21 @@ use super::consumer_config;
 use super::queue::{self, Queue};
 use super::quiet;
 use super::statistics::Statistics;
-use crate::config::Settings;
+use crate::config::{SESSION_TIMEOUT_MS, Settings};
 use crate::record::{Record, Topic, TopicPartition};
 
-/// Kafka's default of 45 s leaves the partitions of a killed instance unread for that long.
-pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a member of the group is created with.
+pub(super) fn group_config(settings: &Settings) -> ClientConfig {
+    let mut config = consumer_config(settings);
+    config.set("group.id", &settings.kafka_group_id);
+    config.set("enable.partition.eof", "true");
+    for (property, value) in [("statistics.interval.ms", 5_000), ("session.timeout.ms", SESSION_TIMEOUT_MS)] {
+        if !settings.kafka_properties.contains_key(property) {
+            config.set(property, value.to_string());
+        }
+    }
+    config
+}
 
 /// What happens in the group. Partitions of other topics than the five do not appear.
 #[derive(Debug)]
@@ -95,17 +106,7 @@ pub struct Group {
 impl Group {
     /// Joins the group and subscribes to the five topics.
     pub fn join(settings: &Settings) -> anyhow::Result<Group> {
-        let mut config = consumer_config(settings);
-        config.set("group.id", &settings.kafka_group_id);
-        config.set("enable.partition.eof", "true");
-        for (property, value) in [
-            ("statistics.interval.ms", "5000".to_owned()),
-            ("session.timeout.ms", SESSION_TIMEOUT.as_millis().to_string()),
-        ] {
-            if !settings.kafka_properties.contains_key(property) {
-                config.set(property, value);
-            }
-        }
+        let config = group_config(settings);
         let session_timeout_ms = config.get("session.timeout.ms").unwrap_or_default().to_owned();
         let mut consumer: BaseConsumer<Context> =
             config.create_with_context(Context).context("the Kafka consumer could not be created")?;

@@ -6,8 +6,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaType;
 
 use super::admin::Heard;
+use super::client_config;
+use super::group::group_config;
 use super::send::producer_config;
-use super::{client_config, consumer_config};
 use crate::config::{self, SettingError, Settings};
 
 /// Properties that librdkafka does not know, values that it does not take, and combinations that it refuses only when
@@ -45,10 +46,8 @@ fn wrong(property: &str, value: &str) -> Option<SettingError> {
 
 /// Makes each kind of client that `run` makes, without any broker to connect to.
 fn not_made(settings: &Settings) -> Option<SettingError> {
-    let mut consumer = consumer_config(settings);
-    consumer.set("group.id", &settings.kafka_group_id);
     let kinds = [
-        (RDKafkaType::RD_KAFKA_CONSUMER, consumer),
+        (RDKafkaType::RD_KAFKA_CONSUMER, group_config(settings)),
         (RDKafkaType::RD_KAFKA_PRODUCER, producer_config(settings)),
         (RDKafkaType::RD_KAFKA_CONSUMER, client_config(settings)),
     ];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::PATIENCE;
 use super::report::Report;
 use super::topics;
-use crate::config::{Settings, variable};
+use crate::config::{SESSION_TIMEOUT_MS, Settings, variable};
 use crate::kafka::admin::{Cluster, TopicState, configs, group_usable};
 use crate::kafka::operations::{Allowed, Operation};
 use crate::kafka::reason::{Kind, Reason};
@@ -15,9 +15,6 @@ use crate::kafka::topic_names;
 
 /// How long the group's coordinator may take: a new cluster makes it at the first question.
 const COORDINATOR: Duration = Duration::from_secs(10);
-
-/// librdkafka's default of `session.timeout.ms`.
-const SESSION_TIMEOUT_MS: i64 = 45_000;
 
 /// What the brokers answered, gathered on a thread that may block.
 struct Answers {
