@@ -65,7 +65,7 @@ const GUARDED: &[(&str, Taken, &str)] = &[
     ("delivery.report.only.error", NO, "a record counts as published once the broker has confirmed it"),
 ];
 
-/// librdkafka's defaults in milliseconds.
+/// The defaults in milliseconds.
 const SESSION_TIMEOUT: (&str, i64) = ("session.timeout.ms", super::SESSION_TIMEOUT_MS);
 const HEARTBEAT_INTERVAL: (&str, i64) = ("heartbeat.interval.ms", 3_000);
 const MAX_POLL_INTERVAL: (&str, i64) = ("max.poll.interval.ms", 300_000);
