@@ -56,9 +56,11 @@ impl World {
         self.calm = self.traffic_ends;
         self.at(self.now, Happening::Produce);
         self.at(self.now + 1000, Happening::Check);
+        // Also before anything was read for the first time.
+        let soon = self.now == 0 && self.dice.chance(50);
         for _ in 0..self.dice.within(1..6) {
             let fault = self.draw();
-            let begins = self.now + self.dice.within(0..40_000);
+            let begins = self.now + self.dice.within(0..if soon { 1000 } else { 40_000 });
             let lasts = match self.dice.within(0..10) {
                 0..3 => self.dice.within(50..1000),
                 3..9 => self.dice.within(1000..60_000),
