@@ -71,6 +71,14 @@ impl World {
                 Fault::DatabaseAway if self.dice.chance(15) => self.dice.within(320_000..400_000),
                 _ => lasts,
             };
+            // A consumer that is held up loses records that it has yet to read.
+            if matches!(fault, Fault::DatabaseAway | Fault::DatabaseSlow) && self.dice.chance(50) {
+                let keys: Vec<TopicPartition> = self.kafka.partitions().into_iter().collect();
+                let deleted = Fault::Deleted(self.dice.pick(&keys), self.dice.within(50..101));
+                let at = begins + self.dice.within(0..lasts);
+                self.at(at, Happening::Begin(deleted));
+                self.at(at, Happening::End(deleted));
+            }
             self.at(begins, Happening::Begin(fault));
             self.at(begins + lasts, Happening::End(fault));
             self.calm = self.calm.max(begins + lasts);

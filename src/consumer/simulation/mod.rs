@@ -59,6 +59,8 @@ enum Rule {
     AssignAnew,
     /// A load waits for no partition; without: for the leaders of all of its partitions.
     LoadsWaitForNone,
+    /// The end of a pause assigns anew; without: only the pause ends.
+    ResumeAnew,
     /// A dead client is replaced.
     ReplaceTheDead,
     /// A rebalance is answered at once; without: when the positions are known.
