@@ -323,8 +323,8 @@ impl Consumer {
                     warn!(%error, "partitions could not be paused");
                 }
             }
-            Action::Resume(partitions) => {
-                if let Err(error) = self.group.resume(&partitions) {
+            Action::Resume(offsets) => {
+                if let Err(error) = self.group.resume(&offsets) {
                     warn!(%error, "partitions could not be resumed");
                 }
             }

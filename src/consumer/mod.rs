@@ -106,8 +106,8 @@ pub enum Action {
     StopReading(Vec<TopicPartition>),
     /// Fetch nothing of these partitions until `Resume`.
     Pause(Vec<TopicPartition>),
-    /// The end of `Pause`.
-    Resume(Vec<TopicPartition>),
+    /// The end of `Pause`: read these partitions from these offsets on, as if for the first time.
+    Resume(Vec<(TopicPartition, i64)>),
     /// Write a batch.
     Write { id: WriteId, effort: Effort, batch: Batch },
     /// Say something.

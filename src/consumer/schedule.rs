@@ -213,7 +213,12 @@ impl Machine {
             let Some(lane) = self.lanes.get_mut(number) else { continue };
             if lane.paused && !lane.is_full(&self.limits) {
                 lane.paused = false;
-                self.actions.push_back(Action::Resume(self.consuming(number)));
+                let next = |key: TopicPartition| match self.partitions.get(&key)?.state {
+                    State::Consuming { next } => Some((key, next)),
+                    _ => None,
+                };
+                let offsets = self.consuming(number).into_iter().filter_map(next).collect();
+                self.actions.push_back(Action::Resume(offsets));
             }
         }
     }

@@ -245,9 +245,17 @@ impl Group {
         self.consumer().pause(&self.read_of(partitions))
     }
 
-    /// Resumes those of these partitions that are read.
-    pub fn resume(&self, partitions: &[TopicPartition]) -> KafkaResult<()> {
-        self.consumer().resume(&self.read_of(partitions))
+    /// Ends the pause of those of these partitions that are read: they are assigned anew, at these offsets. A pause
+    /// drops the head of librdkafka's queue, and with it the one error that says that an offset is out of range; the
+    /// partition would be silent for ever.
+    pub fn resume(&mut self, offsets: &[(TopicPartition, i64)]) -> KafkaResult<()> {
+        let read: Vec<_> =
+            offsets.iter().copied().filter(|(partition, _)| self.read.contains(partition)).collect();
+        if read.is_empty() {
+            return Ok(());
+        }
+        self.unassign(&read.iter().map(|(partition, _)| *partition).collect::<Vec<_>>())?;
+        self.assign(&read)
     }
 
     fn read_of(&self, partitions: &[TopicPartition]) -> TopicPartitionList {

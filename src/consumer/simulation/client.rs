@@ -102,15 +102,15 @@ impl Client {
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
             let (of, event) = self.queue.pop_front()?;
-            if let Some((key, version)) = of {
+            if let Some((key, version)) = of
+                && !matches!(event, Event::OffsetOutOfRange { .. })
+            {
                 let Some(reading) = self.reading.get_mut(&key).filter(|reading| reading.version == version)
                 else {
                     continue;
                 };
-                match &event {
-                    Event::Record(record) => reading.handed_out = record.offset + 1,
-                    Event::OffsetOutOfRange { .. } => reading.failed = true,
-                    _ => {}
+                if let Event::Record(record) = &event {
+                    reading.handed_out = record.offset + 1;
                 }
             }
             if let Event::Revoked { partitions, .. } = &event {
@@ -159,6 +159,12 @@ impl Client {
         partitions.iter().for_each(|key| drop(self.reading.remove(key)));
     }
 
+    /// No longer reads partitions, which answers a revocation if there is one.
+    pub fn stop_reading(&mut self, partitions: &[TopicPartition]) -> Option<Release> {
+        self.unassign(partitions);
+        self.answer_revocation()
+    }
+
     /// `rd_kafka_seek`: fails for ever once an offset was out of range.
     pub fn seek(&mut self, key: TopicPartition, offset: i64) -> bool {
         self.version += 1;
@@ -170,9 +176,16 @@ impl Client {
         true
     }
 
-    /// What was fetched ahead is dropped, and fetched again after the pause.
+    /// What was fetched ahead is dropped, and fetched again after the pause. An error of range has no version: it is
+    /// dropped only where it is among the first of the queue, behind events of the same partition alone
+    /// (`rd_kafka_q_purge_toppar_version`).
     pub fn pause(&mut self, partitions: &[TopicPartition], paused: bool) {
         for key in partitions {
+            let of =
+                |event: &(Option<(TopicPartition, u64)>, Event)| event.0.is_some_and(|(of, _)| of == *key);
+            while paused && self.reading.contains_key(key) && self.queue.front().is_some_and(of) {
+                self.queue.pop_front();
+            }
             self.version += 1;
             if let Some(reading) = self.reading.get_mut(key) {
                 reading.paused = paused;

@@ -56,9 +56,11 @@ impl World {
         self.calm = self.traffic_ends;
         self.at(self.now, Happening::Produce);
         self.at(self.now + 1000, Happening::Check);
+        // Also before anything was read for the first time.
+        let soon = self.now == 0 && self.dice.chance(50);
         for _ in 0..self.dice.within(1..6) {
             let fault = self.draw();
-            let begins = self.now + self.dice.within(0..40_000);
+            let begins = self.now + self.dice.within(0..if soon { 1000 } else { 40_000 });
             let lasts = match self.dice.within(0..10) {
                 0..3 => self.dice.within(50..1000),
                 3..9 => self.dice.within(1000..60_000),
@@ -69,6 +71,14 @@ impl World {
                 Fault::DatabaseAway if self.dice.chance(15) => self.dice.within(320_000..400_000),
                 _ => lasts,
             };
+            // A consumer that is held up loses records that it has yet to read.
+            if matches!(fault, Fault::DatabaseAway | Fault::DatabaseSlow) && self.dice.chance(50) {
+                let keys: Vec<TopicPartition> = self.kafka.partitions().into_iter().collect();
+                let deleted = Fault::Deleted(self.dice.pick(&keys), self.dice.within(50..101));
+                let at = begins + self.dice.within(0..lasts);
+                self.at(at, Happening::Begin(deleted));
+                self.at(at, Happening::End(deleted));
+            }
             self.at(begins, Happening::Begin(fault));
             self.at(begins + lasts, Happening::End(fault));
             self.calm = self.calm.max(begins + lasts);

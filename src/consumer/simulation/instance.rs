@@ -296,15 +296,27 @@ impl World {
                 if self.without == Some(Rule::AssignAnew) {
                     return;
                 }
-                let client = &mut self.instances[number].client;
-                client.unassign(&partitions);
-                if let Some(release) = client.answer_revocation() {
+                if let Some(release) = self.instances[number].client.stop_reading(&partitions) {
                     self.released(number, release);
                 }
             }
             Action::Pause(partitions) => self.instances[number].client.pause(&partitions, true),
-            Action::Resume(partitions) => {
-                self.instances[number].client.pause(&partitions, false);
+            Action::Resume(offsets) => {
+                let partitions: Vec<TopicPartition> = offsets.iter().map(|(key, _)| *key).collect();
+                let client = &mut self.instances[number].client;
+                if self.without == Some(Rule::ResumeAnew) {
+                    client.pause(&partitions, false);
+                    return self.fetch_soon(number);
+                }
+                let release = client.stop_reading(&partitions);
+                let _ = client.assign(&offsets);
+                let answered = client.answer_assignment();
+                if let Some(release) = release {
+                    self.released(number, release);
+                }
+                if answered {
+                    self.coordinate_soon();
+                }
                 self.fetch_soon(number);
             }
             Action::Write { id, effort, batch } => {

@@ -59,6 +59,8 @@ enum Rule {
     AssignAnew,
     /// A load waits for no partition; without: for the leaders of all of its partitions.
     LoadsWaitForNone,
+    /// The end of a pause assigns anew; without: only the pause ends.
+    ResumeAnew,
     /// A dead client is replaced.
     ReplaceTheDead,
     /// A rebalance is answered at once; without: when the positions are known.
@@ -148,7 +150,11 @@ impl World {
     /// Traffic and faults, until all is calm and settled.
     fn go_through(&mut self) -> Result<(), String> {
         let (began, before) = (self.now, self.happened);
+        let mut checked = self.happened;
         loop {
+            if self.happened - checked > 100_000 {
+                return Err("something is done over and over again".into());
+            }
             let Some(Reverse((at, number))) = self.due.pop() else { return Err("nothing is due".into()) };
             let Some(happening) = self.happenings.remove(&number) else { continue };
             self.now = at;
@@ -160,6 +166,7 @@ impl World {
             if !check {
                 continue;
             }
+            checked = self.happened;
             self.check_the_others();
             let seconds = (self.now - began) / 1000 + 1;
             if (self.happened - before) / seconds > 5000 {

@@ -32,7 +32,8 @@ fn live_through(seeds: std::ops::Range<u64>) {
 /// Asserts that the simulation finds, within days, that a rule is missing: by this broken promise.
 fn assert_found_without(rule: Rule, promise: &str) {
     let broken = |seed| World::new(seed, Some(rule), false).live_a_day().err();
-    let (days, broken) = (0..200).find_map(|seed| Some((seed + 1, broken(seed)?))).expect("200 days went by");
+    let (days, broken) =
+        (0..3000).find_map(|seed| Some((seed + 1, broken(seed)?))).expect("3,000 days went by");
     println!("without {rule:?}, day {days}: {broken}");
     assert!(broken.contains(promise), "{broken}");
 }
@@ -56,6 +57,11 @@ fn the_same_seed_gives_the_same_day() {
 #[test]
 fn the_simulation_finds_a_seek_in_place_of_a_new_assignment() {
     assert_found_without(Rule::AssignAnew, "although no fault concerns it");
+}
+
+#[test]
+fn the_simulation_finds_an_error_that_is_lost_in_a_pause() {
+    assert_found_without(Rule::ResumeAnew, "although no fault concerns it");
 }
 
 #[test]
