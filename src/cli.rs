@@ -12,6 +12,7 @@ pub use self::usage::Usage;
 use self::usage::usage;
 
 use crate::record::Topic;
+use crate::status::problems::Severity;
 
 const PROGRAM: &str = "voiceclone-events";
 
@@ -120,6 +121,19 @@ pub enum Command {
     /// where `run` would not work for another reason.
     #[command(after_help = NEEDS_BOTH)]
     Check,
+    /// Say how it goes: a verdict, what is wrong and what to do, offsets and lag
+    ///
+    /// Asks the database and the brokers, and works while no daemon runs. Exit status 0 whenever it can tell, whatever
+    /// it tells; see --fail-on.
+    #[command(after_help = NEEDS_BOTH)]
+    Status {
+        /// Again and again until Ctrl-C; with --json one line each time
+        #[arg(long)]
+        watch: bool,
+        /// Exit with 1 where there is a problem at least so severe
+        #[arg(long, value_name = "SEVERITY", value_enum)]
+        fail_on: Option<Severity>,
+    },
     /// Read a range of a topic again, beside the running daemon
     ///
     /// Takes the records through the same code as the daemon, without moving the group's offsets, and says how many
@@ -370,6 +384,10 @@ mod tests {
                 &["dead-letters", "accept", "--topic", "calls"],
                 "--topic <TOPIC> cannot be \"calls\": give one of clone.ready, clone.failed, clone.transfer, \
                  call.lifecycle, caller.voice_mapping, without TOPIC_PREFIX",
+            ),
+            (
+                &["status", "--fail-on", "info"],
+                "--fail-on <SEVERITY> cannot be \"info\": give one of critical, warning",
             ),
             (&["simulat"], "there is no command \"simulat\": perhaps simulate is meant, or see --help"),
             (&["xyz"], "there is no command \"xyz\": see --help"),

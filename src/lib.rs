@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main -> logging, output           dispatches; text or JSON lines; what commands print
-//!      -> commands                  one module a command: publish, simulate, replay, check, migrate, dead-letters, skip, pause, demo
+//!      -> commands                  one module a command: publish, simulate, replay, check, status, migrate, dead-letters, skip, pause, demo
 //!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
 //!      -> consumer                  the live consumer: a machine that decides for each partition, a driver that does
 //!      -> kafka                     the only place that knows rdkafka: the group, questions to brokers, ranges, sending
@@ -13,6 +13,7 @@
 //!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
 //!      -> config -> cli             environment and flags, checked
 //!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
+//!      -> status                    pure: what the database and the brokers answered, to a verdict and the problems
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
@@ -43,6 +44,7 @@ pub mod output;
 pub mod plan;
 pub mod record;
 pub mod retry;
+pub mod status;
 pub mod store;
 pub mod traffic;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, Usage};
 use voiceclone_events::commands::{
-    check, dead_letters, demo, migrate, pause, publish, replay, simulate, skip,
+    check, dead_letters, demo, migrate, pause, publish, replay, simulate, skip, status,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
@@ -127,6 +127,10 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 check::Verdict::Fails => Err(Failure::Said(FAILED)),
                 check::Verdict::WrongSetting => Err(Failure::Said(WRONG_USAGE)),
             }
+        }
+        Command::Status { watch, fail_on } => {
+            let options = status::Options { watch: *watch, fail_on: *fail_on, json: cli.json };
+            good(status::run(&settings(true, true)?, options, cancel).await?)
         }
         Command::Replay { topic, partition, from, to, dry_run } => {
             let options = replay::Options {

@@ -9,6 +9,7 @@ pub mod publish;
 pub mod replay;
 pub mod simulate;
 pub mod skip;
+pub mod status;
 mod tally;
 
 use anyhow::{Context as _, bail};

@@ -127,7 +127,7 @@ pub(super) fn on_group<C: ClientContext>(
 ///
 /// # Safety
 /// `request` hands its three pointers to an admin request of librdkafka of the kind `operation`, and nothing else.
-unsafe fn ask<C: ClientContext>(
+pub(super) unsafe fn ask<C: ClientContext>(
     client: &Client<C>,
     operation: rd::rd_kafka_admin_op_t,
     patience: Duration,

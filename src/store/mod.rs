@@ -14,6 +14,7 @@ pub mod overview;
 pub mod pauses;
 pub mod rights;
 pub mod skips;
+pub mod status;
 mod unnest;
 pub mod unpublished;
 mod waits;

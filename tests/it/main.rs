@@ -24,5 +24,6 @@ mod replay;
 mod rules;
 mod schema;
 mod security;
+mod status;
 mod support;
 mod tables;

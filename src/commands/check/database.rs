@@ -66,7 +66,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
 }
 
 /// What to do where there is no connection, by the words of the driver and the server.
-fn remedy(why: &str) -> &'static str {
+pub(in crate::commands) fn remedy(why: &str) -> &'static str {
     let has = |part: &str| why.contains(part);
     if has("password authentication failed") {
         "correct user and password in DATABASE_URL; PostgreSQL does not say which of them is wrong"

@@ -1,7 +1,7 @@
 //! `check`: tries everything that `run` depends on, and changes nothing.
 
 mod broker;
-mod database;
+pub(in crate::commands) mod database;
 mod report;
 mod topics;
 

@@ -1,0 +1,196 @@
+//! What `status` says, as plain data, and how it follows from facts. Pure: no question is asked here.
+//!
+//! - [`facts`]: what the database and the brokers answered;
+//! - [`problems`]: the kinds of problems, each with its severity, its code and its entry in `docs/runbooks.md`;
+//! - [`partitions`]: lag and state of each partition; [`judge`]: the document with its verdict.
+
+pub mod facts;
+pub mod judge;
+pub mod partitions;
+pub mod problems;
+
+use serde::Serialize;
+
+pub use self::judge::judge;
+use self::problems::{Code, Severity};
+use crate::store::status::{Cache, Instance, LetterKind, Outbox};
+
+/// The one word for all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything is consumed as it comes, and nothing needs a person.
+    Ok,
+    /// Records wait, and they become fewer.
+    CatchingUp,
+    /// It works, and something needs a person.
+    Degraded,
+    /// `DEAD_LETTER_LIMIT` stopped a partition.
+    Stopped,
+    /// There is no member, or the database or the brokers do not answer.
+    Down,
+}
+
+/// Something that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Its kind.
+    pub code: Code,
+    /// What is wrong.
+    pub what: String,
+    /// Since when, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// A command or a sentence.
+    pub fix: String,
+}
+
+/// How a partition does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its records are consumed as they come.
+    Ok,
+    /// Records wait.
+    CatchingUp,
+    /// Records wait, and the stored offset has not moved for a minute.
+    Stalled,
+    /// `DEAD_LETTER_LIMIT` stopped it.
+    StoppedByLimit,
+    /// `pause` holds it.
+    Paused,
+    /// No member of the group has it.
+    Unassigned,
+    /// The log has no record at the stored offset any more.
+    OffsetLost,
+    /// No broker leads it.
+    NoLeader,
+}
+
+/// A partition. What could not be had is null.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct Partition {
+    pub topic: String,
+    pub partition: i32,
+    pub low: Option<i64>,
+    pub end: Option<i64>,
+    pub next_offset: Option<i64>,
+    pub committed_offset: Option<i64>,
+    pub lag_records: Option<i64>,
+    pub lag_seconds: Option<f64>,
+    pub moved_at: Option<String>,
+    pub dead_in_a_row: Option<i64>,
+    pub member: Option<String>,
+    pub state: Option<State>,
+}
+
+/// The partitions of a topic together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct TopicSum {
+    pub topic: String,
+    pub partitions: usize,
+    pub lag_records: Option<i64>,
+    pub lag_seconds: Option<f64>,
+    pub oldest_waiting_at: Option<String>,
+    pub records_per_second: Option<f64>,
+    pub eta_seconds: Option<f64>,
+}
+
+/// A partition by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Place {
+    pub topic: String,
+    pub partition: i32,
+}
+
+/// A member of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct Member {
+    pub id: String,
+    pub client_id: String,
+    pub host: String,
+    pub partitions: Vec<Place>,
+}
+
+/// Dead letters.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct DeadLetters {
+    pub unresolved: i64,
+    pub unpublished: i64,
+    pub oldest_unpublished_seconds: Option<f64>,
+    pub by_reason: Vec<LetterKind>,
+}
+
+/// The expiry.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct Expiry {
+    pub interval_seconds: f64,
+    pub last_expired_at: Option<String>,
+}
+
+/// The migrations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct Schema {
+    pub current: Option<String>,
+    pub pending: Vec<String>,
+}
+
+/// The database.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct Database {
+    pub version: Option<String>,
+    pub role: Option<String>,
+    pub schema: Option<Schema>,
+    pub connections: Option<i64>,
+}
+
+/// The brokers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct Broker {
+    pub id: Option<i32>,
+    pub brokers: usize,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "docs/operation.md has the fields")]
+pub struct Document {
+    pub version: &'static str,
+    pub checked_at: String,
+    pub group: String,
+    pub topic_prefix: String,
+    pub verdict: Verdict,
+    pub problems: Vec<Problem>,
+    pub topics: Vec<TopicSum>,
+    pub partitions: Vec<Partition>,
+    pub members: Option<Vec<Member>>,
+    pub instances: Option<Vec<Instance>>,
+    pub dead_letters: Option<DeadLetters>,
+    pub cache: Option<Cache>,
+    pub expiry: Expiry,
+    pub outbox: Option<Outbox>,
+    pub database: Option<Database>,
+    pub broker: Option<Broker>,
+}
+
+impl Document {
+    /// Whether there is a problem at least so severe.
+    pub fn has(&self, severity: Severity) -> bool {
+        self.problems.iter().any(|problem| problem.severity <= severity)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

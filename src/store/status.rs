@@ -1,0 +1,327 @@
+//! What `status` asks the database. Each question is one statement over one connection, and its answer is plain data.
+//! Times are RFC 3339 in UTC, ages are seconds.
+
+use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Rows of the cache that are counted one by one; more are estimated, as counting reads them all.
+pub const CACHE_COUNTED: i64 = 1_000_000;
+
+/// How many kinds of dead letters are listed.
+const KINDS: i64 = 50;
+
+/// The longest that one question may take, as PostgreSQL reads it.
+const PATIENCE: &str = "SET statement_timeout = '5s'";
+
+/// A stored position of the group.
+#[derive(QueryableByName, Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields are the table's columns")]
+pub struct Stored {
+    #[diesel(sql_type = Text)]
+    pub topic: String,
+    #[diesel(sql_type = Integer)]
+    pub partition: i32,
+    #[diesel(sql_type = BigInt)]
+    pub next_offset: i64,
+    #[diesel(sql_type = BigInt)]
+    pub dead_in_a_row: i64,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    pub topic_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub stopped_at: Option<String>,
+    /// `updated_at`
+    #[diesel(sql_type = Text)]
+    pub moved_at: String,
+    /// Seconds since then.
+    #[diesel(sql_type = Double)]
+    pub idle_seconds: f64,
+}
+
+/// A row of `ingest.pauses` that holds now.
+#[derive(QueryableByName, Clone, Debug, PartialEq)]
+pub struct Pause {
+    /// The topic without prefix; empty for all.
+    #[diesel(sql_type = Text)]
+    pub topic: String,
+    /// Since when.
+    #[diesel(sql_type = Text)]
+    pub paused_at: String,
+    /// Until when; `None` until `resume`.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub until: Option<String>,
+}
+
+/// A row of `ingest.skips`.
+#[derive(QueryableByName, Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields are the table's columns")]
+pub struct Skipped {
+    #[diesel(sql_type = Text)]
+    pub topic: String,
+    #[diesel(sql_type = Integer)]
+    pub partition: i32,
+    #[diesel(sql_type = BigInt)]
+    pub from_offset: i64,
+    #[diesel(sql_type = BigInt)]
+    pub to_offset: i64,
+    #[diesel(sql_type = Text)]
+    pub note: String,
+    #[diesel(sql_type = Text)]
+    pub skipped_at: String,
+}
+
+/// A row of `ingest.instances`.
+#[derive(QueryableByName, Serialize, Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields are the table's columns")]
+pub struct Instance {
+    #[diesel(sql_type = SqlUuid)]
+    pub id: Uuid,
+    #[diesel(sql_type = Text)]
+    pub host: String,
+    #[diesel(sql_type = Text)]
+    pub version: String,
+    #[diesel(sql_type = Text)]
+    pub started_at: String,
+    #[diesel(sql_type = Text)]
+    pub beat_at: String,
+    /// Seconds since `beat_at`.
+    #[diesel(sql_type = Double)]
+    pub silent_seconds: f64,
+}
+
+/// How many dead letters there are.
+#[derive(QueryableByName, Clone, Debug, Default, PartialEq)]
+pub struct Letters {
+    /// Not resolved.
+    #[diesel(sql_type = BigInt)]
+    pub unresolved: i64,
+    /// Not resolved, and newer than an hour.
+    #[diesel(sql_type = BigInt)]
+    pub recent: i64,
+    /// To be published.
+    #[diesel(sql_type = BigInt)]
+    pub unpublished: i64,
+    /// Of these the ones that the broker refuses for what they are.
+    #[diesel(sql_type = BigInt)]
+    pub unpublishable: i64,
+    /// Age of the oldest that is to be published.
+    #[diesel(sql_type = Nullable<Double>)]
+    pub oldest_unpublished_seconds: Option<f64>,
+}
+
+/// Unresolved dead letters of one topic, reason and message.
+#[derive(QueryableByName, Serialize, Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct LetterKind {
+    #[diesel(sql_type = Text)]
+    pub topic: String,
+    #[diesel(sql_type = Text)]
+    pub reason: String,
+    #[diesel(sql_type = Text)]
+    pub message: String,
+    #[diesel(sql_type = BigInt)]
+    pub count: i64,
+    #[diesel(sql_type = Text)]
+    pub first_at: String,
+    #[diesel(sql_type = Text)]
+    pub latest_at: String,
+    #[diesel(sql_type = BigInt)]
+    pub example_id: i64,
+}
+
+/// The voice cache.
+#[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
+pub struct Cache {
+    /// Rows whose time is not over.
+    #[diesel(sql_type = BigInt)]
+    pub live: i64,
+    /// Rows with a `deleted_at`.
+    #[diesel(sql_type = BigInt)]
+    pub expired: i64,
+    /// Rows past their time that the expiry has not reached yet.
+    #[diesel(sql_type = BigInt)]
+    pub overdue: i64,
+    /// How long the first of them is overdue; 0 where none is.
+    #[diesel(sql_type = Double)]
+    pub overdue_seconds: f64,
+    /// Whether `live` and `expired` come from PostgreSQL's statistics.
+    #[diesel(sql_type = Bool)]
+    pub estimated: bool,
+    /// The latest `deleted_at`; `None` where `estimated`.
+    #[diesel(sql_type = Nullable<Text>)]
+    #[serde(skip)]
+    pub last_expired_at: Option<String>,
+}
+
+/// `clone.expired` events that are still to be published.
+#[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
+pub struct Outbox {
+    /// How many.
+    #[diesel(sql_type = BigInt)]
+    pub events: i64,
+    /// Age of the oldest; `None` where there is none.
+    #[diesel(sql_type = Nullable<Double>)]
+    pub oldest_seconds: Option<f64>,
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+/// A column as RFC 3339.
+fn time(column: &str) -> String {
+    format!(r#"to_char({column}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
+}
+
+/// The seconds since a column's time.
+fn age(column: &str) -> String {
+    format!("extract(epoch FROM (clock_timestamp() AT TIME ZONE 'utc') - {column})::double precision")
+}
+
+/// Bounds every question of this session.
+pub async fn bound(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    connection.batch_execute(PATIENCE).await
+}
+
+/// The connections to this database.
+pub async fn connections(connection: &mut AsyncPgConnection) -> QueryResult<i64> {
+    let found: Count =
+        sql_query("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = current_database()")
+            .get_result(connection)
+            .await?;
+    Ok(found.count)
+}
+
+/// The stored positions of a group.
+pub async fn positions(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Stored>> {
+    let (stopped_at, moved_at, idle) = (time("stopped_at"), time("updated_at"), age("updated_at"));
+    sql_query(format!(
+        "SELECT topic, partition, next_offset, dead_in_a_row, topic_id, {stopped_at} AS stopped_at,
+                {moved_at} AS moved_at, {idle} AS idle_seconds
+         FROM ingest.consumer_offsets WHERE group_id = $1"
+    ))
+    .bind::<Text, _>(group)
+    .load(connection)
+    .await
+}
+
+/// The pauses of a group that hold now.
+pub async fn pauses(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Pause>> {
+    let (paused_at, until) = (time("paused_at"), time("until"));
+    sql_query(format!(
+        "SELECT topic, {paused_at} AS paused_at, {until} AS until FROM ingest.pauses
+         WHERE group_id = $1 AND (until IS NULL OR until > now() AT TIME ZONE 'utc') ORDER BY topic"
+    ))
+    .bind::<Text, _>(group)
+    .load(connection)
+    .await
+}
+
+/// All that was ever skipped for a group, the newest first.
+pub async fn skips(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Skipped>> {
+    let skipped_at = time("skipped_at");
+    sql_query(format!(
+        "SELECT topic, partition, from_offset, to_offset, note, {skipped_at} AS skipped_at FROM ingest.skips
+         WHERE group_id = $1 ORDER BY id DESC"
+    ))
+    .bind::<Text, _>(group)
+    .load(connection)
+    .await
+}
+
+/// The instances of a group.
+pub async fn instances(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Instance>> {
+    let (started_at, beat_at, silent) = (time("started_at"), time("beat_at"), age("beat_at"));
+    sql_query(format!(
+        "SELECT id, host, version, {started_at} AS started_at, {beat_at} AS beat_at, {silent} AS silent_seconds
+         FROM ingest.instances WHERE group_id = $1 ORDER BY started_at, id"
+    ))
+    .bind::<Text, _>(group)
+    .load(connection)
+    .await
+}
+
+/// How many dead letters there are.
+pub async fn letters(connection: &mut AsyncPgConnection) -> QueryResult<Letters> {
+    let oldest = age("min(created_at) FILTER (WHERE published_at IS NULL)");
+    sql_query(format!(
+        "SELECT count(*) FILTER (WHERE resolved_at IS NULL) AS unresolved,
+                count(*) FILTER (WHERE resolved_at IS NULL
+                                   AND created_at > (now() AT TIME ZONE 'utc') - INTERVAL '1 hour') AS recent,
+                count(*) FILTER (WHERE published_at IS NULL) AS unpublished,
+                count(*) FILTER (WHERE published_at IS NULL AND unpublishable IS NOT NULL) AS unpublishable,
+                {oldest} AS oldest_unpublished_seconds
+         FROM ingest.dead_letters WHERE resolved_at IS NULL OR published_at IS NULL"
+    ))
+    .get_result(connection)
+    .await
+}
+
+/// The kinds of unresolved dead letters, the most frequent first.
+pub async fn letter_kinds(connection: &mut AsyncPgConnection) -> QueryResult<Vec<LetterKind>> {
+    let (first_at, latest_at) = (time("min(created_at)"), time("max(created_at)"));
+    sql_query(format!(
+        "SELECT topic, reason, message, count(*) AS count, {first_at} AS first_at, {latest_at} AS latest_at,
+                max(id) AS example_id
+         FROM ingest.dead_letters WHERE resolved_at IS NULL
+         GROUP BY topic, reason, message ORDER BY count(*) DESC, topic, reason, message LIMIT $1"
+    ))
+    .bind::<BigInt, _>(KINDS)
+    .load(connection)
+    .await
+}
+
+/// The voice cache: counted, or above [`CACHE_COUNTED`] rows taken from the statistics.
+pub async fn cache(connection: &mut AsyncPgConnection) -> QueryResult<Cache> {
+    let rows: Count = sql_query(
+        "SELECT greatest(reltuples, 0)::bigint AS count FROM pg_catalog.pg_class
+         WHERE oid = 'public.voice_clone_cache'::regclass",
+    )
+    .get_result(connection)
+    .await?;
+    let overdue = "deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc'";
+    let last = time("max(deleted_at)");
+    if rows.count <= CACHE_COUNTED {
+        let seconds = age(&format!("min(ttl_expires_at) FILTER (WHERE {overdue})"));
+        return sql_query(format!(
+            "SELECT count(*) FILTER (WHERE deleted_at IS NULL AND NOT ttl_expires_at < now() AT TIME ZONE 'utc') AS live,
+                    count(*) FILTER (WHERE deleted_at IS NOT NULL) AS expired,
+                    count(*) FILTER (WHERE {overdue}) AS overdue,
+                    COALESCE({seconds}, 0) AS overdue_seconds, false AS estimated, {last} AS last_expired_at
+             FROM public.voice_clone_cache"
+        ))
+        .get_result(connection)
+        .await;
+    }
+    let seconds = age("min(o.ttl_expires_at)");
+    sql_query(format!(
+        "SELECT greatest(round(c.rows * c.live)::bigint - count(o.*), 0) AS live,
+                round(c.rows * (1 - c.live))::bigint AS expired, count(o.*) AS overdue,
+                COALESCE({seconds}, 0) AS overdue_seconds, true AS estimated, NULL::text AS last_expired_at
+         FROM (SELECT $1::double precision AS rows,
+                      COALESCE((SELECT null_frac FROM pg_catalog.pg_stats
+                                WHERE schemaname = 'public' AND tablename = 'voice_clone_cache'
+                                  AND attname = 'deleted_at'), 1)::double precision AS live) AS c
+              LEFT JOIN (SELECT ttl_expires_at FROM public.voice_clone_cache WHERE {overdue}
+                         ORDER BY ttl_expires_at LIMIT $2) AS o ON true
+         GROUP BY c.rows, c.live"
+    ))
+    .bind::<BigInt, _>(rows.count)
+    .bind::<BigInt, _>(CACHE_COUNTED)
+    .get_result(connection)
+    .await
+}
+
+/// The events that wait to be published.
+pub async fn outbox(connection: &mut AsyncPgConnection) -> QueryResult<Outbox> {
+    let oldest = age("min(created_at)");
+    sql_query(format!(
+        "SELECT COALESCE(sum(cardinality(ids)), 0)::bigint AS events, {oldest} AS oldest_seconds FROM ingest.outbox"
+    ))
+    .get_result(connection)
+    .await
+}
