@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod expiry;
 pub mod fault;
 pub mod instances;
+pub mod letters;
 pub mod migrate;
 pub mod offsets;
 pub mod outbox;
