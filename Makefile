@@ -10,10 +10,10 @@ KAFKA_JARS := tests/kafka/lib
 
 BENCH_PYTHON := $(TARGET)/bench-venv
 
-.PHONY: help setup demo test soak fuzz bench lint audit schema kafka-jars clean
+.PHONY: help setup demo test soak simulate-faults fuzz bench lint audit schema kafka-jars clean
 
 help: ## says what there is to make
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-15s %s\n' "$$name" "$$what"; done
 
 setup: ## installs what is missing on this machine, or says what that is
 	@scripts/setup.sh test && echo "Everything that is needed is there."
@@ -57,6 +57,11 @@ soak: ## strikes with random faults for DURATION=10m from SEED=1, and on until R
 		cargo test --quiet --locked --release \
 		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
 		--test it -- --ignored --exact --nocapture fire::soak
+
+simulate-faults: ## lives through DAYS=10000 simulated days of faults from SEED=1, each in milliseconds
+	@SIMULATION_SEED=$(SEED) SIMULATION_DAYS=$(DAYS) cargo test --quiet --locked --release \
+		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
+		--lib -- --ignored --exact --nocapture consumer::simulation::tests::simulate_faults
 
 lint: ## checks the format and what Clippy finds
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy

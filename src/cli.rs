@@ -342,11 +342,11 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, replay, dead-letters, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
             ),
             (
                 &["--json"],
-                "a command is missing: give one of run, migrate, check, replay, dead-letters, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),

@@ -7,7 +7,7 @@ ALTER TABLE ingest.outbox
     ADD COLUMN publish_tries INTEGER NOT NULL DEFAULT 0;    -- failed ones, which make the pauses grow
 CREATE INDEX outbox_publish_at ON ingest.outbox (publish_at, id);
 
--- tried_at stays for the version before, which may run beside this one.
+-- tried_at and its index stay for the version before, which may run beside this one.
 ALTER TABLE ingest.dead_letters
     ADD COLUMN publish_at TIMESTAMP NOT NULL DEFAULT (now() AT TIME ZONE 'utc'),
     ADD COLUMN publish_claim UUID,
@@ -18,4 +18,4 @@ ALTER TABLE ingest.dead_letters
     ADD COLUMN note TEXT,
     ADD COLUMN tries INTEGER NOT NULL DEFAULT 0,            -- how often the record was tried again
     ADD COLUMN last_tried_at TIMESTAMP;
-CREATE INDEX dead_letters_unpublished ON ingest.dead_letters (publish_at, id) WHERE published_at IS NULL;
+CREATE INDEX dead_letters_publish_at ON ingest.dead_letters (publish_at, id) WHERE published_at IS NULL;

@@ -427,7 +427,9 @@ fn postgres() -> anyhow::Result<PgTempDBBuilder> {
         );
     }
     // pgtemp leaves the server's standard error unread, and a full pipe would stop the server
-    Ok(PgTempDB::builder().with_bin_path(programs).with_config_param("logging_collector", "on"))
+    let builder = PgTempDB::builder().with_bin_path(programs).with_config_param("logging_collector", "on");
+    // Without a locale in the environment the encoding would be SQL_ASCII.
+    Ok(builder.with_initdb_arg("--encoding", "UTF8"))
 }
 
 fn on_path() -> impl Iterator<Item = PathBuf> {

@@ -70,8 +70,8 @@ fn a_flag_wins_over_a_variable_and_an_empty_one_counts_as_unset() {
 fn a_database_url_loses_its_driver_and_keeps_the_rest() {
     for (given, read) in [
         (
-            "postgresql+asyncpg://u:p%40@h:1/d?sslmode=require&x=1",
-            "postgresql://u:p%40@h:1/d?sslmode=require&x=1",
+            "postgresql+asyncpg://u:p%40@h:1/d?sslmode=require&pool_size=1",
+            "postgresql://u:p%40@h:1/d?sslmode=require&pool_size=1",
         ),
         ("postgres://h/d", "postgresql://h/d"),
         ("POSTGRES+psycopg2://h", "postgresql://h"),

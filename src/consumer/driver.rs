@@ -252,7 +252,9 @@ impl Consumer {
             Event::PartitionFailed { partition, offset, reason } => {
                 self.machine.handle(Input::Unreadable { partition, offset, reason }, now);
             }
-            Event::ClientFailed { code, reason } => quiet::failed(&format!("{reason} ({code:?})")),
+            Event::ClientFailed { code, reason } => {
+                quiet::client_failed(Some(code), &format!("{reason} ({code:?})"))
+            }
             Event::ClientDied { code, reason } => {
                 let fenced = code == rdkafka::error::RDKafkaErrorCode::FencedInstanceId;
                 return Some(End::ClientDied { fenced, reason });

@@ -40,6 +40,8 @@ pub struct Machine {
     /// Writes of a single partition in flight.
     pub(super) single_writes: usize,
     pub(super) writes: WriteId,
+    /// What the pauses of this instance are drawn from.
+    pub(super) chance: u32,
     held_bytes: usize,
     paused: BTreeSet<Topic>,
 }
@@ -57,6 +59,7 @@ impl Machine {
             loading: false,
             single_writes: 0,
             writes: 0,
+            chance: std::process::id(),
             held_bytes: 0,
             paused: BTreeSet::new(),
         }
@@ -416,7 +419,7 @@ impl Machine {
 
     fn database_failed(&mut self, reason: &str, now: Instant) {
         let failures = self.gate.as_ref().map_or(0, |gate| gate.failures).saturating_add(1);
-        self.gate = Some(Gate { until: now + super::database_pause(failures), failures });
+        self.gate = Some(Gate { until: now + super::database_pause(failures, self.chance), failures });
         let held = self.lanes.iter().map(Lane::buffered_records).sum();
         self.actions.push_back(Action::Report(Notice::DatabaseFailed { reason: reason.to_owned(), held }));
     }

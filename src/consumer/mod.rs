@@ -17,6 +17,10 @@ mod topics;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod simulation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -164,9 +168,10 @@ fn pause(failures: u32, key: TopicPartition) -> Duration {
     jittered(Duration::from_millis(200), Duration::from_secs(10), failures, key)
 }
 
-/// The pause after so many failures of the database: 50 ms doubled each time, 5 s at most, likewise.
-fn database_pause(failures: u32) -> Duration {
-    jittered(Duration::from_millis(50), Duration::from_secs(5), failures, std::process::id())
+/// The pause after so many failures of the database: 50 ms doubled each time, 5 s at most, likewise. `of` differs
+/// between the instances.
+fn database_pause(failures: u32, of: u32) -> Duration {
+    jittered(Duration::from_millis(50), Duration::from_secs(5), failures, of)
 }
 
 fn jittered(first: Duration, most: Duration, failures: u32, of: impl Hash) -> Duration {

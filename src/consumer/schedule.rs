@@ -22,9 +22,10 @@ impl Machine {
         if self.actions.is_empty() {
             self.resume_lanes();
             if !self.is_gated(now) {
+                // A partition whose records were not kept starts again: before the load.
+                self.retry_waiting(now);
                 self.load(now);
                 self.write_lanes(now);
-                self.retry_waiting(now);
             }
             self.pause_lanes(now);
         }

@@ -24,17 +24,17 @@ pub(super) struct Starter {
 
 /// What a stored position means for the start.
 #[derive(Debug, PartialEq, Eq)]
-enum Decision {
+pub(super) enum Decision {
     /// The partition starts there.
     Start(Position),
-    /// The same, once the topic's id is stored as well.
+    /// The same, once this position is stored.
     Remember(Position),
     /// The first offset must be asked.
     LookUp(LookUp),
 }
 
 /// `lost`: the log does not have the stored offset. `topic_id`: the topic's id as the brokers tell it, where they do.
-fn decide(
+pub(super) fn decide(
     partition: TopicPartition,
     lost: bool,
     stored: Option<Position>,
@@ -54,6 +54,21 @@ fn decide(
         return Decision::Remember(Position { topic_id, ..position });
     }
     Decision::Start(position)
+}
+
+/// Where a partition starts whose log was looked at: at the stored position where the log has it, else at the first
+/// offset.
+pub(super) fn decide_in_log(look_up: &LookUp, log: Log) -> Decision {
+    match look_up.stored {
+        // The client was told that an offset is out of range which is there by now.
+        Some(stored)
+            if !is_recreated(&stored, look_up.to.topic_id)
+                && (log.low..=log.high).contains(&stored.next_offset) =>
+        {
+            Decision::Start(stored)
+        }
+        _ => Decision::Remember(Position { next_offset: log.low, ..look_up.to }),
+    }
 }
 
 fn is_recreated(stored: &Position, topic_id: Option<Uuid>) -> bool {
@@ -160,15 +175,10 @@ impl Starter {
                 starts.push((partition, trouble(TroubleKind::NoLeader, text)));
                 continue;
             };
-            match look_up.stored {
-                // The client was told that an offset is out of range which is there by now.
-                Some(stored)
-                    if !is_recreated(&stored, look_up.to.topic_id)
-                        && (log.low..=log.high).contains(&stored.next_offset) =>
-                {
-                    starts.push((partition, Start::At(stored)));
-                }
-                stored => changes.push((partition, stored, Position { next_offset: log.low, ..look_up.to })),
+            match decide_in_log(look_up, *log) {
+                Decision::Start(position) => starts.push((partition, Start::At(position))),
+                Decision::Remember(to) => changes.push((partition, look_up.stored, to)),
+                Decision::LookUp(_) => {}
             }
         }
         let stored = self.store_positions(&changes).await;

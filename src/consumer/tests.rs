@@ -602,7 +602,7 @@ impl World {
             assert!(timeout > self.now, "a timeout that has passed would be polled for ever");
         }
         let held: usize = self.machine.partitions.values().map(|partition| partition.held_bytes()).sum();
-        assert!(held <= 4 * 2 * 10 * 10, "{held} bytes are held");
+        assert!(held <= 4 * 2 * 10 * record(0, 0).size(), "{held} bytes are held");
     }
 
     fn check_write(&mut self, id: WriteId, effort: Effort, batch: Batch) {
@@ -645,7 +645,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_machine_keeps_its_promises_in_any_sequence_of_events(steps in prop::collection::vec(step(), 1..200)) {

@@ -78,7 +78,7 @@ pub(super) async fn watch_readiness(
 struct Database {
     schema: bool,
     writes: bool,
-    beaten: Option<Instant>,
+    next_beat: Option<Instant>,
 }
 
 impl Database {
@@ -89,14 +89,15 @@ impl Database {
         if !self.schema {
             // There may be no table to write to.
             self.writes = matches!(schema, Ok(Ok(_)));
-            self.beaten = None;
+            self.next_beat = None;
             return;
         }
-        let due = self.beaten.is_none_or(|beaten| beaten.elapsed() >= BEAT_EVERY);
-        if due || !self.writes {
+        if self.next_beat.is_none_or(|next| next <= Instant::now()) {
             let beat = tokio::time::timeout(ANSWER, store.beat(instance, &settings.kafka_group_id)).await;
             self.writes = matches!(beat, Ok(Ok(()))) || landed;
-            self.beaten = Some(Instant::now());
+            // One that hangs keeps its connection: only one that is refused is tried again soon.
+            let pause = if matches!(beat, Ok(Err(_))) { WATCH_EVERY } else { BEAT_EVERY };
+            self.next_beat = Some(Instant::now() + pause);
         }
     }
 }

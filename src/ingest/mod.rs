@@ -33,6 +33,7 @@ use crate::event::Limits;
 use crate::record::{Record, Topic, TopicPartition};
 use crate::retry::{pause_for, pauses};
 use crate::store::dead_letters;
+use crate::store::fault::LOCK_TIMEOUT;
 use crate::store::offsets::Position;
 use crate::store::write::{Mode, Written};
 use crate::store::{Fault, Store};
@@ -175,14 +176,34 @@ impl Ingest {
         });
         let parts: Vec<Part> = parts.collect();
         let mut written = Written::default();
-        let outcomes = match effort {
+        let mut outcomes = match effort {
             Effort::Once => self.write_once(&parts, &mut written).await,
             Effort::Thorough => self.write_each_thoroughly(&parts, cancel, &mut written).await,
         };
+        self.name_lock_holders(&mut outcomes).await;
         if outcomes.values().any(|outcome| matches!(outcome, Outcome::Waits { .. })) {
             metrics::counter!("voiceclone_write_retries_total").increment(1);
         }
         (outcomes, written)
+    }
+
+    /// Says who holds the lock that a write did not get in time.
+    async fn name_lock_holders(&self, outcomes: &mut Outcomes) {
+        let locked = outcomes.values_mut().filter_map(|outcome| match outcome {
+            Outcome::Waits { wait, .. } if wait.text.contains(LOCK_TIMEOUT) => Some(wait),
+            _ => None,
+        });
+        let locked: Vec<&mut Wait> = locked.collect();
+        if locked.is_empty() {
+            return;
+        }
+        let holders = self.store.lock_holders().await.unwrap_or_default();
+        for wait in locked {
+            wait.text = match holders.as_slice() {
+                [] => "a lock was not to be had within 2 s".to_owned(),
+                holders => format!("a lock was not to be had within 2 s; held by {}", holders.join("; ")),
+            };
+        }
     }
 
     /// One transaction for all, and after its failure one for each partition.

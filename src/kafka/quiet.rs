@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::outage;
 
@@ -20,6 +20,13 @@ static FAILED: Mutex<Option<Instant>> = Mutex::new(None);
 pub fn failed(reason: &str) {
     *FAILED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     outage::failed(SUBJECT, reason);
+}
+
+/// The same of an error. That all brokers are down is not said: what is said of each of them names it, and the reason.
+pub fn client_failed(code: Option<RDKafkaErrorCode>, reason: &str) {
+    if code != Some(RDKafkaErrorCode::AllBrokersDown) {
+        failed(reason);
+    }
 }
 
 /// Ends the outage where no client failed for this long: one broker of several may be away.
@@ -51,7 +58,7 @@ impl ClientContext for Quiet {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        failed(&format!("{reason} ({error})"));
+        client_failed(error.rdkafka_error_code(), &format!("{reason} ({error})"));
     }
 }
 

@@ -60,6 +60,9 @@ impl Fault {
     }
 }
 
+/// What PostgreSQL says where a lock was not to be had in time.
+pub const LOCK_TIMEOUT: &str = "canceling statement due to lock timeout";
+
 /// Faults that are no row's.
 #[derive(Clone, Copy)]
 enum World {
@@ -95,6 +98,7 @@ const OF_THE_WORLD: &[(&str, World)] = &[
     ("remaining connection slots are reserved", World::Unavailable),
     ("database is not accepting commands", World::Unavailable),
     ("cannot assign TransactionIds", World::Unavailable),
+    (LOCK_TIMEOUT, World::Busy),
     ("canceling statement due to", World::Busy),
     ("deadlock detected", World::Busy),
     ("could not obtain lock", World::Busy),

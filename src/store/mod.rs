@@ -7,6 +7,7 @@ pub mod expiry;
 pub mod fault;
 pub mod instances;
 pub mod letters;
+mod locks;
 pub mod migrate;
 pub mod offsets;
 pub mod outbox;
@@ -22,7 +23,6 @@ pub mod write;
 use std::sync::Arc;
 
 use diesel_async::SimpleAsyncConnection;
-use tokio::sync::watch;
 
 pub use connect::Pool;
 pub use fault::Fault;
@@ -45,12 +45,6 @@ impl Store {
     async fn connection(&self) -> Result<connect::Pooled<'_>, Fault> {
         let why = |reason| Fault::Unavailable(format!("no connection to PostgreSQL: {reason}"));
         self.pool.get().await.map_err(why)
-    }
-
-    /// How often a new connection has reached another server than the one before it: after a fail-over, a restart or
-    /// a restored backup. The offsets are to be compared then.
-    pub fn server_changes(&self) -> watch::Receiver<u64> {
-        self.pool.server_changes()
     }
 
     /// Whether a connection can be had, and one that answers.

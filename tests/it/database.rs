@@ -333,7 +333,7 @@ fn a_database_of_another_encoding_is_refused_by_name_with_the_remedy() {
 }
 
 #[test]
-fn a_commit_that_waits_for_a_standby_and_a_statement_that_waits_for_a_lock_are_reported_once() {
+fn a_commit_that_waits_for_a_standby_is_reported_once_and_a_lock_with_the_session_that_holds_it() {
     let server = PrivateServer::start(&[]);
     let scene = Scene::on(real_kafka!(), Database::on(&server), 1);
     let daemon = scene.daemon(&[]);
@@ -356,12 +356,12 @@ fn a_commit_that_waits_for_a_standby_and_a_statement_that_waits_for_a_lock_are_r
         send(&scene, 3, 5);
         let blocker: i32 = lock.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
         let blocker = format!("process {blocker}");
-        wait_for_line(&daemon, &["PostgreSQL has not finished a statement", "Lock relation", &blocker], SOON);
+        wait_for_line(&daemon, &["partitions wait", "call.lifecycle", "held by", &blocker, "call_log"], SOON);
         lock.rollback().await.unwrap();
     });
     scene.assert_as_the_model_says(MINUTES);
     let lines = daemon.logs().iter().filter(|line| line.contains("has not finished a statement")).count();
-    assert_eq!(lines, 2);
+    assert_eq!(lines, 1);
 }
 
 #[test]

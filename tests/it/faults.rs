@@ -209,7 +209,7 @@ fn a_topic_made_anew_that_already_has_the_stored_offset_is_told_from_the_old_one
     eventually_eq(MINUTES, "the transfers", "5".to_owned(), || {
         scene.database.value("SELECT count(*) FROM clone_transfer_events")
     });
-    assert!(daemon.logs().iter().any(|line| line.contains("made anew")));
+    assert!(daemon.logs().iter().any(|line| line.contains("recreated")));
 }
 
 #[test]

@@ -373,7 +373,7 @@ fn no_log_line_at_any_level_holds_personal_data_or_a_password() {
             ("a timeout", "canceling statement due to"),
             ("a fault", "permission denied for"),
             ("the level that was asked for", "DEBUG"),
-            ("the end", "ended in good order"),
+            ("the end", "shut down cleanly"),
         ] {
             eventually(SOON, &format!("{what} in the log"), || {
                 if daemon.logs().iter().any(|line| line.contains(part)) { Ok(()) } else { Err("not there") }

@@ -92,12 +92,6 @@ impl Pool {
         }
     }
 
-    /// How often a new connection has reached another server than the one before: after a fail-over, a restart or a
-    /// restored backup, when the stored offsets may be others.
-    pub fn server_changes(&self) -> watch::Receiver<u64> {
-        self.shared.changes.subscribe()
-    }
-
     /// The server processes of the connections that have been in use for longer than this.
     pub fn in_use_for(&self, time: Duration) -> Vec<i32> {
         let state = self.shared.state();
@@ -130,7 +124,6 @@ impl Drop for Pooled<'_> {
 #[derive(Default)]
 struct Shared {
     may_fill: watch::Sender<bool>,
-    changes: watch::Sender<u64>,
     trial: Trial,
     next_id: AtomicU64,
     /// Whether it was said that there are fewer connections than the settings allow.
@@ -182,7 +175,6 @@ impl Shared {
                     server = opened.place,
                     "PostgreSQL is another server than before, or was restarted"
                 );
-                self.changes.send_modify(|changes| *changes += 1);
             }
         }
         id

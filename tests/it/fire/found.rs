@@ -86,8 +86,7 @@ fn a_topic_made_anew_is_noticed_by_an_instance_that_has_none_of_its_partitions()
     broker.start_again();
     let mut second = scene.daemon(&[]);
     second.wait_ready(SOON * 2);
-    let seconds =
-        |name: &&&str| logged(&second, &format!(r#""a partition starts","topic":"{name}""#)).is_ok();
+    let seconds = |name: &&&str| logged(&second, &format!("{}/0", scene.topic(name))).is_ok();
     let name =
         *["clone.transfer", "clone.failed", "call.lifecycle"].iter().find(|name| !seconds(name)).unwrap();
     let topic = scene.topic(name);
@@ -103,13 +102,16 @@ fn a_topic_made_anew_is_noticed_by_an_instance_that_has_none_of_its_partitions()
     scene.kafka.create_topic(&topic, 1, &[]);
     send(3);
     read("3");
-    eventually(SOON, "a new consumer of the second instance", || logged(&second, "a topic was made anew"));
+    eventually(SOON, "a new consumer of the second instance", || logged(&second, "the topic was recreated"));
     first.signal(Signal::Term);
     assert_eq!(first.wait_exit(SOON), 0);
     send(2);
     read("5");
     assert!(second.is_running());
 }
+
+/// In the log line that says which partitions are read.
+const READ: &str = r#"read","partitions":"#;
 
 /// Where a daemon says so in its log: the last line.
 fn logged(daemon: &Daemon, part: &str) -> Result<usize, String> {
@@ -157,7 +159,7 @@ fn partitions_lost_while_they_are_paused_are_read_when_they_come_back() {
     first.wait_ready(SOON);
     while_locked("clone_transfer_events", &scene, |_| {
         send_transfers(&scene, 40, 4);
-        eventually(SOON, "the first instance to pause", || logged(&first, "the partitions are paused"));
+        eventually(SOON, "the first instance to pause", || logged(&first, "partitions are paused"));
         partitions_go_to_another_one_and_come_back(&scene, &first);
     });
     scene.wait_until_consumed(SOON);
@@ -167,10 +169,10 @@ fn partitions_go_to_another_one_and_come_back(scene: &Scene, first: &Daemon) {
     let mut second = scene.daemon(&[]);
     let revoked =
         eventually(SOON, "the first one to lose partitions", || logged(first, "partitions are revoked"));
-    eventually(SOON, "the second one to have them", || logged(&second, "a partition starts"));
+    eventually(SOON, "the second one to have them", || logged(&second, READ));
     second.signal(Signal::Term);
     second.wait_exit(SOON);
-    eventually(SOON, "them to come back", || match logged(first, "a partition starts")? {
+    eventually(SOON, "them to come back", || match logged(first, READ)? {
         line if line > revoked => Ok(()),
         line => Err(format!("line {line}, not after {revoked}")),
     });
@@ -263,11 +265,11 @@ fn an_instance_that_lost_all_that_it_had_gathered_reads_on() {
     first.wait_ready(SOON);
     while_locked("clone_transfer_events", &scene, |release| {
         send_transfers(&scene, 10, 1);
-        eventually(SOON, "the first instance to pause", || logged(&first, "the partitions are paused"));
+        eventually(SOON, "the first instance to pause", || logged(&first, "partitions are paused"));
         first.signal(Signal::Stop);
         // It notices that the group has changed, and lets the first one in again, only after some seconds.
         let mut second = scene.daemon(&patient);
-        eventually(SOON, "the second one to have its partitions", || logged(&second, "a partition starts"));
+        eventually(SOON, "the second one to have its partitions", || logged(&second, READ));
         first.signal(Signal::Cont);
         eventually(SOON, "the first one to lose them", || logged(&first, "partitions are revoked"));
         release();

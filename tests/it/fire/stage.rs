@@ -233,8 +233,14 @@ impl Stage {
         let scene = match self.further_brokers.as_slice() {
             [second, third] => {
                 let (second, third) = (second.id, third.id);
-                let brokers = vec![vec![FIRST], vec![FIRST, third], vec![second], vec![third, FIRST]];
-                Scene::placed_on(&self.kafka, database, |_| brokers.clone())
+                // All partitions of a topic have as many replicas.
+                let alone = vec![vec![FIRST], vec![FIRST], vec![second], vec![FIRST]];
+                let with_a_replica =
+                    vec![vec![FIRST, third], vec![FIRST, third], vec![FIRST, third], vec![third, FIRST]];
+                Scene::placed_on(&self.kafka, database, |topic| match topic {
+                    "clone.failed" | "call.lifecycle" | "clone.expired" => alone.clone(),
+                    _ => with_a_replica.clone(),
+                })
             }
             _ => Scene::on(&self.kafka, database, PARTITIONS),
         };

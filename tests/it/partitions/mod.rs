@@ -8,7 +8,8 @@
 //! - [`limit`]: `DEAD_LETTER_LIMIT` and `dead-letters accept`;
 //! - [`fetching`]: batches that cannot be unpacked, quotas, topics that nobody may create, a thousand partitions;
 //! - [`readiness`]: what `/readyz` answers;
-//! - [`logs`]: how much is logged in an outage.
+//! - [`logs`]: how much is logged in an outage;
+//! - [`traces`]: what librdkafka reports, for the simulation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,6 +21,7 @@ mod limit;
 mod logs;
 mod offsets;
 mod readiness;
+mod traces;
 
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -325,6 +325,8 @@ impl Kafka {
             ("enable.partition.eof", "true"),
             ("fetch.wait.max.ms", "10"),
             ("fetch.message.max.bytes", MAX_BYTES),
+            // also the most that a batch may unpack to
+            ("receive.message.max.bytes", "1000000000"),
         ]);
         let mut ahead = self.partitions(topic);
         consumer

@@ -1,0 +1,253 @@
+//! A client of the group that behaves as librdkafka does. `docs/design.md` lists the assumptions.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use uuid::Uuid;
+
+use super::Millis;
+use super::kafka::Kafka;
+use crate::kafka::group::Event;
+use crate::record::{Record, Topic, TopicPartition};
+
+/// Records that are fetched ahead (`queued.min.messages`).
+const QUEUED: usize = 200;
+
+/// Records of a partition in one answer.
+const FETCHED: usize = 40;
+
+/// A record in so many is heavy, so that the limits on memory have work.
+const HEAVY_EVERY: i64 = 997;
+const HEAVY_BYTES: usize = 6 * 1024 * 1024;
+
+/// A rebalance that was handed out and is not answered: the client takes part in no other one.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub since: Millis,
+    /// `None` for an assignment, which releases nothing.
+    release: Option<Release>,
+}
+
+/// What the answer of a revocation brings about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Release {
+    pub partitions: Vec<TopicPartition>,
+    /// The assignment that follows it.
+    pub then: Option<Vec<TopicPartition>>,
+}
+
+/// A partition that is read.
+#[derive(Debug)]
+struct Reading {
+    /// The offset to fetch next.
+    fetch: i64,
+    /// The offset behind the last record that was handed out.
+    handed_out: i64,
+    /// Events of an older version are dropped.
+    version: u64,
+    /// An offset out of range: nothing is fetched until it is unassigned and assigned anew.
+    failed: bool,
+    paused: bool,
+    /// The end that was reported.
+    end: Option<i64>,
+    /// Not fetched before, after an error.
+    not_before: Millis,
+}
+
+#[derive(Default)]
+pub(super) struct Client {
+    queue: VecDeque<(Option<(TopicPartition, u64)>, Event)>,
+    reading: BTreeMap<TopicPartition, Reading>,
+    version: u64,
+    pub unanswered: Option<Unanswered>,
+    /// A fatal error: nothing works from then on.
+    pub dead: bool,
+    pub member: bool,
+    /// What the group gave it.
+    pub given: BTreeSet<TopicPartition>,
+    /// The topics as it saw them first. It does not follow one that is recreated.
+    topics: BTreeMap<Topic, Uuid>,
+}
+
+impl Client {
+    pub fn is_reading(&self, key: TopicPartition) -> bool {
+        self.reading.get(&key).is_some_and(|reading| !reading.failed && !reading.paused)
+    }
+
+    pub fn is_assigned(&self, key: TopicPartition) -> bool {
+        self.reading.contains_key(&key)
+    }
+
+    pub fn has_events(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    pub fn report(&mut self, event: Event) {
+        self.queue.push_back((None, event));
+    }
+
+    pub fn give(&mut self, partitions: Vec<TopicPartition>, now: Millis) {
+        self.given.extend(partitions.iter().copied());
+        self.unanswered = Some(Unanswered { since: now, release: None });
+        self.report(Event::Assigned(partitions));
+    }
+
+    pub fn take_away(&mut self, release: Release, lost: bool, now: Millis) {
+        let partitions = release.partitions.clone();
+        self.given.retain(|key| !partitions.contains(key));
+        self.unanswered = Some(Unanswered { since: now, release: Some(release) });
+        self.report(Event::Revoked { partitions, lost });
+    }
+
+    /// The next event. One of a partition that was unassigned or paused since is dropped.
+    pub fn next_event(&mut self) -> Option<Event> {
+        loop {
+            let (of, event) = self.queue.pop_front()?;
+            if let Some((key, version)) = of {
+                let Some(reading) = self.reading.get_mut(&key).filter(|reading| reading.version == version)
+                else {
+                    continue;
+                };
+                match &event {
+                    Event::Record(record) => reading.handed_out = record.offset + 1,
+                    Event::OffsetOutOfRange { .. } => reading.failed = true,
+                    _ => {}
+                }
+            }
+            if let Event::Revoked { partitions, .. } = &event {
+                partitions.iter().for_each(|key| drop(self.reading.remove(key)));
+            }
+            return Some(event);
+        }
+    }
+
+    /// Answers an assignment, also by reading another partition: librdkafka does not tell the calls apart.
+    pub fn answer_assignment(&mut self) -> bool {
+        let due = self.unanswered.as_ref().is_some_and(|unanswered| unanswered.release.is_none());
+        if due {
+            self.unanswered = None;
+        }
+        due
+    }
+
+    /// Answers a revocation, also by no longer reading another partition.
+    pub fn answer_revocation(&mut self) -> Option<Release> {
+        self.unanswered.as_ref()?.release.as_ref()?;
+        self.unanswered.take()?.release
+    }
+
+    pub fn assign(&mut self, offsets: &[(TopicPartition, i64)]) -> Result<(), String> {
+        if let Some((key, _)) = offsets.iter().find(|(key, _)| self.reading.contains_key(key)) {
+            return Err(format!("{key} is assigned already"));
+        }
+        for (key, offset) in offsets {
+            self.version += 1;
+            let reading = Reading {
+                fetch: *offset,
+                handed_out: *offset,
+                version: self.version,
+                failed: false,
+                paused: false,
+                end: None,
+                not_before: 0,
+            };
+            self.reading.insert(*key, reading);
+        }
+        Ok(())
+    }
+
+    pub fn unassign(&mut self, partitions: &[TopicPartition]) {
+        partitions.iter().for_each(|key| drop(self.reading.remove(key)));
+    }
+
+    /// `rd_kafka_seek`: fails for ever once an offset was out of range.
+    pub fn seek(&mut self, key: TopicPartition, offset: i64) -> bool {
+        self.version += 1;
+        let version = self.version;
+        let Some(reading) = self.reading.get_mut(&key).filter(|reading| !reading.failed) else {
+            return false;
+        };
+        (reading.fetch, reading.handed_out, reading.version, reading.end) = (offset, offset, version, None);
+        true
+    }
+
+    /// What was fetched ahead is dropped, and fetched again after the pause.
+    pub fn pause(&mut self, partitions: &[TopicPartition], paused: bool) {
+        for key in partitions {
+            self.version += 1;
+            if let Some(reading) = self.reading.get_mut(key) {
+                reading.paused = paused;
+                reading.version = self.version;
+                (reading.fetch, reading.end) = (reading.handed_out, None);
+            }
+        }
+    }
+
+    /// Fetches of each partition what there is. Returns whether there may be more.
+    pub fn fetch(&mut self, kafka: &Kafka, now: Millis) -> bool {
+        let mut more = false;
+        for (key, reading) in &mut self.reading {
+            if reading.failed || reading.paused || reading.not_before > now {
+                more |= reading.not_before > now && !reading.failed;
+                continue;
+            }
+            let (Some(log), Some(id)) = (kafka.logs.get(key), kafka.ids.get(&key.topic)) else { continue };
+            if !log.is_served() || self.topics.entry(key.topic).or_insert(*id) != id {
+                continue;
+            }
+            if self.queue.len() >= QUEUED {
+                more = true;
+                continue;
+            }
+            let of = Some((*key, reading.version));
+            if reading.fetch < log.low || reading.fetch > log.end() {
+                reading.failed = true;
+                self.queue.push_back((of, Event::OffsetOutOfRange { partition: *key }));
+                continue;
+            }
+            let before = reading.fetch;
+            let mut fetched = 0;
+            while reading.fetch < log.end() && fetched < FETCHED {
+                if let Some((from, to)) = log.unreadable
+                    && (from..to).contains(&reading.fetch)
+                {
+                    break;
+                }
+                if log.has_record(reading.fetch) {
+                    fetched += 1;
+                    self.queue.push_back((of, Event::Record(record(*key, reading.fetch, *id))));
+                }
+                reading.fetch += 1;
+            }
+            if reading.fetch == log.end() {
+                if reading.end != Some(reading.fetch) {
+                    reading.end = Some(reading.fetch);
+                    let event = Event::EndOfPartition { partition: *key, offset: reading.fetch };
+                    self.queue.push_back((of, event));
+                }
+            } else if reading.fetch == before {
+                reading.not_before = now + 500;
+                more = true;
+                let reason = "decompression failed".to_owned();
+                let event = Event::PartitionFailed { partition: *key, offset: Some(reading.fetch), reason };
+                self.queue.push_back((of, event));
+            } else {
+                more = true;
+            }
+        }
+        more
+    }
+}
+
+/// A record, which carries the topic's id as its timestamp.
+fn record(key: TopicPartition, offset: i64, id: Uuid) -> Record {
+    let bytes = if offset % HEAVY_EVERY == HEAVY_EVERY - 1 { HEAVY_BYTES } else { 10 };
+    Record {
+        topic: key.topic,
+        partition: key.partition,
+        offset,
+        timestamp: id.as_u128() as i64,
+        key: None,
+        value: Some(vec![0; bytes]),
+        headers: Vec::new(),
+    }
+}

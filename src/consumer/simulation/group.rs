@@ -1,0 +1,80 @@
+//! The coordinator of the group, with cooperative and sticky assignment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Millis, Who};
+use crate::record::TopicPartition;
+
+/// Kafka's `session.timeout.ms`, as the daemon sets it.
+pub(super) const SESSION_TIMEOUT: Millis = 10_000;
+
+/// Kafka's default of `max.poll.interval.ms`.
+pub(super) const MAX_POLL_INTERVAL: Millis = 300_000;
+
+#[derive(Default)]
+pub(super) struct Member {
+    /// What it was given and has not released.
+    pub owned: BTreeSet<TopicPartition>,
+    /// Its last heartbeat.
+    pub heard: Millis,
+}
+
+#[derive(Default)]
+pub(super) struct Group {
+    pub members: BTreeMap<Who, Member>,
+    /// Members or partitions changed: a rebalance is due.
+    pub changed: bool,
+}
+
+/// What a rebalance changes for a member.
+pub(super) struct Change {
+    pub member: Who,
+    pub revoked: Vec<TopicPartition>,
+    pub added: Vec<TopicPartition>,
+}
+
+impl Group {
+    pub fn owners(&self, key: TopicPartition) -> impl Iterator<Item = Who> {
+        self.members.iter().filter(move |(_, member)| member.owned.contains(&key)).map(|(who, _)| *who)
+    }
+
+    /// One round: each member keeps what it has up to its share; what nobody has goes to those that have less. What is
+    /// revoked has a new owner in a later round, once it was released.
+    pub fn rebalance(&mut self, partitions: &BTreeSet<TopicPartition>) -> Vec<Change> {
+        self.changed = false;
+        let count = self.members.len().max(1);
+        let (share, mut larger) = (partitions.len() / count, partitions.len() % count);
+        let mut free: Vec<TopicPartition> =
+            partitions.iter().copied().filter(|key| self.owners(*key).next().is_none()).collect();
+        let mut order: Vec<Who> = self.members.keys().copied().collect();
+        order.sort_by_key(|who| (usize::MAX - self.members[who].owned.len(), *who));
+        let mut changes = Vec::new();
+        for who in order {
+            let Some(member) = self.members.get_mut(&who) else { continue };
+            let mut quota = share;
+            let existing = member.owned.intersection(partitions).count();
+            if larger > 0 && (existing > share || free.len() > share.saturating_sub(existing)) {
+                larger -= 1;
+                quota += 1;
+            }
+            let mut kept = 0;
+            let revoked = member.owned.iter().copied().filter(|key| {
+                let keep = partitions.contains(key) && kept < quota;
+                kept += usize::from(keep);
+                !keep
+            });
+            let revoked: Vec<TopicPartition> = revoked.collect();
+            let wanted = quota.saturating_sub(kept).min(free.len());
+            let added: Vec<TopicPartition> = free.drain(..wanted).collect();
+            member.owned.extend(added.iter().copied());
+            changes.push(Change { member: who, revoked, added });
+        }
+        // A share that nobody took goes to the first.
+        if let Some(first) = changes.first_mut() {
+            let member = self.members.entry(first.member).or_default();
+            member.owned.extend(free.iter().copied());
+            first.added.extend(free);
+        }
+        changes
+    }
+}

@@ -1,0 +1,89 @@
+//! Days of the simulated world, and the proof that it finds the faults that the rules keep away.
+
+use super::{Rule, World};
+
+/// Days of `cargo test`. `make simulate-faults` lives through more.
+const DAYS: u64 = 2000;
+
+/// A day of a seed. Where a promise is broken, the same day is lived through again for its last events.
+fn day(seed: u64, without: Option<Rule>) -> Result<(), String> {
+    let mut world = World::new(seed, without, false);
+    let Err(broken) = world.live_a_day() else { return Ok(()) };
+    let at = world.now;
+    let mut again = World::new(seed, without, true);
+    let same = again.live_a_day() == Err(broken.clone()) && again.now == at;
+    let events: Vec<String> = again.events.unwrap_or_default().into();
+    Err(format!(
+        "{}\n\n{broken}\nseed {seed}, {:.3} s after the beginning{}; again with: make simulate-faults SEED={seed} DAYS=1",
+        events.join("\n"),
+        at as f64 / 1000.0,
+        if same { "" } else { " (and differently the second time)" }
+    ))
+}
+
+fn live_through(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        if let Err(broken) = day(seed, None) {
+            panic!("{broken}");
+        }
+    }
+}
+
+/// Asserts that the simulation finds, within days, that a rule is missing: by this broken promise.
+fn assert_found_without(rule: Rule, promise: &str) {
+    let broken = |seed| World::new(seed, Some(rule), false).live_a_day().err();
+    let (days, broken) = (0..200).find_map(|seed| Some((seed + 1, broken(seed)?))).expect("200 days went by");
+    println!("without {rule:?}, day {days}: {broken}");
+    assert!(broken.contains(promise), "{broken}");
+}
+
+#[test]
+fn whatever_fails_everything_settles_and_no_record_is_passed_over() {
+    live_through(0..DAYS);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_day() {
+    let day = |seed| {
+        let mut world = World::new(seed, None, true);
+        world.live_a_day().unwrap();
+        world.events.unwrap()
+    };
+    assert_eq!(day(3), day(3));
+    assert_ne!(day(3), day(4));
+}
+
+#[test]
+fn the_simulation_finds_a_seek_in_place_of_a_new_assignment() {
+    assert_found_without(Rule::AssignAnew, "although no fault concerns it");
+}
+
+#[test]
+fn the_simulation_finds_a_load_that_waits_for_every_partition() {
+    assert_found_without(Rule::LoadsWaitForNone, "although no fault concerns it");
+}
+
+#[test]
+fn the_simulation_finds_a_dead_client_that_is_not_replaced() {
+    assert_found_without(Rule::ReplaceTheDead, "belongs to");
+}
+
+#[test]
+fn the_simulation_finds_a_rebalance_that_is_answered_only_once_positions_are_known() {
+    assert_found_without(Rule::AnswerAtOnce, "answer a rebalance");
+}
+
+#[test]
+fn the_simulation_finds_ends_of_partitions_that_are_ignored() {
+    assert_found_without(Rule::HeedEnds, "although no fault concerns it");
+}
+
+#[test]
+#[ignore = "make simulate-faults"]
+fn simulate_faults() {
+    let given = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = given("SIMULATION_SEED").unwrap_or(1);
+    let days = given("SIMULATION_DAYS").unwrap_or(10_000);
+    live_through(seed..seed + days);
+    println!("{days} days from seed {seed}: every promise was kept");
+}
