@@ -48,15 +48,17 @@ END
 $$;
 REVOKE ALL ON SCHEMA public, ingest FROM voiceclone_events, voiceclone_reader;
 
--- The daemon: rows of the seven tables are made and changed, never deleted; only what was published leaves the outbox.
+-- The daemon: rows of the seven tables are made and changed, never deleted; what was published leaves the outbox,
+-- and dead letters that are resolved and published are deleted where that is asked for.
 GRANT USAGE ON SCHEMA public, ingest TO voiceclone_events;
 GRANT SELECT ON public.__diesel_schema_migrations TO voiceclone_events;
 GRANT SELECT, INSERT, UPDATE ON
     public.caller_voice_mapping, public.voice_clone_cache, public.call_log, public.voice_clone_log,
     public.clone_ready_events, public.clone_failed_events, public.clone_transfer_events,
-    ingest.consumer_offsets, ingest.dead_letters, ingest.voices, ingest.calls, ingest.mappings
+    ingest.consumer_offsets, ingest.voices, ingest.calls, ingest.mappings
     TO voiceclone_events;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ingest.outbox, ingest.instances, ingest.pauses TO voiceclone_events;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ingest.outbox, ingest.dead_letters, ingest.instances, ingest.pauses
+    TO voiceclone_events;
 GRANT SELECT, INSERT ON ingest.skips TO voiceclone_events;
 
 -- Analysts: the seven tables. Not ingest: dead letters hold personal data as it came.

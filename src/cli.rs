@@ -1,5 +1,6 @@
 //! The command line: commands, flags and `--help`; a usage error ends with a line that says what to do.
 
+pub mod dead_letters;
 mod usage;
 
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+pub use self::dead_letters::DeadLetters;
 pub use self::usage::Usage;
 use self::usage::usage;
 
@@ -193,9 +195,13 @@ pub enum Command {
         #[arg(long, value_parser = topic)]
         topic: Option<Topic>,
     },
-    /// Say that a row of unusable records is accepted
-    #[command(subcommand, after_help = NEEDS_DATABASE_AND_GROUP, disable_help_subcommand = true)]
-    DeadLetters(DeadLetters),
+    /// Look through records that could not be used, and settle them
+    #[command(after_help = NEEDS_DATABASE_AND_GROUP, disable_help_subcommand = true)]
+    DeadLetters {
+        /// What to do [default: summary].
+        #[command(subcommand)]
+        what: Option<DeadLetters>,
+    },
     /// Send one JSON object a line to a topic, checked first as the daemon would
     #[command(after_help = NEEDS_BROKER)]
     Publish {
@@ -263,23 +269,6 @@ pub enum Migrate {
     /// Show which migrations are applied and which are missing
     #[command(after_help = NEEDS_DATABASE)]
     Status,
-}
-
-/// What `dead-letters` does.
-#[derive(Debug, Clone, Subcommand)]
-pub enum DeadLetters {
-    /// Let partitions that DEAD_LETTER_LIMIT stopped go on
-    ///
-    /// Running daemons follow within 10 s. The dead letters themselves stay as they are.
-    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
-    Accept {
-        /// Only this topic, without TOPIC_PREFIX [default: all]
-        #[arg(long, value_parser = topic)]
-        topic: Option<Topic>,
-        /// Only this partition of the topic [default: all]
-        #[arg(long, value_name = "P", value_parser = partition, requires = "topic")]
-        partition: Option<i32>,
-    },
 }
 
 fn topic(text: &str) -> Result<Topic, String> {
@@ -375,7 +364,11 @@ mod tests {
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),
-            (&["dead-letters"], "a command is missing after dead-letters: give one of accept"),
+            (
+                &["dead-letters", "retry", "40-17"],
+                "[ID]... cannot be \"40-17\": give an id such as 17, or a range such as 17-40",
+            ),
+            (&["dead-letters", "discard", "17"], "--note <TEXT> is missing: give it, or see --help"),
             (
                 &["dead-letters", "accept", "--partition", "1"],
                 "--topic <TOPIC> is missing: give it, or see --help",

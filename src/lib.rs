@@ -14,6 +14,7 @@
 //!      -> config -> cli             environment and flags, checked
 //!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
 //!      -> status                    pure: what the database and the brokers answered, to a verdict and the problems
+//!      -> mask                      pure: what of an event may be shown
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
@@ -38,6 +39,7 @@ pub mod identity;
 pub mod ingest;
 pub mod kafka;
 pub mod logging;
+pub mod mask;
 pub mod memory;
 pub mod outage;
 pub mod output;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, Usage};
+use voiceclone_events::cli::{self, Asked, Cli, Command, Usage};
 use voiceclone_events::commands::{
     check, dead_letters, demo, migrate, pause, publish, replay, simulate, skip, status,
 };
@@ -151,8 +151,9 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             Ok(pause::pause(&settings(true, false)?, *topic, *time, cli.json).await?)
         }
         Command::Resume { topic } => Ok(pause::resume(&settings(true, false)?, *topic, cli.json).await?),
-        Command::DeadLetters(DeadLetters::Accept { topic, partition }) => {
-            Ok(dead_letters::accept(&settings(true, false)?, *topic, *partition, cli.json).await?)
+        Command::DeadLetters { what } => {
+            let settings = settings(true, false)?;
+            good(dead_letters::run(&settings, what.as_ref(), cli.json, cancel).await?)
         }
         Command::Publish { topic, file } => {
             good(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)

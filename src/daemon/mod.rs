@@ -4,6 +4,7 @@
 mod expiry;
 mod publisher;
 mod readiness;
+mod retention;
 mod start;
 mod waits;
 
@@ -93,6 +94,9 @@ async fn work(
     let sender = Sender::new(settings)?;
     let poke = Arc::new(Notify::new());
     tasks.spawn(expiry::expire(settings.clone(), store.clone(), poke.clone(), cancel.clone()));
+    if let Some(retention) = settings.dead_letter_retention {
+        tasks.spawn(retention::delete(retention, store.clone(), cancel.clone()));
+    }
     tasks.spawn(publisher::publish(store.clone(), sender, poke, cancel.clone()));
     let ingest = Ingest {
         store,

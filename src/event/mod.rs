@@ -45,6 +45,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in the order of the contract.
+    pub const ALL: [Reason; 11] = [
+        Reason::InvalidJson,
+        Reason::NotAnObject,
+        Reason::MissingField,
+        Reason::InvalidType,
+        Reason::InvalidValue,
+        Reason::TooLong,
+        Reason::NulCharacter,
+        Reason::Tombstone,
+        Reason::TooLarge,
+        Reason::WrongTypeForTopic,
+        Reason::RejectedByDatabase,
+    ];
+
     /// The name that the dead letter carries.
     pub fn name(self) -> &'static str {
         match self {

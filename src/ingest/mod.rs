@@ -292,6 +292,12 @@ impl Ingest {
         }
         let mut done = done?;
         done.unusable = batch.dead_letters.len() as u64;
+        if self.mode != Mode::Live {
+            let refused = batch.dead_letters.iter().map(|letter| {
+                (letter.record.topic_partition(), letter.record.offset, letter.unusable.clone())
+            });
+            done.refused = refused.collect();
+        }
         written.add(done);
         if self.mode != Mode::Rehearse {
             for summary in dead_letters::summaries(&batch.dead_letters) {

@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod expiry;
 pub mod fault;
 pub mod instances;
+pub mod letters;
 mod locks;
 pub mod migrate;
 pub mod offsets;

@@ -16,7 +16,7 @@ const RIGHTS: &[(&str, &str, &[&str])] = &[
     ("public", "clone_failed_events", WRITE),
     ("public", "clone_transfer_events", WRITE),
     ("ingest", "consumer_offsets", WRITE),
-    ("ingest", "dead_letters", WRITE),
+    ("ingest", "dead_letters", ALL),
     ("ingest", "voices", WRITE),
     ("ingest", "calls", WRITE),
     ("ingest", "mappings", WRITE),

@@ -22,9 +22,10 @@ use super::dead_letters::{self, DeadLetter, KnownLetters};
 use super::offsets::{self, Advance};
 use super::unnest::{Column, Statement, Telling, Unnest, from_timestamp};
 use super::{Fault, Store};
-use crate::event::Time;
+use crate::event::{Time, Unusable};
 use crate::fold::Latest;
 use crate::plan::Plan;
+use crate::record::TopicPartition;
 
 pub use rehearsal::Rehearsal;
 
@@ -47,6 +48,8 @@ pub struct Written {
     pub dead_letters: u64,
     /// Records that cannot be used, whether or not their dead letters are new; `Ingest` counts them.
     pub unusable: u64,
+    /// Place and fault of each record that cannot be used. Only where rows are asked for.
+    pub refused: Vec<(TopicPartition, i64, Unusable)>,
 }
 
 impl Written {
@@ -54,6 +57,7 @@ impl Written {
     pub fn add(&mut self, other: Written) {
         self.dead_letters += other.dead_letters;
         self.unusable += other.unusable;
+        self.refused.extend(other.refused);
         for (table, rows) in other.rows {
             self.rows.entry(table).or_default().extend(rows);
         }

@@ -15,6 +15,7 @@ mod fuzz;
 mod histories;
 mod infrastructure;
 mod letters;
+mod letters_commands;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod partitions;

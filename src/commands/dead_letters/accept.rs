@@ -17,7 +17,7 @@ pub async fn accept(
     partition: Option<i32>,
     json: bool,
 ) -> anyhow::Result<()> {
-    let store = super::store(settings).await?;
+    let store = crate::commands::store(settings).await?;
     let group = &settings.kafka_group_id;
     let name = topic.map(|topic| settings.topic_name(topic));
     let accepted = store

@@ -1,0 +1,261 @@
+//! The arguments of `dead-letters`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{NEEDS_DATABASE, NEEDS_DATABASE_AND_GROUP, offset, partition, positive, rate, time, topic};
+use crate::event::{Reason, Time};
+use crate::record::Topic;
+
+/// What `dead-letters` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DeadLetters {
+    /// Count the unresolved dead letters by topic, reason and message; also without a word
+    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
+    Summary,
+    /// List dead letters, one a line
+    #[command(after_help = NEEDS_DATABASE)]
+    List {
+        /// Which ones.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
+    },
+    /// Show one dead letter, with the place of the fault marked
+    ///
+    /// Phone numbers are masked, and other texts are left out, unless --reveal or --raw is given.
+    #[command(after_help = NEEDS_DATABASE)]
+    Show {
+        /// Its id
+        #[arg(value_parser = id)]
+        id: i64,
+        /// Show phone numbers and texts as they are
+        #[arg(long)]
+        reveal: bool,
+        /// Write the value's bytes, and nothing else
+        #[arg(long, conflicts_with = "reveal")]
+        raw: bool,
+    },
+    /// Take the same records through the daemon's code again
+    ///
+    /// For a setting or a constraint that was put right. Exit status 1 where some records still cannot be used.
+    #[command(after_help = NEEDS_DATABASE)]
+    Retry {
+        /// Which ones.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
+        /// Whether to ask.
+        #[command(flatten)]
+        bulk: Bulk,
+        /// Dead letters a second, at most [default: no limit]
+        #[arg(long, value_name = "R", value_parser = rate)]
+        rate: Option<f64>,
+    },
+    /// Resolve dead letters with a note, and do nothing else
+    #[command(after_help = NEEDS_DATABASE)]
+    Discard {
+        /// Which ones.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
+        /// Whether to ask.
+        #[command(flatten)]
+        bulk: Bulk,
+        /// Why, for those who come after
+        #[arg(long, value_name = "TEXT")]
+        note: String,
+    },
+    /// Write dead letters to a file or to standard output
+    ///
+    /// With --reveal ndjson is what `publish` takes again; a value that is no JSON object is base64, with its place.
+    /// Without it phone numbers are masked, and other texts are left out.
+    #[command(after_help = NEEDS_DATABASE)]
+    Export {
+        /// Which ones.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
+        /// ndjson, or csv for a spreadsheet
+        #[arg(long, value_enum, default_value_t = Format::Ndjson)]
+        format: Format,
+        /// Export phone numbers and texts as they are
+        #[arg(long)]
+        reveal: bool,
+        /// A new file, which only its owner may read [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Delete dead letters that are resolved and published
+    #[command(after_help = NEEDS_DATABASE)]
+    Purge {
+        /// Only those that were made longer ago than this, such as 90d
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        older_than: Option<Duration>,
+        /// Which ones.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
+        /// Whether to ask.
+        #[command(flatten)]
+        bulk: Bulk,
+    },
+    /// Let partitions that DEAD_LETTER_LIMIT stopped go on
+    ///
+    /// Running daemons follow within 10 s. The dead letters themselves stay as they are.
+    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
+    Accept {
+        /// Only this topic, without TOPIC_PREFIX [default: all]
+        #[arg(long, value_parser = topic)]
+        topic: Option<Topic>,
+        /// Only this partition of the topic [default: all]
+        #[arg(long, value_name = "P", value_parser = partition, requires = "topic")]
+        partition: Option<i32>,
+    },
+}
+
+/// Which dead letters: those for which all of it holds.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FilterArgs {
+    /// These ids, such as 17 or 17-40 [default: all]
+    #[arg(value_name = "ID", value_parser = ids)]
+    pub ids: Vec<(i64, i64)>,
+    /// Of this topic, without TOPIC_PREFIX
+    #[arg(long, value_parser = topic)]
+    pub topic: Option<Topic>,
+    /// Of this partition
+    #[arg(long, value_name = "P", value_parser = partition)]
+    pub partition: Option<i32>,
+    /// Of these offsets, such as 4711 or 4711..4720, both included
+    #[arg(long = "offset", value_name = "A..B", value_parser = offsets)]
+    pub offsets: Option<(i64, i64)>,
+    /// With this reason
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<Reason>,
+    /// Whose message contains this text; % stands for any text
+    #[arg(long, value_name = "TEXT")]
+    pub message_like: Option<String>,
+    /// Made at this time or later: a time such as 2025-06-01T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<Time>,
+    /// Made before this time
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<Time>,
+    /// Unresolved or resolved ones, or all of them [default: unresolved; resolved for `purge`]
+    #[arg(long, value_enum)]
+    pub state: Option<StateArg>,
+    /// So many at most, in the order of their ids
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub limit: Option<u64>,
+}
+
+impl FilterArgs {
+    /// Whether anything narrows the choice: `--state` and `--limit` do not.
+    pub fn narrows(&self) -> bool {
+        let places = self.topic.is_some() || self.partition.is_some() || self.offsets.is_some();
+        let kinds = self.reason.is_some() || self.message_like.is_some();
+        !self.ids.is_empty() || places || kinds || self.since.is_some() || self.until.is_some()
+    }
+
+    /// The ids, where each is named by itself.
+    pub fn named(&self) -> Option<Vec<i64>> {
+        let named = !self.ids.is_empty() && self.ids.iter().all(|(first, last)| first == last);
+        named.then(|| self.ids.iter().map(|(id, _)| *id).collect())
+    }
+}
+
+/// Whether a command that changes many dead letters at once may do so.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Bulk {
+    /// Take every dead letter, where neither id nor filter is given
+    #[arg(long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Only say what would happen
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `--state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum StateArg {
+    Unresolved,
+    Resolved,
+    All,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One JSON object a line
+    Ndjson,
+    /// For a spreadsheet
+    Csv,
+}
+
+fn id(text: &str) -> Result<i64, &'static str> {
+    text.parse().ok().filter(|id| *id > 0).ok_or("give an id, such as 17")
+}
+
+fn ids(text: &str) -> Result<(i64, i64), &'static str> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (id(first), id(last)) {
+        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
+        _ => Err("give an id such as 17, or a range such as 17-40"),
+    }
+}
+
+fn offsets(text: &str) -> Result<(i64, i64), &'static str> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    match (offset(first), offset(last)) {
+        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
+        _ => Err("give an offset such as 4711, or a range such as 4711..4720"),
+    }
+}
+
+fn reason(text: &str) -> Result<Reason, String> {
+    let known = Reason::ALL.into_iter().find(|reason| reason.name() == text);
+    known.ok_or_else(|| format!("give one of {}", Reason::ALL.map(Reason::name).join(", ")))
+}
+
+fn moment(text: &str) -> Result<Time, &'static str> {
+    let ago = crate::config::duration::duration(text).map(before_now);
+    let time = ago.or_else(|| Time::parse(text).ok());
+    time.ok_or("give a time such as 2025-06-01T12:00:00Z, or 2h for two hours ago")
+}
+
+/// The time that lies so long ago.
+pub fn before_now(age: Duration) -> Time {
+    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    Time::from_micros(chrono::Utc::now().timestamp_micros().saturating_sub(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_offsets_are_numbers_or_ranges() {
+        assert_eq!(ids("17"), Ok((17, 17)));
+        assert_eq!(ids("17-40"), Ok((17, 40)));
+        assert_eq!(offsets("0..9"), Ok((0, 9)));
+        assert_eq!(offsets("7"), Ok((7, 7)));
+        for wrong in ["", "0", "-1", "40-17", "1-", "x", "1-2-3"] {
+            assert!(ids(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "..", "3..", "9..1", "1-2"] {
+            assert!(offsets(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_state_or_a_limit_alone_does_not_narrow_the_choice() {
+        let all = FilterArgs { state: Some(StateArg::All), limit: Some(5), ..FilterArgs::default() };
+        assert!(!all.narrows());
+        assert!(FilterArgs { partition: Some(0), ..FilterArgs::default() }.narrows());
+        let range = FilterArgs { ids: vec![(1, 1), (3, 5)], ..FilterArgs::default() };
+        assert_eq!(range.named(), None);
+        let named = FilterArgs { ids: vec![(1, 1), (3, 3)], ..FilterArgs::default() };
+        assert_eq!(named.named(), Some(vec![1, 3]));
+    }
+}

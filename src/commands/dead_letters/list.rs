@@ -1,0 +1,81 @@
+//! `dead-letters list`: one line a letter.
+
+use anyhow::Context as _;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::json;
+
+use super::select::{self, filter};
+use crate::cli::dead_letters::FilterArgs;
+use crate::config::Settings;
+use crate::output::print;
+use crate::store::letters::{Head, State};
+
+/// So many are listed where no `--limit` is given.
+const MOST: i64 = 100;
+
+/// Prints the list.
+pub async fn run(settings: &Settings, args: &FilterArgs, json: bool) -> anyhow::Result<()> {
+    let store = crate::commands::store(settings).await?;
+    // a letter that is named is shown whatever its state
+    let state = if args.named().is_some() { State::All } else { State::Unresolved };
+    let mut filter = filter(settings, args, state);
+    let limit = *filter.limit.get_or_insert(MOST);
+    let context = "the dead letters could not be read";
+    let listed = store.list_letters(&filter).await.context(context)?;
+    let kinds = store.letter_kinds(&filter).await.context(context)?;
+    let total: i64 = kinds.iter().map(|kind| kind.count).sum();
+    if json {
+        return print(json!({ "total": total, "letters": listed }));
+    }
+    if listed.is_empty() {
+        return print("No dead letter matches.");
+    }
+    print(table(&listed))?;
+    if total > limit {
+        print(format!("The first {limit} of {}: --limit shows more.", select::letters(total)))?;
+    }
+    Ok(())
+}
+
+fn table(listed: &[Head]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(["id", "age", "topic/partition@offset", "reason", "message", "state"]);
+    for letter in listed {
+        table.add_row([
+            letter.id.to_string(),
+            age(letter.age_seconds),
+            letter.place(),
+            letter.reason.clone(),
+            letter.message.clone(),
+            letter.state().to_owned(),
+        ]);
+    }
+    for column in table.column_iter_mut().take(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// `45s`, `12m`, `3h`, `9d`
+pub fn age(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ ..120 => format!("{seconds}s"),
+        seconds @ ..7200 => format!("{}m", seconds / 60),
+        seconds @ ..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_one_unit() {
+        let ages = [-1, 119, 120, 7199, 7200, 172_800].map(age);
+        assert_eq!(ages, ["0s", "119s", "2m", "119m", "2h", "2d"]);
+    }
+}

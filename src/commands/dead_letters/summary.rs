@@ -1,0 +1,98 @@
+//! `dead-letters summary`: what there is, by topic, reason and message.
+
+use anyhow::Context as _;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use indicatif::HumanCount;
+use serde_json::json;
+
+use super::select::letters;
+use crate::config::Settings;
+use crate::output::print;
+use crate::store::letters::{Backlog, Group, InARow};
+
+/// So many groups are shown.
+const MOST: i64 = 200;
+
+/// Prints the summary.
+pub async fn run(settings: &Settings, json: bool) -> anyhow::Result<()> {
+    let store = crate::commands::store(settings).await?;
+    let context = "the dead letters could not be read";
+    let groups = store.letter_groups(MOST).await.context(context)?;
+    let backlog = store.letter_backlog().await.context(context)?;
+    // at least four fifths of the limit
+    let near = settings.dead_letter_limit.saturating_sub(settings.dead_letter_limit / 5).max(1);
+    let partitions = store
+        .partitions_in_a_row(&settings.kafka_group_id, near)
+        .await
+        .context("the offsets could not be read")?;
+    if json {
+        return print(json!({
+            "groups": groups, "backlog": backlog, "dead_letter_limit": settings.dead_letter_limit,
+            "partitions": partitions,
+        }));
+    }
+    if groups.is_empty() {
+        print("No unresolved dead letters.")?;
+    } else {
+        print(table(&groups))?;
+        let shown: i64 = groups.iter().map(|group| group.count).sum();
+        print(format!("{} unresolved.", letters(shown)))?;
+    }
+    if i64::try_from(groups.len()).is_ok_and(|count| count >= MOST) {
+        print(format!("These are the {MOST} most frequent kinds: `dead-letters list` shows the others."))?;
+    }
+    if let Some(line) = unpublished(&backlog) {
+        print(line)?;
+    }
+    for partition in &partitions {
+        print(in_a_row(partition, settings))?;
+    }
+    Ok(())
+}
+
+fn table(groups: &[Group]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(["topic", "reason", "message", "count", "first", "latest", "example"]);
+    for group in groups {
+        let Group { topic, reason, message, count, first_at, latest_at, example_id } = group;
+        let count = HumanCount(u64::try_from(*count).unwrap_or(0)).to_string();
+        table.add_row([topic, reason, message, &count, first_at, latest_at, &example_id.to_string()]);
+    }
+    for column in [3, 6] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn unpublished(backlog: &Backlog) -> Option<String> {
+    if backlog.unpublished == 0 {
+        return None;
+    }
+    let age = backlog.oldest_unpublished_seconds.unwrap_or(0).max(0);
+    let mut line = format!("{} not published yet, the oldest for {age} s", letters(backlog.unpublished));
+    if backlog.unpublishable > 0 {
+        line.push_str(&format!("; the broker refuses {} of them for good", backlog.unpublishable));
+    }
+    line.push('.');
+    Some(line)
+}
+
+fn in_a_row(partition: &InARow, settings: &Settings) -> String {
+    let InARow { topic, partition, dead_in_a_row, stopped } = partition;
+    if *stopped {
+        let topic = topic.strip_prefix(settings.topic_prefix.as_str()).unwrap_or(topic);
+        return format!(
+            "{topic}/{partition} is STOPPED after {dead_in_a_row} unusable records in a row: fix the producer, then \
+             run `voiceclone-events dead-letters accept --topic {topic} --partition {partition}`."
+        );
+    }
+    format!(
+        "{topic}/{partition} has {dead_in_a_row} unusable records in a row; it stops at {}.",
+        settings.dead_letter_limit
+    )
+}

@@ -1,0 +1,86 @@
+//! What an operator does to dead letters. Each statement takes few letters, and locks them in the order of their ids, so
+//! that two operators do not wait for each other.
+
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
+use diesel_async::RunQueryDsl;
+
+use super::super::{Fault, Store};
+use crate::event::Unusable;
+
+/// What became of a letter that was tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retried {
+    /// The letter.
+    pub id: i64,
+    /// How often it had been tried before.
+    pub tries: i32,
+    /// Why its record still cannot be used; `None` where it landed.
+    pub unusable: Option<Unusable>,
+}
+
+impl Store {
+    /// Notes what became of letters that were tried again. Their records have landed before, which resolved them as
+    /// `replayed`. What somebody else has resolved meanwhile stays so.
+    pub async fn settle_retries(&self, retried: &[Retried]) -> Result<(), Fault> {
+        let ids: Vec<i64> = retried.iter().map(|letter| letter.id).collect();
+        let tries: Vec<i32> = retried.iter().map(|letter| letter.tries.saturating_add(1)).collect();
+        let reasons: Vec<Option<&str>> = retried
+            .iter()
+            .map(|letter| letter.unusable.as_ref().map(|unusable| unusable.reason.name()))
+            .collect();
+        let messages: Vec<Option<&str>> = retried
+            .iter()
+            .map(|letter| letter.unusable.as_ref().map(|unusable| unusable.message.as_str()))
+            .collect();
+        diesel::sql_query(
+            "WITH locked AS (SELECT id FROM ingest.dead_letters WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
+             UPDATE ingest.dead_letters l
+             SET tries = GREATEST(l.tries, u.tries), last_tried_at = now() AT TIME ZONE 'utc',
+                 reason = CASE WHEN l.resolved_at IS NULL THEN COALESCE(u.reason, l.reason) ELSE l.reason END,
+                 message = CASE WHEN l.resolved_at IS NULL THEN COALESCE(u.message, l.message) ELSE l.message END,
+                 resolved_at = CASE WHEN u.reason IS NULL THEN COALESCE(l.resolved_at, now() AT TIME ZONE 'utc')
+                               ELSE l.resolved_at END,
+                 resolution = CASE WHEN u.reason IS NULL AND (l.resolution = 'replayed' OR l.resolved_at IS NULL)
+                              THEN 'retried' ELSE l.resolution END
+             FROM unnest($1, $2, $3, $4) AS u (id, tries, reason, message), locked
+             WHERE l.id = u.id AND l.id = locked.id",
+        )
+        .bind::<Array<BigInt>, _>(ids)
+        .bind::<Array<Integer>, _>(tries)
+        .bind::<Array<Nullable<Text>>, _>(reasons)
+        .bind::<Array<Nullable<Text>>, _>(messages)
+        .execute(&mut self.connection().await?)
+        .await?;
+        Ok(())
+    }
+
+    /// Resolves letters with a note; those that are resolved already stay as they are. Returns how many it resolved.
+    pub async fn discard_letters(&self, ids: &[i64], note: &str) -> Result<usize, Fault> {
+        let discarded = diesel::sql_query(
+            "WITH locked AS (
+                SELECT id FROM ingest.dead_letters WHERE id = ANY ($1) AND resolved_at IS NULL ORDER BY id FOR UPDATE)
+             UPDATE ingest.dead_letters l
+             SET resolved_at = now() AT TIME ZONE 'utc', resolution = 'discarded', note = $2
+             FROM locked WHERE l.id = locked.id",
+        )
+        .bind::<Array<BigInt>, _>(ids)
+        .bind::<Text, _>(note)
+        .execute(&mut self.connection().await?)
+        .await?;
+        Ok(discarded)
+    }
+
+    /// Deletes letters; those that are not resolved or not published stay. Returns how many it deleted.
+    pub async fn delete_letters(&self, ids: &[i64]) -> Result<usize, Fault> {
+        let deleted = diesel::sql_query(
+            "WITH locked AS (
+                SELECT id FROM ingest.dead_letters
+                WHERE id = ANY ($1) AND resolved_at IS NOT NULL AND published_at IS NOT NULL ORDER BY id FOR UPDATE)
+             DELETE FROM ingest.dead_letters l USING locked WHERE l.id = locked.id",
+        )
+        .bind::<Array<BigInt>, _>(ids)
+        .execute(&mut self.connection().await?)
+        .await?;
+        Ok(deleted)
+    }
+}

@@ -1,0 +1,106 @@
+//! Which dead letters a command is about: one filter for all of them.
+
+use diesel::pg::Pg;
+use diesel::pg::data_types::PgTimestamp;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamp};
+
+use super::super::unnest::timestamp;
+use crate::event::{Reason, Time};
+
+/// Which dead letters: those for which all of it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Ranges of ids, both ends included; none stands for all.
+    pub ids: Vec<(i64, i64)>,
+    /// The topic as Kafka has it.
+    pub topic: Option<String>,
+    /// Its partition.
+    pub partition: Option<i32>,
+    /// A range of offsets, both ends included.
+    pub offsets: Option<(i64, i64)>,
+    /// Why the record could not be used.
+    pub reason: Option<Reason>,
+    /// A text that the message contains; `%` stands for any text.
+    pub message_like: Option<String>,
+    /// Made at this time or later.
+    pub since: Option<Time>,
+    /// Made before this time.
+    pub until: Option<Time>,
+    /// Whether they are resolved.
+    pub state: State,
+    /// Only those that the broker has.
+    pub published: bool,
+    /// So many at most, in the order of their ids.
+    pub limit: Option<i64>,
+}
+
+/// Whether letters are resolved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum State {
+    #[default]
+    Unresolved,
+    Resolved,
+    All,
+}
+
+/// The condition of a letter `l`, over the values that [`Filter::of`] binds.
+const CONDITION: &str = "
+    (cardinality($1) = 0 OR EXISTS (SELECT FROM unnest($1, $2) AS r (first, last) WHERE l.id BETWEEN r.first AND r.last))
+    AND ($3 IS NULL OR l.topic = $3)
+    AND ($4 IS NULL OR l.partition = $4)
+    AND ($5 IS NULL OR l.record_offset BETWEEN $5 AND $6)
+    AND ($7 IS NULL OR l.reason = $7)
+    AND ($8 IS NULL OR l.message ILIKE $8)
+    AND ($9 IS NULL OR l.created_at >= $9)
+    AND ($10 IS NULL OR l.created_at < $10)";
+
+impl Filter {
+    /// A query that begins with `head`, goes on with the filter's condition and ends with `tail`.
+    pub(super) fn of(&self, head: &str, tail: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+        let state = match self.state {
+            State::Unresolved => " AND l.resolved_at IS NULL",
+            State::Resolved => " AND l.resolved_at IS NOT NULL",
+            State::All => "",
+        };
+        let published = if self.published { " AND l.published_at IS NOT NULL" } else { "" };
+        let sql = format!("{head} WHERE {CONDITION}{state}{published} {tail}");
+        let (first, last): (Vec<i64>, Vec<i64>) = self.ids.iter().copied().unzip();
+        let time = |time: Option<Time>| time.map(timestamp);
+        diesel::sql_query(sql)
+            .into_boxed()
+            .bind::<Array<BigInt>, Vec<i64>>(first)
+            .bind::<Array<BigInt>, Vec<i64>>(last)
+            .bind::<Nullable<Text>, Option<String>>(self.topic.clone())
+            .bind::<Nullable<Integer>, Option<i32>>(self.partition)
+            .bind::<Nullable<BigInt>, Option<i64>>(self.offsets.map(|(first, _)| first))
+            .bind::<Nullable<BigInt>, Option<i64>>(self.offsets.map(|(_, last)| last))
+            .bind::<Nullable<Text>, Option<&'static str>>(self.reason.map(Reason::name))
+            .bind::<Nullable<Text>, Option<String>>(self.message_like.as_deref().map(pattern))
+            .bind::<Nullable<Timestamp>, Option<PgTimestamp>>(time(self.since))
+            .bind::<Nullable<Timestamp>, Option<PgTimestamp>>(time(self.until))
+    }
+
+    /// `LIMIT`, which stands behind an order.
+    pub(super) fn limited(&self) -> String {
+        self.limit.map_or_else(String::new, |limit| format!("LIMIT {limit}"))
+    }
+}
+
+/// A pattern of `ILIKE`. Only `%` has a meaning: names of fields hold `_`.
+fn pattern(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('_', "\\_");
+    if text.contains('%') { text } else { format!("%{text}%") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_matches_anywhere_and_an_underscore_is_itself() {
+        assert_eq!(pattern("caller_id"), r"%caller\_id%");
+        assert_eq!(pattern("caller%missing"), "caller%missing");
+    }
+}
