@@ -37,10 +37,12 @@ const NEEDS_DATABASE_AND_GROUP: &str =
 const NEEDS_NOTHING: &str = "Needs the programs of PostgreSQL (initdb, postgres) on this machine. DATABASE_URL \
                              and KAFKA_* are not read.";
 
+const NEEDS_NO_SETTINGS: &str = "DATABASE_URL and KAFKA_* are not read.";
+
 /// Consumes voice-clone events from Kafka into PostgreSQL, exactly as if each had arrived once and in order
 #[derive(Debug, Clone, Parser)]
 #[command(name = PROGRAM, version, after_help = ENVIRONMENT)]
-#[command(subcommand_required = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -247,6 +249,19 @@ pub enum Command {
         #[arg(long)]
         disorder: bool,
     },
+    /// Print the completions for a shell
+    #[command(after_help = NEEDS_NO_SETTINGS)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of the program, or of one command
+    #[command(after_help = NEEDS_NO_SETTINGS)]
+    Man {
+        /// The command, such as `replay` or `dead-letters retry` [default: the program]
+        command: Vec<String>,
+    },
 }
 
 /// What `migrate` does.
@@ -356,11 +371,11 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo, completions, man",
             ),
             (
                 &["--json"],
-                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo, completions, man",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),
@@ -425,7 +440,7 @@ mod tests {
     fn every_help_names_the_environment() {
         let mut command = Cli::command();
         command.build();
-        for sub in command.get_subcommands_mut() {
+        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
             let help = sub.render_long_help().to_string();
             assert!(help.contains("DATABASE_URL") || help.contains("KAFKA_"), "{help}");
             assert!(help.contains("[env: CACHE_TTL]"), "{help}");

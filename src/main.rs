@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Asked, Cli, Command, Usage};
 use voiceclone_events::commands::{
-    check, dead_letters, demo, migrate, pause, publish, replay, simulate, skip, status,
+    check, dead_letters, demo, manual, migrate, pause, publish, replay, simulate, skip, status,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
@@ -158,6 +158,8 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         Command::Publish { topic, file } => {
             good(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)
         }
+        Command::Completions { shell } => Ok(manual::completions(*shell)?),
+        Command::Man { command } => Ok(manual::man(command)?),
         Command::Simulate { calls, rate, seed, disorder } => {
             let settings = settings(false, true)?;
             Ok(simulate::run(&settings, *calls, *rate, *seed, *disorder, cli.json).await?)

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod dead_letters;
 pub mod demo;
+pub mod manual;
 pub mod migrate;
 pub mod pause;
 pub mod publish;

@@ -57,3 +57,27 @@ fn check_fails_while_the_schema_is_behind_and_passes_once_it_is_migrated() {
     let current = run_command(&["check"], &variables, MINUTES);
     assert_eq!(current.code, 0, "{current:?}");
 }
+
+#[test]
+fn completions_manual_pages_and_help_come_from_the_program_itself() {
+    let run = |words: &[&str]| run_command(words, &[], SOON);
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = run(&["completions", shell]);
+        assert_eq!(completions.code, 0, "{completions:?}");
+        assert!(completions.stdout.contains("dead-letters"), "{shell}: {completions:?}");
+    }
+    for (words, title) in [
+        (&["man"][..], "voiceclone-events"),
+        (&["man", "replay"], "voiceclone-events-replay"),
+        (&["man", "dead-letters", "retry"], "voiceclone-events-dead-letters-retry"),
+    ] {
+        let page = run(words);
+        assert_eq!(page.code, 0, "{page:?}");
+        assert!(page.stdout.contains(&format!(".TH {title} 1")), "{}", page.stdout);
+    }
+    let unknown = run(&["man", "replai"]);
+    assert_eq!(unknown.code, 2, "{unknown:?}");
+    let help = run(&["help", "replay"]);
+    assert_eq!(help.code, 0, "{help:?}");
+    assert!(help.stdout.contains("--dry-run"), "{help:?}");
+}

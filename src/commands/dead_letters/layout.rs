@@ -77,8 +77,7 @@ pub fn text(letter: &Letter, reveal: bool) -> String {
         let shown = header_value(&name, value.as_deref(), reveal);
         line("header", &printable(&format!("{}: {shown}", header_name(&name, reveal))));
     }
-    let _ = write!(text, "{}", value_text(letter, value.as_ref(), fault.as_ref(), reveal));
-    text.truncate(text.trim_end().len());
+    text.push_str(value_text(letter, value.as_ref(), fault.as_ref(), reveal).trim_end());
     text
 }
 
@@ -230,8 +229,8 @@ mod tests {
         assert_eq!(field("status is none of initiated"), Some(Fault::Field("status".into())));
         assert_eq!(field("call_id is no text"), Some(Fault::Field("call_id".into())));
         assert_eq!(field("caller_id is missing"), None);
-        let place = Fault::Text { line: 3, column: 17 };
-        assert_eq!(fault("the value is no JSON (line 3, column 17)", None), Some(place));
+        let of_text = fault("the value is no JSON (line 3, column 17)", None);
+        assert_eq!(of_text, Some(Fault::Text { line: 3, column: 17 }));
     }
 
     #[test]

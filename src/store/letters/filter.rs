@@ -90,8 +90,7 @@ impl Filter {
 
 /// A pattern of `ILIKE`. Only `%` has a meaning: names of fields hold `_`.
 fn pattern(text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('_', "\\_");
-    if text.contains('%') { text } else { format!("%{text}%") }
+    format!("%{}%", text.replace('\\', "\\\\").replace('_', "\\_"))
 }
 
 #[cfg(test)]
@@ -101,6 +100,6 @@ mod tests {
     #[test]
     fn a_text_matches_anywhere_and_an_underscore_is_itself() {
         assert_eq!(pattern("caller_id"), r"%caller\_id%");
-        assert_eq!(pattern("caller%missing"), "caller%missing");
+        assert_eq!(pattern("caller%missing"), "%caller%missing%");
     }
 }
