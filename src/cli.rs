@@ -6,13 +6,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::usage::Usage;
 use self::usage::usage;
 
 use crate::record::Topic;
-use crate::status::problems::Severity;
 
 const PROGRAM: &str = "voiceclone-events";
 
@@ -132,7 +131,7 @@ pub enum Command {
         watch: bool,
         /// Exit with 1 where there is a problem at least so severe
         #[arg(long, value_name = "SEVERITY", value_enum)]
-        fail_on: Option<Severity>,
+        fail_on: Option<FailOn>,
     },
     /// Read a range of a topic again, beside the running daemon
     ///
@@ -241,6 +240,15 @@ pub enum Command {
         #[arg(long)]
         disorder: bool,
     },
+}
+
+/// The least severity at which `status` fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// It needs a person soon.
+    Warning,
+    /// Records are not consumed, or were lost.
+    Critical,
 }
 
 /// What `migrate` does.
@@ -367,11 +375,11 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
             ),
             (
                 &["--json"],
-                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
+                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, publish, simulate, demo",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),
@@ -387,7 +395,7 @@ mod tests {
             ),
             (
                 &["status", "--fail-on", "info"],
-                "--fail-on <SEVERITY> cannot be \"info\": give one of critical, warning",
+                "--fail-on <SEVERITY> cannot be \"info\": give one of warning, critical",
             ),
             (&["simulat"], "there is no command \"simulat\": perhaps simulate is meant, or see --help"),
             (&["xyz"], "there is no command \"xyz\": see --help"),
