@@ -7,14 +7,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::dead_letters::DeadLetters;
 pub use self::usage::Usage;
 use self::usage::usage;
 
 use crate::record::Topic;
-use crate::status::problems::Severity;
 
 const PROGRAM: &str = "voiceclone-events";
 
@@ -136,7 +135,7 @@ pub enum Command {
         watch: bool,
         /// Exit with 1 where there is a problem at least so severe
         #[arg(long, value_name = "SEVERITY", value_enum)]
-        fail_on: Option<Severity>,
+        fail_on: Option<FailOn>,
     },
     /// Read a range of a topic again, beside the running daemon
     ///
@@ -264,6 +263,15 @@ pub enum Command {
     },
 }
 
+/// The least severity at which `status` fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// It needs a person soon.
+    Warning,
+    /// Records are not consumed, or were lost.
+    Critical,
+}
+
 /// What `migrate` does.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Migrate {
@@ -371,11 +379,7 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo, completions, man",
-            ),
-            (
-                &["--json"],
-                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, demo, completions, man",
+                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, status, demo, completions, man",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),
@@ -395,7 +399,7 @@ mod tests {
             ),
             (
                 &["status", "--fail-on", "info"],
-                "--fail-on <SEVERITY> cannot be \"info\": give one of critical, warning",
+                "--fail-on <SEVERITY> cannot be \"info\": give one of warning, critical",
             ),
             (&["simulat"], "there is no command \"simulat\": perhaps simulate is meant, or see --help"),
             (&["xyz"], "there is no command \"xyz\": see --help"),

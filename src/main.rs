@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::cli::{self, Asked, Cli, Command, Usage};
+use voiceclone_events::cli::{self, Asked, Cli, Command, FailOn, Usage};
 use voiceclone_events::commands::{
     check, dead_letters, demo, manual, migrate, pause, publish, replay, simulate, skip, status,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
 use voiceclone_events::record::TopicPartition;
+use voiceclone_events::status::problems::Severity;
 use voiceclone_events::store::connect;
 use voiceclone_events::{daemon, database_url, kafka, logging, memory};
 
@@ -129,7 +130,11 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             }
         }
         Command::Status { watch, fail_on } => {
-            let options = status::Options { watch: *watch, fail_on: *fail_on, json: cli.json };
+            let fail_on = fail_on.map(|fail_on| match fail_on {
+                FailOn::Warning => Severity::Warning,
+                FailOn::Critical => Severity::Critical,
+            });
+            let options = status::Options { watch: *watch, fail_on, json: cli.json };
             good(status::run(&settings(true, true)?, options, cancel).await?)
         }
         Command::Replay { topic, partition, from, to, dry_run } => {

@@ -2,6 +2,7 @@
 //! needed.
 #![allow(unsafe_code, reason = "rdkafka reads partitions only with a group.id")]
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
@@ -38,12 +39,17 @@ pub fn timestamps(
         let mut topics: BTreeMap<Topic, Owned<rd::rd_kafka_topic_t>> = BTreeMap::new();
         let mut started = BTreeSet::new();
         for (place, offset) in places {
-            if !topics.contains_key(&place.topic) {
-                let name = CString::new(settings.topic_name(place.topic)).context("a NUL")?;
-                let topic = rd::rd_kafka_topic_new(handle, name.as_ptr(), std::ptr::null_mut());
-                topics.insert(place.topic, Owned(topic, rd::rd_kafka_topic_destroy));
+            let topic = match topics.entry(place.topic) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let name = CString::new(settings.topic_name(place.topic)).context("a NUL")?;
+                    let topic = rd::rd_kafka_topic_new(handle, name.as_ptr(), std::ptr::null_mut());
+                    new.insert(Owned(topic, rd::rd_kafka_topic_destroy))
+                }
+            };
+            if topic.0.is_null() {
+                continue;
             }
-            let Some(topic) = topics.get(&place.topic).filter(|topic| !topic.0.is_null()) else { continue };
             if rd::rd_kafka_consume_start_queue(topic.0, place.partition, *offset, queue.0) == 0 {
                 started.insert(*place);
             }

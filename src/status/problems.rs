@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// How bad a problem is, the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Records are not consumed, or were lost.
@@ -11,7 +11,6 @@ pub enum Severity {
     /// It needs a person soon.
     Warning,
     /// Worth knowing.
-    #[value(skip)]
     Info,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::daemon::{Finished, run_command};
+use crate::support::daemon::{Daemon, Finished, run_command};
 use crate::support::kafka::{Send, Transaction};
 use crate::support::left_out::real_kafka;
 use crate::support::processes::Signal;
@@ -50,12 +50,14 @@ fn partition<'a>(scene: &Scene, document: &'a Value, topic: &str, number: i64) -
     partitions.iter().find(is_it).unwrap_or_else(|| panic!("no {topic}/{number}: {document:#}"))
 }
 
-/// The age is a number, or the document says why there is none.
-fn assert_has_an_age(document: &Value, partition: &Value) {
-    match partition["lag_seconds"].as_f64() {
-        Some(seconds) => assert!((0.0..600.0).contains(&seconds), "{partition:#}"),
-        None => drop(problem(document, "lag_seconds_unknown")),
-    }
+/// The age of the oldest record that waits in a partition. On a busy machine the 1 s for the look may not be enough:
+/// then the document says so, and the question is put again.
+fn age(scene: &Scene, topic: &str, number: i64) -> f64 {
+    eventually(MINUTES, "the age of the oldest record that waits", || {
+        let document = document(scene, &[]);
+        let age = partition(scene, &document, topic, number)["lag_seconds"].as_f64();
+        age.ok_or_else(|| problem(&document, "lag_seconds_unknown").to_string())
+    })
 }
 
 /// What a person reads: the problem with its command, nothing wider than 100 columns.
@@ -121,7 +123,8 @@ fn status_is_ok_once_caught_up_and_counts_what_waits_once_the_daemon_is_gone() {
     let behind = partition(&scene, &down, "clone.failed", 0);
     assert_eq!((&behind["lag_records"], &behind["next_offset"]), (&json!(3), &json!(5)), "{behind:#}");
     assert_eq!(behind["committed_offset"], 5);
-    assert_has_an_age(&down, behind);
+    let seconds = age(&scene, "clone.failed", 0);
+    assert!(seconds > 0.0 && seconds < 600.0, "{seconds}");
     assert_eq!(partition(&scene, &down, "clone.failed", 1)["lag_records"], 0);
     let said = run(&scene, &[], &[]);
     assert_eq!(said.code, 0, "{said:?}");
@@ -142,7 +145,7 @@ fn a_stopped_partition_is_named_with_the_command_that_lets_it_go_on() {
     let scene = Scene::new(real_kafka!(), 2);
     let _daemon = scene.daemon(&[("DEAD_LETTER_LIMIT", "3")]);
     let bad = || Send::to(&scene.topic("call.lifecycle")).partition(1).value("no JSON");
-    scene.kafka.send_all((0..4).map(|_| bad()));
+    scene.kafka.send_all((0..3).map(|_| bad()));
     let stopped = document_with(&scene, "stopped");
     let accept = "voiceclone-events dead-letters accept --topic call.lifecycle --partition 1";
     assert_eq!(problem(&stopped, "partition_stopped")["fix"], accept);
@@ -154,10 +157,22 @@ fn a_stopped_partition_is_named_with_the_command_that_lets_it_go_on() {
     assert_eq!(said.code, 1, "{said:?}");
     assert_readable(&said, "STOPPED: ", &[&format!("-> {accept}"), "invalid_json"]);
 
+    scene.database.run(&format!(
+        "INSERT INTO ingest.skips (group_id, topic, partition, from_offset, to_offset, note)
+         VALUES ('{}', '{}', 0, 7, 9, 'one batch of 315 MB')",
+        scene.group,
+        scene.topic("clone.ready")
+    ));
     let accept: Vec<&str> = accept.split(' ').skip(1).collect();
     assert_eq!(run_command(&accept, &scene.variables(&[]), MINUTES).code, 0);
     let after = document_with(&scene, "degraded");
     assert_eq!(problem(&after, "dead_letters")["severity"], "warning");
+    let skipped = problem(&after, "skipped");
+    let what = format!(
+        "offsets 7 to 8 of {} partition 0 were passed over: one batch of 315 MB",
+        scene.topic("clone.ready")
+    );
+    assert_eq!((&skipped["what"], &skipped["severity"]), (&json!(what), &json!("info")));
 }
 
 #[test]
@@ -180,10 +195,23 @@ fn status_tells_what_it_can_while_the_database_or_the_brokers_are_away() {
     let found = partition(&scene, &never, "clone.failed", 0);
     assert_eq!((&found["low"], &found["end"], &found["next_offset"]), (&json!(1), &json!(3), &Value::Null));
     assert_eq!(found["lag_records"], 2, "never consumed: {found:#}");
-    match found["lag_seconds"].as_f64() {
-        Some(seconds) => assert_eq!(seconds.to_string(), "0", "a time ahead of the clock counts as now"),
-        None => drop(problem(&never, "lag_seconds_unknown")),
-    }
+    let seconds = age(&scene, "clone.failed", 0);
+    assert!(seconds.abs() < f64::EPSILON, "a time ahead of the clock counts as now: {seconds}");
+
+    // as after an ANALYZE of so many rows
+    let sql = "UPDATE pg_class SET reltuples = 2000000 WHERE oid = 'public.voice_clone_cache'::regclass";
+    scene.database.run(sql);
+    let large = document(&scene, &[]);
+    assert_eq!((&large["cache"]["estimated"], &large["cache"]["overdue"]), (&json!(true), &json!(0)));
+    assert_eq!(problem(&large, "cache_estimated")["severity"], "info");
+
+    let mut watch = Daemon::start(&["status", "--watch", "--json"], &scene.variables(&[]));
+    eventually(MINUTES, "a second document", || match watch.logs() {
+        lines if lines.iter().filter(|line| line.contains("\"verdict\":\"down\"")).count() > 1 => Ok(()),
+        lines => Err(lines),
+    });
+    watch.signal(Signal::Term);
+    assert_eq!(watch.wait_exit(SOON), 0);
 
     let no_database = document(&scene, &[("DATABASE_URL", "postgresql://u:p@127.0.0.1:1/d")]);
     assert_eq!(no_database["verdict"], "down");

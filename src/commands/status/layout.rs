@@ -1,6 +1,6 @@
 //! The document for a person, within 100 columns: verdict, problems, then tables.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 
 use crate::status::judge::ago;
 use crate::status::{Document, Partition, Problem, State, Verdict};
@@ -31,11 +31,12 @@ fn head(document: &Document) -> String {
     };
     let Document { version, group, checked_at, .. } = document;
     let lag: Option<i64> = document.topics.iter().map(|topic| topic.lag_records).sum();
+    let seconds = document.topics.iter().filter_map(|topic| topic.lag_seconds).reduce(f64::max);
+    let seconds = seconds.filter(|_| lag > Some(0));
+    let seconds = seconds.map_or_else(String::new, |seconds| format!(", the oldest for {}", ago(seconds)));
     let lag = lag
         .filter(|_| !document.topics.is_empty())
         .map_or_else(|| "lag not known".to_owned(), |lag| format!("{lag} records behind"));
-    let seconds = document.topics.iter().filter_map(|topic| topic.lag_seconds).reduce(f64::max);
-    let seconds = seconds.map_or_else(String::new, |seconds| format!(", the oldest for {}", ago(seconds)));
     let members = document.members.as_ref().map_or_else(
         || "members not known".to_owned(),
         |members| format!("{} member{}", members.len(), if members.len() == 1 { "" } else { "s" }),
@@ -76,6 +77,15 @@ fn wrapped(text: &str, indent: usize) -> String {
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, numbers: &[usize]) -> Option<String> {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    // no lines between rows: there may be many
+    for part in [
+        TableComponent::HorizontalLines,
+        TableComponent::MiddleIntersections,
+        TableComponent::LeftBorderIntersections,
+        TableComponent::RightBorderIntersections,
+    ] {
+        table.remove_style(part);
+    }
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(u16::try_from(WIDTH).unwrap_or(u16::MAX));
     for row in rows {
@@ -106,8 +116,13 @@ fn tables(document: &Document) -> Vec<String> {
     let header = ["topic", "partitions", "behind", "oldest waits", "records/s", "caught up in"];
     let mut found = vec![table(&header, topics, &[1, 2, 3, 4, 5])];
 
-    let worth_it =
-        |partition: &&Partition| partition.state != Some(State::Ok) || partition.lag_records > Some(0);
+    // Without a member all are unassigned, and those where nothing waits say nothing more.
+    let is_idle = |partition: &Partition| match partition.state {
+        Some(State::Ok) => true,
+        Some(State::Unassigned) => document.members.as_ref().is_some_and(Vec::is_empty),
+        _ => false,
+    };
+    let worth_it = |partition: &&Partition| partition.lag_records > Some(0) || !is_idle(partition);
     let shown: Vec<&Partition> = document.partitions.iter().filter(worth_it).collect();
     let rows = shown.iter().take(SHOWN).map(|partition| {
         vec![
@@ -131,7 +146,9 @@ fn tables(document: &Document) -> Vec<String> {
     found.push(table(&["member at", "client", "partitions"], members, &[2]));
     let instances = document.instances.iter().flatten().map(|instance| {
         let beat = format!("{} ago", ago(instance.silent_seconds));
-        vec![instance.host.clone(), instance.version.clone(), instance.started_at.clone(), beat]
+        let host = Some(instance.host.clone()).filter(|host| !host.is_empty());
+        let name = host.unwrap_or_else(|| instance.id.to_string());
+        vec![name, instance.version.clone(), instance.started_at.clone(), beat]
     });
     found.push(table(&["instance", "version", "started", "sign of life"], instances, &[]));
     let kinds = document.dead_letters.iter().flat_map(|letters| &letters.by_reason).map(|kind| {
