@@ -247,7 +247,9 @@ impl World {
             self.kafka.logs.iter().filter(|(_, log)| log.is_served()).map(|(key, _)| *key).collect();
         if !keys.is_empty() && !self.kafka.away {
             let key = self.dice.pick(&keys);
-            for _ in 0..self.dice.within(1..8) {
+            // A burst fills a batch.
+            let count = if self.dice.chance(5) { 20..80 } else { 1..8 };
+            for _ in 0..self.dice.within(count) {
                 let record = self.dice.chance(85);
                 let log = self.kafka.logs.get_mut(&key).expect("a log");
                 log.entries.push(record);
