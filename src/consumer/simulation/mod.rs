@@ -89,7 +89,6 @@ enum Happening {
 }
 
 struct World {
-    seed: u64,
     dice: Dice,
     now: Millis,
     epoch: Instant,
@@ -114,7 +113,6 @@ struct World {
 impl World {
     fn new(seed: u64, without: Option<Rule>, keep_events: bool) -> World {
         World {
-            seed,
             dice: Dice::new(seed),
             now: 0,
             epoch: Instant::now(),
