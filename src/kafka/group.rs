@@ -246,7 +246,7 @@ impl Group {
     }
 
     /// Ends the pause of those of these partitions that are read: they are assigned anew, at these offsets. A pause
-    /// drops the head of librdkafka's queue, and with it the one error that says that an offset is out of range; the
+    /// may drop the head of librdkafka's queue, and with it the one error that says that an offset is out of range: the
     /// partition would be silent for ever.
     pub fn resume(&mut self, offsets: &[(TopicPartition, i64)]) -> KafkaResult<()> {
         let read: Vec<_> =

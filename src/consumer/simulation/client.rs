@@ -114,7 +114,7 @@ impl Client {
                 }
             }
             if let Event::Revoked { partitions, .. } = &event {
-                partitions.iter().for_each(|key| drop(self.reading.remove(key)));
+                self.unassign(partitions);
             }
             return Some(event);
         }
@@ -156,7 +156,7 @@ impl Client {
     }
 
     pub fn unassign(&mut self, partitions: &[TopicPartition]) {
-        partitions.iter().for_each(|key| drop(self.reading.remove(key)));
+        self.reading.retain(|key, _| !partitions.contains(key));
     }
 
     /// No longer reads partitions, which answers a revocation if there is one.

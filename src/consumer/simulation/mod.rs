@@ -89,7 +89,6 @@ enum Happening {
 }
 
 struct World {
-    seed: u64,
     dice: Dice,
     now: Millis,
     epoch: Instant,
@@ -114,7 +113,6 @@ struct World {
 impl World {
     fn new(seed: u64, without: Option<Rule>, keep_events: bool) -> World {
         World {
-            seed,
             dice: Dice::new(seed),
             now: 0,
             epoch: Instant::now(),
@@ -247,7 +245,9 @@ impl World {
             self.kafka.logs.iter().filter(|(_, log)| log.is_served()).map(|(key, _)| *key).collect();
         if !keys.is_empty() && !self.kafka.away {
             let key = self.dice.pick(&keys);
-            for _ in 0..self.dice.within(1..8) {
+            // A burst fills a batch.
+            let count = if self.dice.chance(5) { 20..80 } else { 1..8 };
+            for _ in 0..self.dice.within(count) {
                 let record = self.dice.chance(85);
                 let log = self.kafka.logs.get_mut(&key).expect("a log");
                 log.entries.push(record);

@@ -63,8 +63,11 @@ impl Replay {
                 client.assign(&[(key(2), words[3].parse().unwrap())]).unwrap();
             }
             "stop" => self.clients.get_mut(&number(1)).unwrap().unassign(&[key(2)]),
-            "pause" | "resume" => {
-                self.clients.get_mut(&number(1)).unwrap().pause(&[key(2)], words[0] == "pause");
+            "pause" => self.clients.get_mut(&number(1)).unwrap().pause(&[key(2)], true),
+            "resume" => {
+                let client = self.clients.get_mut(&number(1)).unwrap();
+                client.unassign(&[key(2)]);
+                client.assign(&[(key(2), words[3].parse().unwrap())]).unwrap();
             }
             "silent" => self.be_silent(number(1), number(2) as Millis * 1000),
             other => {
@@ -101,7 +104,9 @@ impl Replay {
         for _ in 0..50 {
             self.now += 1000;
             self.join_those_outside();
-            if self.kafka.group.changed && self.clients.values().all(|client| client.unanswered.is_none()) {
+            if self.kafka.group.changed
+                && self.clients.values().all(|client| !client.member || client.unanswered.is_none())
+            {
                 let partitions = self.kafka.partitions();
                 for change in self.kafka.group.rebalance(&partitions) {
                     let client = self.clients.get_mut(&change.member.0).unwrap();

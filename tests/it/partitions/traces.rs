@@ -88,7 +88,10 @@ impl Stage {
             }
             "stop" => self.members.get_mut(&number(1)).unwrap().unassign(&[key(2)]).unwrap(),
             "pause" => self.members[&number(1)].pause(&[key(2)]).unwrap(),
-            "resume" => self.members[&number(1)].resume(&[key(2)]).unwrap(),
+            "resume" => {
+                let (key, offset) = (key(2), number(3) as i64);
+                self.members.get_mut(&number(1)).unwrap().resume(&[(key, offset)]).unwrap();
+            }
             other => panic!("{other}"),
         }
     }
@@ -128,12 +131,15 @@ fn text(event: &Event) -> Option<String> {
 }
 
 #[test]
-#[ignore = "writes the traces of the simulation; needs a real Kafka"]
+#[ignore = "writes the traces of the simulation, or the one named in TRACE; needs a real Kafka"]
 fn record() {
     let cluster = or_left_out!(cluster());
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/consumer/simulation/traces");
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
+        if std::env::var("TRACE").is_ok_and(|name| !path.ends_with(name)) {
+            continue;
+        }
         let script = std::fs::read_to_string(&path).unwrap();
         let mut stage = Stage::new(cluster);
         for line in script.lines().filter(|line| !line.starts_with("got ")) {
