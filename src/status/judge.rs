@@ -199,8 +199,7 @@ fn letters(stock: &Stock, found: &mut Vec<Problem>) {
             let _ = write!(what, "; most are of {}: {} ({})", kind.topic, kind.reason, kind.message);
         }
         let severity = if letters.recent > 0 { Severity::Warning } else { Severity::Info };
-        let fix = "find their producer with SELECT * FROM ingest.dead_letters WHERE resolved_at IS NULL";
-        found.push(problem(severity, Code::DeadLetters, what, fix));
+        found.push(problem(severity, Code::DeadLetters, what, "voiceclone-events dead-letters summary"));
     }
     let publishable = letters.unpublished - letters.unpublishable;
     let oldest = letters.oldest_unpublished_seconds.unwrap_or_default();
