@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::log::{Troubles, names};
 use super::progress::Progress;
 use super::start::Starter;
+use super::status::{End, Status};
 use super::topics::TopicWatch;
 use super::{Action, Input, Limits, Machine, Notice, WriteId};
 use crate::config::Settings;
@@ -41,54 +42,6 @@ pub(super) const ANSWER: Duration = Duration::from_secs(4);
 /// the daemon's other tasks they stay within the 10 s of the contract (section 8).
 const WRITES_END_WITHIN: Duration = Duration::from_millis(4500);
 const LEAVE_WITHIN: Duration = Duration::from_millis(2500);
-
-/// Why consuming ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum End {
-    /// It was cancelled.
-    Cancelled,
-    /// A topic was recreated, which the client does not follow.
-    TopicRecreated(String),
-    /// Another client reaches the brokers, and this one no longer does.
-    BrokersLost,
-    /// The client reported a fatal error.
-    ClientDied {
-        /// Whether another member with the same `group.instance.id` took its place.
-        fenced: bool,
-        /// librdkafka's words.
-        reason: String,
-    },
-}
-
-/// What `/readyz` and the metrics need to know of the consumer.
-#[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// Whether this instance is a member of the group.
-    pub member: bool,
-    /// When something last came from the brokers.
-    pub heard: Option<Instant>,
-    /// When a batch last landed.
-    pub landed: Option<Instant>,
-    /// The partitions that wait for something or make no progress.
-    pub waiting: Vec<Waiting>,
-}
-
-/// A partition that waits.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Waiting {
-    /// The topic, as Kafka has it.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The kind of trouble, or `unknown`.
-    pub waits_for: &'static str,
-    /// The trouble in words.
-    pub reason: String,
-    /// Seconds since records wait without the stored offset moving; `None` where none waits.
-    pub for_seconds: Option<u64>,
-    /// Whether this makes the instance unready.
-    pub stalled: bool,
-}
 
 /// What a task ended with.
 pub(super) enum Done {

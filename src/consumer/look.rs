@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use super::driver::{ANSWER, Consumer, Done, End, Status, Waiting, Watched};
+use super::driver::{ANSWER, Consumer, Done, Watched};
 use super::log::BETWEEN_LINES;
 use super::start::Starter;
+use super::status::{End, Status, Waiting};
 use super::{Input, Trouble, TroubleKind, ViewState, progress};
 use crate::kafka::quiet;
 use crate::record::{Topic, TopicPartition};

@@ -8,15 +8,11 @@ use std::time::{Duration, Instant};
 use super::lanes::{Lane, Limits};
 use super::partition::{Partition, State, Trouble, TroubleKind};
 use super::{Action, Input, LANES, Notice, Start, WriteId};
-use crate::ingest::outcome::{Outcome, Report, Wait, WaitKind};
 use crate::record::{Record, Topic, TopicPartition};
 use crate::store::offsets::Position;
 
 /// An offset that moves without a record is stored within this time; a batch of records takes it along earlier.
 const MARKER_DELAY: Duration = Duration::from_millis(500);
-
-/// Bytes of records that waiting partitions hold, all together. What exceeds them is read again.
-const HELD_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The database could not be used: nothing is asked of it before this moment.
 #[derive(Debug)]
@@ -42,7 +38,7 @@ pub struct Machine {
     pub(super) writes: WriteId,
     /// What the pauses of this instance are drawn from.
     pub(super) chance: u32,
-    held_bytes: usize,
+    pub(super) held_bytes: usize,
     paused: BTreeSet<Topic>,
 }
 
@@ -157,7 +153,7 @@ impl Machine {
     }
 
     /// Drops what the next batch holds of a partition.
-    fn forget(&mut self, key: TopicPartition) {
+    pub(super) fn forget(&mut self, key: TopicPartition) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         if std::mem::take(&mut partition.touched)
             && let Some(lane) = self.lanes.get_mut(partition.lane)
@@ -167,7 +163,7 @@ impl Machine {
     }
 
     /// Stops reading a partition, and drops what was gathered of it.
-    fn stop_reading(&mut self, key: TopicPartition) {
+    pub(super) fn stop_reading(&mut self, key: TopicPartition) {
         if self.is_consuming(key) {
             self.actions.push_back(Action::StopReading(vec![key]));
         }
@@ -175,7 +171,7 @@ impl Machine {
     }
 
     /// Reads the stored position again and starts there. `lost`: the log does not have the stored offset.
-    fn restart(&mut self, key: TopicPartition, lost: bool, now: Instant) {
+    pub(super) fn restart(&mut self, key: TopicPartition, lost: bool, now: Instant) {
         self.stop_reading(key);
         self.set(key, State::Starting { at: now, lost });
     }
@@ -227,7 +223,7 @@ impl Machine {
         self.read(read);
     }
 
-    fn read(&mut self, offsets: Vec<(TopicPartition, i64)>) {
+    pub(super) fn read(&mut self, offsets: Vec<(TopicPartition, i64)>) {
         if offsets.is_empty() {
             return;
         }
@@ -245,7 +241,7 @@ impl Machine {
         }
     }
 
-    fn stop(&mut self, key: TopicPartition, position: Position) {
+    pub(super) fn stop(&mut self, key: TopicPartition, position: Position) {
         self.stop_reading(key);
         self.set(key, State::Stopped);
         self.actions.push_back(Action::Report(Notice::Stopped { partition: key, position }));
@@ -287,144 +283,14 @@ impl Machine {
         self.start_later(key, Trouble { kind: TroubleKind::Unreadable, text }, now);
     }
 
-    fn written(&mut self, id: WriteId, report: Report, now: Instant) {
-        let lane = self.lanes.iter().position(|lane| lane.is_writing(id));
-        self.write_ended(lane);
-        let mut remaining: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();
-        for record in report.remaining {
-            remaining.entry(record.topic_partition()).or_default().push(record);
-        }
-        let (mut landed, mut unavailable, mut put_back) = (false, None, Vec::new());
-        for (key, outcome) in report.outcomes {
-            let Some(partition) = self.partitions.get_mut(&key) else { continue };
-            if partition.writing != Some(id) {
-                continue;
-            }
-            partition.writing = None;
-            if matches!(partition.state, State::Revoked) {
-                self.partitions.remove(&key);
-                continue;
-            }
-            if !matches!(partition.state, State::Consuming { .. } | State::Retrying) {
-                continue;
-            }
-            let records = remaining.remove(&key).unwrap_or_default();
-            match outcome {
-                Outcome::Landed(position) => {
-                    landed = true;
-                    self.landed(key, position);
-                }
-                Outcome::Fenced => {
-                    self.actions.push_back(Action::Report(Notice::Fenced(key)));
-                    self.restart(key, false, now);
-                }
-                Outcome::Waits { landed: position, wait } => {
-                    landed |= partition.move_to(position);
-                    match wait {
-                        _ if position.stopped => self.stop(key, position),
-                        Wait { kind: WaitKind::Database, text } => {
-                            unavailable = Some(text);
-                            if lane.is_some() {
-                                put_back.push((key, records));
-                            } else {
-                                self.set(key, State::Waiting { until: now, held: records });
-                            }
-                        }
-                        wait => self.wait(key, wait, records, lane.is_some(), now),
-                    }
-                }
-            }
-        }
-        if let Some(lane) = lane {
-            self.put_back(lane, put_back, now);
-        }
-        match unavailable {
-            Some(text) => self.database_failed(&text, now),
-            None if landed => self.database_works(),
-            None => {}
-        }
-    }
-
-    fn write_ended(&mut self, lane: Option<usize>) {
-        match lane.and_then(|lane| self.lanes.get_mut(lane)) {
-            Some(lane) => lane.written(),
-            None => self.single_writes = self.single_writes.saturating_sub(1),
-        }
-    }
-
-    fn landed(&mut self, key: TopicPartition, position: Position) {
-        let Some(partition) = self.partitions.get_mut(&key) else { return };
-        partition.move_to(position);
-        partition.failures = 0;
-        partition.trouble = None;
-        let retried = matches!(partition.state, State::Retrying);
-        if position.stopped {
-            self.stop(key, position);
-        } else if retried {
-            self.read(vec![(key, position.next_offset)]);
-        }
-    }
-
-    /// Records of a partition wait, for a reason that is its own. `first`: in a batch with others.
-    fn wait(&mut self, key: TopicPartition, wait: Wait, held: Vec<Record>, first: bool, now: Instant) {
-        self.stop_reading(key);
-        let Some(partition) = self.partitions.get_mut(&key) else { return };
-        let at_once = first && wait.kind == WaitKind::Suspects;
-        if !at_once {
-            partition.failures = partition.failures.saturating_add(1);
-            let kind = if wait.kind == WaitKind::Drift { TroubleKind::Drift } else { TroubleKind::Write };
-            partition.trouble = Some(Trouble { kind, text: wait.text });
-        }
-        let until = if at_once { now } else { now + super::pause(partition.failures, key) };
-        let bytes = held.iter().map(Record::size).sum::<usize>();
-        let fits = self.held_bytes + bytes <= HELD_MAX_BYTES;
-        let held = if fits { held } else { Vec::new() };
-        self.set(key, State::Waiting { until, held });
-    }
-
-    /// The records go first in the lane's next batch, as they were before.
-    fn put_back(&mut self, lane: usize, parts: Vec<(TopicPartition, Vec<Record>)>, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(lane) else { return };
-        let mut all = Vec::new();
-        for (key, records) in parts {
-            let Some(partition) = self.partitions.get_mut(&key) else { continue };
-            if !std::mem::replace(&mut partition.touched, true) {
-                lane.touch(key, now);
-            }
-            all.extend(records);
-        }
-        if !all.is_empty() {
-            lane.put_back(all, &self.limits, now);
-        }
-    }
-
-    /// The write's task ended without a result: nobody knows what landed, so the positions are read again.
-    fn write_died(&mut self, id: WriteId, now: Instant) {
-        let lane = self.lanes.iter().position(|lane| lane.is_writing(id));
-        self.write_ended(lane);
-        let keys: Vec<TopicPartition> = self.partitions.keys().copied().collect();
-        for key in keys {
-            let Some(partition) = self.partitions.get_mut(&key) else { continue };
-            if partition.writing != Some(id) {
-                continue;
-            }
-            partition.writing = None;
-            match partition.state {
-                State::Revoked => drop(self.partitions.remove(&key)),
-                State::Consuming { .. } | State::Retrying => self.restart(key, false, now),
-                _ => {}
-            }
-        }
-    }
-
-    fn database_failed(&mut self, reason: &str, now: Instant) {
+    pub(super) fn database_failed(&mut self, reason: &str, now: Instant) {
         let failures = self.gate.as_ref().map_or(0, |gate| gate.failures).saturating_add(1);
         self.gate = Some(Gate { until: now + super::database_pause(failures, self.chance), failures });
         let held = self.lanes.iter().map(Lane::buffered_records).sum();
         self.actions.push_back(Action::Report(Notice::DatabaseFailed { reason: reason.to_owned(), held }));
     }
 
-    fn database_works(&mut self) {
+    pub(super) fn database_works(&mut self) {
         if self.gate.take().is_some() {
             self.actions.push_back(Action::Report(Notice::DatabaseWorks));
         }

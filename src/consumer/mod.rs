@@ -7,10 +7,12 @@ mod lanes;
 mod log;
 mod look;
 mod machine;
+mod outcomes;
 mod partition;
 pub mod progress;
 mod schedule;
 mod start;
+mod status;
 mod topics;
 
 #[cfg(test)]
@@ -25,10 +27,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-pub use self::driver::{Consumer, End, Status, Waiting};
+pub use self::driver::Consumer;
 pub use self::lanes::Limits;
 pub use self::machine::Machine;
 pub use self::partition::{Trouble, TroubleKind};
+pub use self::status::{End, Status, Waiting};
 use crate::ingest::outcome::{Batch, Effort, Report};
 use crate::record::{Topic, TopicPartition};
 use crate::store::offsets::Position;
