@@ -379,7 +379,7 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, replay, skip, pause, resume, dead-letters, publish, simulate, status, demo, completions, man",
+                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, publish, simulate, demo, completions, man",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),

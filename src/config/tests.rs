@@ -241,8 +241,8 @@ fn times_of_the_group_must_fit_each_other() {
     for (name, bad) in [
         ("KAFKA_SESSION_TIMEOUT_MS", "3000"),
         ("KAFKA_SESSION_TIMEOUT_MS", "300001"),
-        ("KAFKA_HEARTBEAT_INTERVAL_MS", "45000"),
-        ("KAFKA_MAX_POLL_INTERVAL_MS", "44999"),
+        ("KAFKA_HEARTBEAT_INTERVAL_MS", "10000"),
+        ("KAFKA_MAX_POLL_INTERVAL_MS", "9999"),
     ] {
         assert!(line(name, bad).starts_with(&format!("{name} is {bad}, too ")), "{name}");
     }
