@@ -87,8 +87,10 @@ fn a_topic_made_anew_is_noticed_by_an_instance_that_has_none_of_its_partitions()
     let mut second = scene.daemon(&[]);
     second.wait_ready(SOON * 2);
     let seconds = |name: &&&str| logged(&second, &format!("{}/0", scene.topic(name))).is_ok();
-    let name =
-        *["clone.transfer", "clone.failed", "call.lifecycle"].iter().find(|name| !seconds(name)).unwrap();
+    let name = *["clone.transfer", "clone.failed", "call.lifecycle", "clone.ready", "caller.voice_mapping"]
+        .iter()
+        .find(|name| !seconds(name))
+        .unwrap();
     let topic = scene.topic(name);
     let send = |count: usize| scene.kafka.send_all((0..count).map(|_| Send::to(&topic).value("no event")));
     let read = |count: &str| {
