@@ -699,6 +699,7 @@ fn ten_thousand_unusable_records_in_a_row_stop_a_partition_with_the_default_limi
     let scene = Scene::new(real_kafka!(), 1);
     bad(&scene, 0, 10_000);
     let mut daemon = scene.daemon(&[]);
+    daemon.wait_ready(MINUTES);
     eventually_eq(MINUTES, "the stop", "1".to_owned(), || {
         scene.database.value("SELECT count(*) FROM ingest.consumer_offsets WHERE stopped_at IS NOT NULL")
     });
