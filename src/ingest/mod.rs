@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::event::Limits;
 use crate::record::{Record, Topic, TopicPartition};
@@ -287,9 +287,6 @@ impl Ingest {
         let batch = self.prepare(parts, rejected);
         let write = self.store.write(&batch.plan, &batch.dead_letters, &batch.advances, self.mode);
         let done = write.await;
-        if let Err(fault) = &done {
-            debug!(%fault, partitions = parts.len(), "a transaction was rolled back");
-        }
         if let Err(Fault::TooLarge(_)) = done {
             self.memory.too_large(parts);
         }

@@ -115,7 +115,8 @@ impl Store {
         if let Some(written) = rehearsed {
             return Ok(written);
         }
-        if result.is_err() {
+        if let Err(fault) = &result {
+            tracing::debug!(%fault, "a transaction was rolled back");
             forget_statements(&mut connection);
         }
         result

@@ -45,6 +45,9 @@ impl Rehearsal<'_> {
         if taken {
             return Ok(());
         }
+        if let Err(fault) = &result {
+            tracing::debug!(%fault, "a trial was refused");
+        }
         forget_statements(&mut self.connection);
         result
     }
