@@ -9,7 +9,8 @@ use super::{Broker, Database};
 use crate::kafka::brokers::Log;
 use crate::kafka::group_state::Member;
 use crate::record::{Topic, TopicPartition};
-use crate::store::status::{Cache, Instance, LetterKind, Letters, Outbox, Pause, Skipped, Stored};
+use crate::store::letters::Group;
+use crate::store::status::{Cache, Instance, Letters, Outbox, Pause, Skipped, Stored};
 
 /// Why a server gave no answer, and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub struct Stock {
     pub pauses: Vec<Pause>,
     pub skips: Vec<Skipped>,
     pub instances: Option<Vec<Instance>>,
-    pub letters: Option<(Letters, Vec<LetterKind>)>,
+    pub letters: Option<(Letters, Vec<Group>)>,
     pub cache: Option<Cache>,
     pub outbox: Option<Outbox>,
     /// What was asked and why there is no answer.

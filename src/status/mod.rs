@@ -13,7 +13,8 @@ use serde::Serialize;
 
 pub use self::judge::judge;
 use self::problems::{Code, Severity};
-use crate::store::status::{Cache, Instance, LetterKind, Outbox};
+use crate::store::letters::Group;
+use crate::store::status::{Cache, Instance, Outbox};
 
 /// The one word for all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -125,7 +126,7 @@ pub struct DeadLetters {
     pub unresolved: i64,
     pub unpublished: i64,
     pub oldest_unpublished_seconds: Option<f64>,
-    pub by_reason: Vec<LetterKind>,
+    pub by_reason: Vec<Group>,
 }
 
 /// The expiry.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 pub const CACHE_COUNTED: i64 = 1_000_000;
 
 /// How many kinds of dead letters are listed.
-const KINDS: i64 = 50;
+pub const KINDS: i64 = 50;
 
 /// The longest that one question may take, as PostgreSQL reads it.
 const PATIENCE: &str = "SET statement_timeout = '5s'";
@@ -109,26 +109,6 @@ pub struct Letters {
     /// Age of the oldest that is to be published.
     #[diesel(sql_type = Nullable<Double>)]
     pub oldest_unpublished_seconds: Option<f64>,
-}
-
-/// Unresolved dead letters of one topic, reason and message.
-#[derive(QueryableByName, Serialize, Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct LetterKind {
-    #[diesel(sql_type = Text)]
-    pub topic: String,
-    #[diesel(sql_type = Text)]
-    pub reason: String,
-    #[diesel(sql_type = Text)]
-    pub message: String,
-    #[diesel(sql_type = BigInt)]
-    pub count: i64,
-    #[diesel(sql_type = Text)]
-    pub first_at: String,
-    #[diesel(sql_type = Text)]
-    pub latest_at: String,
-    #[diesel(sql_type = BigInt)]
-    pub example_id: i64,
 }
 
 /// The voice cache.
@@ -258,20 +238,6 @@ pub async fn letters(connection: &mut AsyncPgConnection) -> QueryResult<Letters>
          FROM ingest.dead_letters WHERE resolved_at IS NULL OR published_at IS NULL"
     ))
     .get_result(connection)
-    .await
-}
-
-/// The kinds of unresolved dead letters, the most frequent first.
-pub async fn letter_kinds(connection: &mut AsyncPgConnection) -> QueryResult<Vec<LetterKind>> {
-    let (first_at, latest_at) = (time("min(created_at)"), time("max(created_at)"));
-    sql_query(format!(
-        "SELECT topic, reason, message, count(*) AS count, {first_at} AS first_at, {latest_at} AS latest_at,
-                max(id) AS example_id
-         FROM ingest.dead_letters WHERE resolved_at IS NULL
-         GROUP BY topic, reason, message ORDER BY count(*) DESC, topic, reason, message LIMIT $1"
-    ))
-    .bind::<BigInt, _>(KINDS)
-    .load(connection)
     .await
 }
 

@@ -18,6 +18,7 @@ use crate::record::{Topic, TopicPartition};
 use crate::status::facts::{Cluster, Facts, Logs, Positions, Stock, Unanswered, Unseen};
 use crate::status::partitions::furthest_behind;
 use crate::status::{Broker, Schema};
+use crate::store::letters;
 use crate::store::status::{self as questions, Stored};
 use crate::store::{connect, migrate, rights};
 
@@ -172,7 +173,7 @@ async fn ask_database(
     stock.skips = answer(failed, "skips", questions::skips(connection, group)).await.unwrap_or_default();
     stock.instances = answer(failed, "instances", questions::instances(connection, group)).await;
     let letters = answer(failed, "dead letters", questions::letters(connection)).await;
-    let kinds = answer(failed, "kinds of dead letters", questions::letter_kinds(connection)).await;
+    let kinds = answer(failed, "kinds of dead letters", letters::groups(connection, questions::KINDS)).await;
     stock.letters = letters.zip(kinds);
     stock.cache = answer(failed, "the voice cache", questions::cache(connection)).await;
     stock.outbox = answer(failed, "the outbox", questions::outbox(connection)).await;

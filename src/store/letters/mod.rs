@@ -3,9 +3,9 @@
 mod change;
 mod filter;
 
-use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
-use diesel_async::RunQueryDsl;
+use diesel::{QueryResult, QueryableByName};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde::Serialize;
 
 use super::{Fault, Store};
@@ -215,6 +215,20 @@ const BYTES: &str =
     "COALESCE(l.bytes, COALESCE(octet_length(l.value), 0) + COALESCE(octet_length(l.key), 0)
         + (SELECT COALESCE(sum(64 + COALESCE(octet_length(part), 0)), 0) FROM unnest(l.headers) AS part))::bigint";
 
+/// The unresolved letters by topic, reason and message, the most frequent first; at most so many groups.
+pub async fn groups(connection: &mut AsyncPgConnection, most: i64) -> QueryResult<Vec<Group>> {
+    let query = diesel::sql_query(concat!(
+        "SELECT topic, reason, message, count(*) AS count, ",
+        time!("min(created_at)"),
+        " AS first_at, ",
+        time!("max(created_at)"),
+        " AS latest_at, max(id) AS example_id
+         FROM ingest.dead_letters WHERE resolved_at IS NULL
+         GROUP BY topic, reason, message ORDER BY count(*) DESC, topic, reason, message LIMIT $1"
+    ));
+    query.bind::<BigInt, _>(most).load(connection).await
+}
+
 impl Store {
     /// Letters without their bytes, by id.
     pub async fn list_letters(&self, filter: &Filter) -> Result<Vec<Head>, Fault> {
@@ -232,18 +246,9 @@ impl Store {
         Ok(query.load(&mut self.connection().await?).await?)
     }
 
-    /// The unresolved letters by topic, reason and message, the most frequent first; at most so many groups.
+    /// As [`groups`].
     pub async fn letter_groups(&self, most: i64) -> Result<Vec<Group>, Fault> {
-        let query = diesel::sql_query(concat!(
-            "SELECT topic, reason, message, count(*) AS count, ",
-            time!("min(created_at)"),
-            " AS first_at, ",
-            time!("max(created_at)"),
-            " AS latest_at, max(id) AS example_id
-             FROM ingest.dead_letters WHERE resolved_at IS NULL
-             GROUP BY topic, reason, message ORDER BY count(*) DESC, topic, reason, message LIMIT $1"
-        ));
-        Ok(query.bind::<BigInt, _>(most).load(&mut self.connection().await?).await?)
+        Ok(groups(&mut *self.connection().await?, most).await?)
     }
 
     /// What is not published yet.
