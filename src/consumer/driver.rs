@@ -243,22 +243,14 @@ impl Consumer {
         match action {
             Action::Load(partitions) => {
                 let starter = self.starter.clone();
-                let died = Done::Input(Input::NotLoaded {
-                    wait: "its start failed: this is a bug".into(),
-                    database: false,
-                });
-                self.spawn(died, async move {
+                self.spawn(start_died(), async move {
                     let (input, topics) = starter.load(partitions).await;
                     Done::Loaded(input, topics)
                 });
             }
             Action::LookUp(look_ups) => {
                 let starter = self.starter.clone();
-                let died = Done::Input(Input::NotLoaded {
-                    wait: "its start failed: this is a bug".into(),
-                    database: false,
-                });
-                self.spawn(died, async move { Done::Input(starter.look_up(look_ups).await) });
+                self.spawn(start_died(), async move { Done::Input(starter.look_up(look_ups).await) });
             }
             Action::Read(offsets) => self.read(&offsets),
             Action::StopReading(partitions) => {
@@ -446,6 +438,11 @@ impl Consumer {
             warn!("the broker did not let the consumer leave its group in time");
         }
     }
+}
+
+/// The result of a start whose task panicked.
+fn start_died() -> Done {
+    Done::Input(Input::NotLoaded { wait: "its start failed: this is a bug".into(), database: false })
 }
 
 async fn until(timeout: Option<Instant>) {

@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// Starts the clock of a partition again where it runs.
+    /// Takes the clock away: a partition that is stopped or paused need make no progress.
     pub fn rest(&mut self, partition: TopicPartition) {
         self.clocks.remove(&partition);
     }

@@ -2,7 +2,7 @@
 //! end, and every header name that is not UTF-8; this module reads them from librdkafka's events.
 #![allow(unsafe_code, reason = "rdkafka does not expose these parts of an event")]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::slice;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::headers;
+use super::topic_ids::{Owned, text};
 use crate::record::{Record, Topic};
 
 /// A topic's name as Kafka has it, and a partition.
@@ -36,16 +37,6 @@ pub(super) enum Event {
     Statistics(Vec<u8>),
     /// A line of librdkafka's log.
     Log { level: i32, facility: String, text: String },
-}
-
-/// A pointer that librdkafka owns on behalf of this value, and its destructor.
-struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
-
-impl<T> Drop for Owned<T> {
-    fn drop(&mut self) {
-        // SAFETY: the pointer is not null (see the constructors' callers) and is destroyed once.
-        unsafe { self.1(self.0) }
-    }
 }
 
 /// The queue. Holds the consumer, which outlives every event.
@@ -200,14 +191,4 @@ unsafe fn record(message: *const rd::rd_kafka_message_t, topic_prefix: &str) -> 
 unsafe fn bytes(from: *const c_void, size: usize) -> Option<Vec<u8>> {
     // SAFETY: as the caller promises.
     (!from.is_null()).then(|| unsafe { slice::from_raw_parts(from.cast::<u8>(), size) }.to_vec())
-}
-
-/// # Safety
-/// `from` is null or a NUL-terminated text.
-unsafe fn text(from: *const c_char) -> String {
-    if from.is_null() {
-        return String::new();
-    }
-    // SAFETY: as the caller promises.
-    unsafe { CStr::from_ptr(from) }.to_string_lossy().into_owned()
 }

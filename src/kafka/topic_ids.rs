@@ -99,8 +99,11 @@ pub(super) fn topic_ids<C: ClientContext>(
 }
 
 /// # Safety
-/// The pointer is a NUL-terminated text.
+/// The pointer is null, which gives an empty text, or a NUL-terminated text.
 pub(super) unsafe fn text(pointer: *const std::ffi::c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
     // SAFETY: as the caller promises.
     unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
 }
