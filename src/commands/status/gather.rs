@@ -50,16 +50,14 @@ pub(super) async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
 
     let first = Instant::now();
     look(0, settings, &mut connection, &mut database, asking.as_ref(), &mut cluster).await?;
-    tokio::try_join!(
-        ask_database(settings, &mut connection, &mut database),
-        ask_group(settings, &mut cluster),
-        async {
-            tokio::time::sleep(BETWEEN).await;
-            Ok(())
-        }
-    )?;
+    tokio::try_join!(ask_group(settings, &mut cluster), async {
+        tokio::time::sleep(BETWEEN).await;
+        Ok(())
+    })?;
     let between = first.elapsed();
     look(1, settings, &mut connection, &mut database, asking.as_ref(), &mut cluster).await?;
+    // The positions come first: a stopped partition is never shown without its dead letters.
+    ask_database(settings, &mut connection, &mut database).await;
 
     let mut facts = Facts {
         checked_at: chrono::Utc::now().timestamp_millis(),
@@ -155,8 +153,8 @@ async fn ask_database(
     settings: &Settings,
     connection: &mut Option<AsyncPgConnection>,
     database: &mut Result<Stock, Unanswered>,
-) -> anyhow::Result<()> {
-    let (Some(connection), Ok(stock)) = (connection.as_mut(), database.as_mut()) else { return Ok(()) };
+) {
+    let (Some(connection), Ok(stock)) = (connection.as_mut(), database.as_mut()) else { return };
     let group = &settings.kafka_group_id;
     let Stock { failed, .. } = stock;
     if let Some(server) = answer(failed, "itself", rights::server(connection)).await {
@@ -177,7 +175,6 @@ async fn ask_database(
     stock.letters = letters.zip(kinds);
     stock.cache = answer(failed, "the voice cache", questions::cache(connection)).await;
     stock.outbox = answer(failed, "the outbox", questions::outbox(connection)).await;
-    Ok(())
 }
 
 /// The answer; where there is none, the reason goes to the others.

@@ -328,8 +328,8 @@ impl Stage {
                 let delay = Duration::from_millis(self.dice.pick(&[5, 20, 100]));
                 self.change_proxy(Mode::Delay(delay), 3000);
             }
-            AnswerToCommitLost => self.change_proxy(Mode::LoseAnswerToCommit, 1500),
-            CommitLost => self.change_proxy(Mode::LoseCommit, 1500),
+            AnswerToCommitLost => self.lose_commits(Mode::LoseAnswerToCommit),
+            CommitLost => self.lose_commits(Mode::LoseCommit),
             Stall => self.change_proxy(Mode::Stall, 2000 + pause * 3),
             LockedRows => {
                 let table = self.dice.pick(&[
@@ -541,6 +541,16 @@ impl Stage {
         self.lift(|lasting, _| *lasting == Lasting::Proxy);
         self.proxy.set(mode);
         self.last(millis, Lasting::Proxy);
+    }
+
+    /// Waits until the first commit is lost: the faults that last may keep every batch from its commit for a while.
+    fn lose_commits(&mut self, mode: Mode) {
+        let (before, started) = (self.proxy.lost_commits(), Instant::now());
+        self.change_proxy(mode, 20_000);
+        while self.proxy.lost_commits() == before && started.elapsed() < Duration::from_secs(20) {
+            self.pass(100);
+        }
+        self.change_proxy(mode, 1500);
     }
 
     fn note_played_disk(&mut self) {
