@@ -528,7 +528,7 @@ impl Stage {
             }
             Lasting::TopicGone(topic) => self.create_topic(&topic),
             Lasting::BrokerAway(id) => self.broker_back(id),
-            Lasting::Quota => self.limit_fetching(f64::MAX),
+            Lasting::Quota => self.limit_fetching(1e12),
         }
     }
 

@@ -101,7 +101,6 @@ fn a_full_disk_and_a_database_restored_from_a_dump() {
 }
 
 #[test]
-#[ignore = "the round of partial faults does not run to its end yet: run it by name with --ignored"]
 fn one_partition_one_broker_of_three_or_one_client_in_trouble() {
     or_left_out!(crate::support::kafka::available());
     short(

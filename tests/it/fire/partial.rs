@@ -150,12 +150,12 @@ impl Stage {
             let stood = started.elapsed();
             if wanted.is_empty() {
                 self.report
-                    .at_least("ms that partitions of other brokers needed at most", stood.as_millis() as u64);
+                    .at_least("ms that partitions without a fault of their own stood still at most", stood.as_millis() as u64);
                 return;
             }
             if stood > GOES_ON {
                 self.difference(format!(
-                    "a broker is away, and after {stood:.0?} these partitions of others stand: {wanted:?}"
+                    "after {stood:.0?} these partitions, which have no fault of their own, stand still: {wanted:?}"
                 ));
                 return;
             }
@@ -182,6 +182,8 @@ impl Stage {
         round.scene.kafka.delete_topic(&topic);
         round.deleted.insert(topic);
         drop(held);
+        self.pass(1000);
+        self.look_whether_others_go_on(&[]);
     }
 
     /// The first of two static members with one name is fenced by the second, which ends; then the first goes on, with a
@@ -233,6 +235,7 @@ impl Stage {
         round.lost.push((topic.clone(), partition, from..to));
         self.report.add("records of batches too large to unpack", OVERSIZE as u64);
         self.pass(3000);
+        self.look_whether_others_go_on(&[partition]);
         let (partition, to) = (partition.to_string(), to.to_string());
         let skip = ["skip", "--topic", &name, "--partition", &partition, "--to", &to, "--note", "too large"];
         // It passes over nothing before the daemon has come so far.
@@ -279,8 +282,7 @@ impl Stage {
             }
             self.pass(200);
         }
-        let others: Vec<i32> = vec![partition];
-        self.look_whether_others_go_on(&others);
+        self.look_whether_others_go_on(&[partition]);
         self.accept_dead_letters();
         self.report.add("partitions stopped and accepted", 1);
     }
