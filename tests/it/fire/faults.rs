@@ -46,6 +46,10 @@ pub enum Fault {
     LockedTable,
     /// `statement_timeout` and its kin, too short for any batch.
     Timeouts,
+    /// A table that takes no good row: a constraint, a column or a right that somebody changed.
+    Drift,
+    /// One instance more, through a pooler in session mode, and one less.
+    Pooled,
     /// No byte left on PostgreSQL's disk. Where mounting is not permitted, a trigger that says so instead.
     DiskFull,
     /// The broker restarted in good order.
@@ -100,7 +104,7 @@ use Fault::*;
 
 impl Fault {
     /// Of the instances, and between them and PostgreSQL.
-    pub const NEAR_POSTGRES: [Fault; 16] = [
+    pub const NEAR_POSTGRES: [Fault; 18] = [
         Killed,
         Halted,
         Comes,
@@ -117,6 +121,8 @@ impl Fault {
         Deadlock,
         LockedTable,
         Timeouts,
+        Drift,
+        Pooled,
     ];
 
     /// Of the broker, its topics, and the offsets in it.
@@ -192,6 +198,7 @@ impl Fault {
                 | Deadlock
                 | LockedTable
                 | Timeouts
+                | Drift
                 | DiskFull
         )
     }
@@ -218,6 +225,8 @@ pub enum Lasting {
     BrokerHalted,
     /// The role's settings are what they were.
     Timeouts,
+    /// The table is as the migrations made it: the statement that undoes the drift.
+    Drift(String),
     /// The disk is freed.
     DiskFull,
     /// The topic is made.
@@ -381,6 +390,8 @@ impl Stage {
                 self.terminate(None);
                 self.last(3000, Lasting::Timeouts);
             }
+            Drift => self.drift(),
+            Pooled => self.pooled(),
             DiskFull => {
                 if self.server.is_on_small_disk() {
                     self.server.fill_disk();
@@ -519,6 +530,15 @@ impl Stage {
                 self.server_run(&format!("ALTER ROLE {ROLE} RESET ALL"));
                 self.terminate(None);
             }
+            Lasting::Drift(undo) if is_down(self, Lasting::stops_postgres) => {
+                self.round().lasting.push((due, Lasting::Drift(undo)));
+            }
+            Lasting::Drift(undo) => {
+                self.wait_for_postgres();
+                // A deadlock with an instance may end it.
+                let database = &self.round().scene.database;
+                eventually(SOON * 2, "the end of the drift", || database.try_rows(&undo));
+            }
             Lasting::DiskFull => {
                 if self.server.is_on_small_disk() {
                     self.server.free_disk();
@@ -599,11 +619,14 @@ impl Stage {
 
     /// Statements of another client, which may be refused, as a deadlock ends one of two. It does not wait for long: an
     /// instance that is halted may hold what it wants.
-    fn other_session(&mut self, sql: &str) {
+    /// Whether it was done.
+    pub(super) fn other_session(&mut self, sql: &str) -> bool {
         let sql = format!("SET lock_timeout = '3s'; {sql}");
-        if self.round().scene.database.try_rows(&sql).is_err() {
+        let done = self.round().scene.database.try_rows(&sql).is_ok();
+        if !done {
             self.report.add("statements of the other session refused", 1);
         }
+        done
     }
 
     fn server_run(&mut self, sql: &str) {

@@ -5,6 +5,7 @@
 //! - [`stage`]: servers, instances, and what is known about a round;
 //! - [`faults`]: each kind of fault;
 //! - [`partial`]: those that strike one partition, one broker of three, or one client;
+//! - [`drift`]: tables that take no good row, and a pooler;
 //! - [`check`]: what must hold at the end of a round;
 //! - [`traffic`]: what is sent meanwhile;
 //! - [`found`]: what was found, each as a test that needs no luck.
@@ -16,6 +17,7 @@
 
 mod check;
 mod dice;
+mod drift;
 mod faults;
 mod found;
 mod partial;
@@ -69,6 +71,7 @@ fn instances_killed_halted_coming_and_going_and_connections_to_postgresql_cut() 
             "log: outages of PostgreSQL in which records waited",
             "commits, or answers to them, lost",
             "sessions of PostgreSQL terminated",
+            "tables that took no good row for a while",
         ],
     );
 }

@@ -13,6 +13,7 @@ use super::traffic::{Pace, Producer};
 use crate::support::cluster::{Broker, Cluster, FIRST};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Kafka, PrivateKafka, Record};
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Database, PrivateServer};
 use crate::support::processes::{Signal, free_port};
 use crate::support::proxy::Proxy;
@@ -152,6 +153,8 @@ pub struct Round {
     pub gone_output: Vec<Record>,
     /// Topics that were deleted for good, as Kafka had them.
     pub deleted: BTreeSet<String>,
+    /// Between some of the instances and PostgreSQL.
+    pub pooler: Option<PgBouncer>,
     /// A dump that may still be restored.
     pub dump: Option<PathBuf>,
     /// When that was done: from when to when, in microseconds since 1970.
@@ -258,6 +261,7 @@ impl Stage {
             lost: Vec::new(),
             gone_output: Vec::new(),
             deleted: BTreeSet::new(),
+            pooler: None,
             dump: None,
             restores: Vec::new(),
         });

@@ -11,6 +11,7 @@ pub struct PgBouncer {
     program: PathBuf,
     folder: PathBuf,
     server: String,
+    user: (String, String),
     port: u16,
     process: Option<Process>,
 }
@@ -18,12 +19,23 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts a pooler in this `pool_mode` before the server of a database. The error says why there is none.
     pub fn start(database: &Database, mode: &str) -> Result<PgBouncer, String> {
+        PgBouncer::start_for(database, mode, USER, PASSWORD)
+    }
+
+    /// The same for another role than the superuser, with its password.
+    pub fn start_for(
+        database: &Database,
+        mode: &str,
+        user: &str,
+        password: &str,
+    ) -> Result<PgBouncer, String> {
         let elsewhere = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
         let program = find_program("pgbouncer", elsewhere).ok_or("pgbouncer is not installed")?;
         let (_, server) = database.url().split_once('@').unwrap();
         let server = server.split_once('/').unwrap().0.to_owned();
+        let user = (user.to_owned(), password.to_owned());
         let mut pooler =
-            PgBouncer { program, folder: folder("pgbouncer"), server, port: free_port(), process: None };
+            PgBouncer { program, folder: folder("pgbouncer"), server, user, port: free_port(), process: None };
         pooler.start_again(mode);
         Ok(pooler)
     }
@@ -39,7 +51,7 @@ impl PgBouncer {
             self.port
         );
         std::fs::write(self.folder.join("pgbouncer.ini"), ini).unwrap();
-        std::fs::write(self.folder.join("users"), format!("\"{USER}\" \"{PASSWORD}\"\n")).unwrap();
+        std::fs::write(self.folder.join("users"), format!("\"{}\" \"{}\"\n", self.user.0, self.user.1)).unwrap();
         give_to_postgres(&self.folder);
         let mut pooler = if is_root() {
             // it refuses to run as root
@@ -63,8 +75,13 @@ impl PgBouncer {
         self.process = None;
     }
 
+    /// The same by the database's name.
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgresql://{}@127.0.0.1:{}/{database}", self.user.0, self.port)
+    }
+
     /// The URL of a database through the pooler.
     pub fn url(&self, database: &Database) -> String {
-        format!("postgresql://{USER}@127.0.0.1:{}/{}", self.port, database.name())
+        self.url_of(&database.name())
     }
 }
