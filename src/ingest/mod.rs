@@ -11,9 +11,11 @@
 //! good      -> pure: a known good record, disguised as one that nobody has sent
 //! sizes     -> pure: how many records of a topic a transaction may hold
 //! prepare   -> pure: records to a plan, dead letters, positions
+//! blocking  -> long decoding leaves the runtime's workers
 //! memory    -> what a batch leaves to the next ones
 //! ```
 
+mod blocking;
 mod good;
 mod memory;
 pub mod outcome;

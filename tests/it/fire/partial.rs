@@ -149,8 +149,10 @@ impl Stage {
             });
             let stood = started.elapsed();
             if wanted.is_empty() {
-                self.report
-                    .at_least("ms that partitions without a fault of their own stood still at most", stood.as_millis() as u64);
+                self.report.at_least(
+                    "ms that partitions without a fault of their own stood still at most",
+                    stood.as_millis() as u64,
+                );
                 return;
             }
             if stood > GOES_ON {

@@ -34,8 +34,14 @@ impl PgBouncer {
         let (_, server) = database.url().split_once('@').unwrap();
         let server = server.split_once('/').unwrap().0.to_owned();
         let user = (user.to_owned(), password.to_owned());
-        let mut pooler =
-            PgBouncer { program, folder: folder("pgbouncer"), server, user, port: free_port(), process: None };
+        let mut pooler = PgBouncer {
+            program,
+            folder: folder("pgbouncer"),
+            server,
+            user,
+            port: free_port(),
+            process: None,
+        };
         pooler.start_again(mode);
         Ok(pooler)
     }
@@ -51,7 +57,8 @@ impl PgBouncer {
             self.port
         );
         std::fs::write(self.folder.join("pgbouncer.ini"), ini).unwrap();
-        std::fs::write(self.folder.join("users"), format!("\"{}\" \"{}\"\n", self.user.0, self.user.1)).unwrap();
+        std::fs::write(self.folder.join("users"), format!("\"{}\" \"{}\"\n", self.user.0, self.user.1))
+            .unwrap();
         give_to_postgres(&self.folder);
         let mut pooler = if is_root() {
             // it refuses to run as root
