@@ -1,6 +1,7 @@
 //! The command line: commands, flags and `--help`; a usage error ends with a line that says what to do.
 
 pub mod dead_letters;
+pub mod tap;
 mod usage;
 
 use std::ffi::OsString;
@@ -203,6 +204,12 @@ pub enum Command {
         #[command(subcommand)]
         what: Option<DeadLetters>,
     },
+    /// Show records as they arrive, or from a place on, and what becomes of each
+    ///
+    /// Personal data is masked. Joins no group, commits nothing and writes nothing. Ends with Ctrl-C, at --to or with
+    /// --limit. Without DATABASE_URL it does not know what the database made of a record.
+    #[command(after_help = NEEDS_BROKER)]
+    Tap(Box<tap::TapArgs>),
     /// Send one JSON object a line to a topic, checked first as the daemon would
     #[command(after_help = NEEDS_BROKER)]
     Publish {
@@ -379,7 +386,7 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, publish, simulate, demo, completions, man",
+                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, tap, publish, simulate, demo, completions, man",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::cli::{self, Asked, Cli, Command, FailOn, Usage};
+use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, FailOn, Usage};
 use voiceclone_events::commands::{
-    check, dead_letters, demo, manual, migrate, pause, publish, replay, simulate, skip, status,
+    check, dead_letters, demo, manual, migrate, pause, publish, replay, simulate, skip, status, tap,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
@@ -157,8 +157,14 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         }
         Command::Resume { topic } => Ok(pause::resume(&settings(true, false)?, *topic, cli.json).await?),
         Command::DeadLetters { what } => {
-            let settings = settings(true, false)?;
+            let sends = matches!(what, Some(DeadLetters::Fix(_)));
+            let settings = settings(true, sends)?;
             good(dead_letters::run(&settings, what.as_ref(), cli.json, cancel).await?)
+        }
+        Command::Tap(args) => {
+            // what is known without a database is shown without one
+            let database = std::env::var_os("DATABASE_URL").is_some_and(|url| !url.is_empty());
+            Ok(tap::run(&settings(database, true)?, args, cli.json, cancel).await?)
         }
         Command::Publish { topic, file } => {
             good(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)

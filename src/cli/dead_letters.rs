@@ -9,6 +9,16 @@ use super::{NEEDS_DATABASE, NEEDS_DATABASE_AND_GROUP, offset, partition, positiv
 use crate::event::{Reason, Time};
 use crate::record::Topic;
 
+const FIX_HELP: &str = "\
+Examples:
+  voiceclone-events dead-letters fix 17 --set 'status=\"completed\"' --dry-run
+  voiceclone-events dead-letters fix 17 --set clone_duration_ms=2300 --drop-header ce_time
+  voiceclone-events dead-letters show 17 --raw >17.json    # correct the file, then
+  voiceclone-events dead-letters fix 17 --value 17.json
+
+Needs DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS in the environment; any other KAFKA_X_Y there is librdkafka's property
+x.y.";
+
 /// What `dead-letters` does.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DeadLetters {
@@ -52,6 +62,12 @@ pub enum DeadLetters {
         #[arg(long, value_name = "R", value_parser = rate)]
         rate: Option<f64>,
     },
+    /// Publish a corrected record to the letter's own topic and partition, and resolve the letter
+    ///
+    /// What is not changed stays as it was, the timestamp too. The record is checked as the daemon would, and nothing is
+    /// sent where it still cannot be used. A letter that is fixed already is not sent again.
+    #[command(after_help = FIX_HELP)]
+    Fix(Box<FixArgs>),
     /// Resolve dead letters with a note, and do nothing else
     #[command(after_help = NEEDS_DATABASE)]
     Discard {
@@ -109,6 +125,44 @@ pub enum DeadLetters {
         #[arg(long, value_name = "P", value_parser = partition, requires = "topic")]
         partition: Option<i32>,
     },
+}
+
+/// One dead letter, and what is changed of its record.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FixArgs {
+    /// Its id
+    #[arg(value_parser = id)]
+    pub id: i64,
+    /// Set a field of the event (in `data` of a CloudEvents envelope) to this JSON; null stands for no value
+    #[arg(long, value_name = "FIELD=JSON", value_parser = field)]
+    pub set: Vec<(String, String)>,
+    /// Take the whole value from this file; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub value: Option<PathBuf>,
+    /// The key
+    #[arg(long, value_name = "TEXT")]
+    pub key: Option<String>,
+    /// A header, in place of those of its name
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    pub headers: Vec<(String, String)>,
+    /// Leave out the headers of this name
+    #[arg(long = "drop-header", value_name = "NAME")]
+    pub drop_headers: Vec<String>,
+    /// The record's timestamp, such as 2025-06-01T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = timestamp)]
+    pub timestamp: Option<Time>,
+    /// Only say what would be published
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl FixArgs {
+    /// Whether anything is changed.
+    pub fn changes(&self) -> bool {
+        let headers = !self.headers.is_empty() || !self.drop_headers.is_empty();
+        let value = !self.set.is_empty() || self.value.is_some();
+        value || headers || self.key.is_some() || self.timestamp.is_some()
+    }
 }
 
 /// Which dead letters: those for which all of it holds.
@@ -213,7 +267,30 @@ fn offsets(text: &str) -> Result<(i64, i64), &'static str> {
     }
 }
 
-fn reason(text: &str) -> Result<Reason, String> {
+fn pair(text: &str) -> Option<(&str, &str)> {
+    text.split_once('=').filter(|(name, _)| !name.is_empty())
+}
+
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = pair(text).ok_or("give FIELD=JSON, such as status='\"completed\"'")?;
+    if serde_json::from_str::<serde::de::IgnoredAny>(value).is_err() {
+        return Err(format!(
+            "the value of {name} is no JSON: write a text in quotes, such as {name}='\"text\"'"
+        ));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn header(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = pair(text).ok_or("give NAME=VALUE, such as ce_type=clone.ready")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn timestamp(text: &str) -> Result<Time, &'static str> {
+    Time::parse(text).map_err(|_| "give a time such as 2025-06-01T12:00:00Z")
+}
+
+pub(super) fn reason(text: &str) -> Result<Reason, String> {
     let known = Reason::ALL.into_iter().find(|reason| reason.name() == text);
     known.ok_or_else(|| format!("give one of {}", Reason::ALL.map(Reason::name).join(", ")))
 }
@@ -246,6 +323,18 @@ mod tests {
         for wrong in ["", "..", "3..", "9..1", "1-2"] {
             assert!(offsets(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_field_is_set_to_json() {
+        assert_eq!(field("a=1").unwrap(), ("a".to_owned(), "1".to_owned()));
+        assert_eq!(field("a={\"b\":\"c=d\"}").unwrap().1, "{\"b\":\"c=d\"}");
+        assert!(field("status=completed").unwrap_err().contains("status='\"text\"'"));
+        for wrong in ["a", "=1", "a="] {
+            assert!(field(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(header("a=").unwrap(), ("a".to_owned(), String::new()));
+        assert!(header("=a").is_err() && timestamp("now").is_err());
     }
 
     #[test]

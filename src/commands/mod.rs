@@ -12,6 +12,8 @@ pub mod simulate;
 pub mod skip;
 pub mod status;
 mod tally;
+pub mod tap;
+mod view;
 
 use anyhow::{Context as _, bail};
 

@@ -97,7 +97,7 @@ fn stopped_early(json: bool, options: &Options) -> anyhow::Result<Outcome> {
 }
 
 /// An integer is an offset, anything else a time.
-fn bound(flag: &str, text: &str) -> anyhow::Result<Bound> {
+pub(super) fn bound(flag: &str, text: &str) -> anyhow::Result<Bound> {
     let offset = if text.bytes().all(|byte| byte.is_ascii_digit()) {
         text.parse().ok().map(Bound::Offset)
     } else {
@@ -112,7 +112,7 @@ fn bound(flag: &str, text: &str) -> anyhow::Result<Bound> {
     }
 }
 
-fn in_order(from: Option<Bound>, to: Option<Bound>) -> anyhow::Result<()> {
+pub(super) fn in_order(from: Option<Bound>, to: Option<Bound>) -> anyhow::Result<()> {
     let ordered = match (from, to) {
         (Some(Bound::Offset(from)), Some(Bound::Offset(to))) => from < to,
         (Some(Bound::Time(from)), Some(Bound::Time(to))) => from < to,

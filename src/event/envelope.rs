@@ -139,7 +139,7 @@ impl<'a> Content<'a> {
 }
 
 /// Whether `content-type` says that the value is an envelope.
-fn says_structured(headers: &[Header]) -> bool {
+pub(super) fn says_structured(headers: &[Header]) -> bool {
     let content_type = headers.iter().rfind(|header| header.name == b"content-type");
     content_type
         .and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok())

@@ -1,6 +1,7 @@
 //! Bytes to an event, or the reason why not (contract, sections 2 and 4). Plain functions: no clock, no
 //! I/O, no panic on any input.
 
+pub mod edit;
 mod encoding;
 mod envelope;
 mod fields;
@@ -283,6 +284,17 @@ pub fn decode<'a>(record: &'a Record, limits: Limits) -> Result<Event<'a>, Unusa
         Topic::CloneTransfer => clone_transfer(&content).map(Event::Transfer),
         Topic::CallLifecycle => call_lifecycle(&content).map(Event::Call),
         Topic::CallerVoiceMapping => voice_mapping(&content).map(Event::Mapping),
+    }
+}
+
+/// Whether a usable record's event holds nothing of the record's own timestamp: every time in it is one that its value
+/// or its headers state.
+pub fn states_every_time(record: &Record, limits: Limits) -> bool {
+    let at = |timestamp| Record { timestamp, ..record.clone() };
+    let (one, other) = (at(0), at(1));
+    match (decode(&one, limits), decode(&other, limits)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod range;
 pub mod reason;
 pub mod send;
 mod statistics;
+pub mod tail;
 mod topic_ids;
 
 use rdkafka::ClientConfig;

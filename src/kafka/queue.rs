@@ -164,7 +164,7 @@ unsafe fn places(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Place>
 ///
 /// # Safety
 /// `message` is null or a live message.
-unsafe fn record(message: *const rd::rd_kafka_message_t, topic_prefix: &str) -> Option<Record> {
+pub(super) unsafe fn record(message: *const rd::rd_kafka_message_t, topic_prefix: &str) -> Option<Record> {
     if message.is_null() {
         return None;
     }

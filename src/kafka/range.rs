@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Serialize;
@@ -184,25 +184,9 @@ impl Reader {
     ) -> anyhow::Result<Vec<Range>> {
         let consumer = self.consumer.clone();
         let topic = self.topic_name.clone();
-        tokio::task::spawn_blocking(move || {
-            let partitions = partitions(&consumer, &topic, partition)?;
-            let from = wishes(&consumer, &topic, &partitions, from)?;
-            let to = wishes(&consumer, &topic, &partitions, to)?;
-            partitions
-                .into_iter()
-                .map(|partition| {
-                    let marks = watermarks(&consumer, &topic, partition)?;
-                    // Where nothing is so late, the range starts or ends where the partition ends.
-                    let at_end = Wish::Offset(marks.1);
-                    let wish = |wishes: &Option<BTreeMap<i32, Wish>>| {
-                        wishes.as_ref().map(|wishes| wishes.get(&partition).copied().unwrap_or(at_end))
-                    };
-                    Ok(Range::resolve(partition, marks, wish(&from), wish(&to)))
-                })
-                .collect()
-        })
-        .await
-        .context("asking the broker died")?
+        tokio::task::spawn_blocking(move || resolve(&*consumer, &topic, partition, from, to))
+            .await
+            .context("asking the broker died")?
     }
 
     /// Starts to read the ranges; empty ones are left out.
@@ -361,7 +345,7 @@ impl Reader {
         let open: Vec<i32> = self.parts.iter().filter(|(_, part)| !part.done).map(|(p, _)| *p).collect();
         let marks = tokio::task::spawn_blocking(move || {
             open.into_iter()
-                .map(|partition| Ok((partition, watermarks(&consumer, &topic, partition)?)))
+                .map(|partition| Ok((partition, watermarks(&*consumer, &topic, partition)?)))
                 .collect::<anyhow::Result<Vec<_>>>()
         });
         for (partition, (low, high)) in marks.await.context("asking the broker died")?? {
@@ -394,8 +378,37 @@ impl Reader {
     }
 }
 
+/// As [`Reader::resolve`], asked by any client. Blocks.
+pub(super) fn resolve<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    topic: &str,
+    partition: Option<i32>,
+    from: Option<Bound>,
+    to: Option<Bound>,
+) -> anyhow::Result<Vec<Range>> {
+    let partitions = partitions(consumer, topic, partition)?;
+    let from = wishes(consumer, topic, &partitions, from)?;
+    let to = wishes(consumer, topic, &partitions, to)?;
+    partitions
+        .into_iter()
+        .map(|partition| {
+            let marks = watermarks(consumer, topic, partition)?;
+            // Where nothing is so late, the range starts or ends where the partition ends.
+            let at_end = Wish::Offset(marks.1);
+            let wish = |wishes: &Option<BTreeMap<i32, Wish>>| {
+                wishes.as_ref().map(|wishes| wishes.get(&partition).copied().unwrap_or(at_end))
+            };
+            Ok(Range::resolve(partition, marks, wish(&from), wish(&to)))
+        })
+        .collect()
+}
+
 /// The partition asked for, or all that the topic has.
-fn partitions(consumer: &StreamConsumer, topic: &str, wanted: Option<i32>) -> anyhow::Result<Vec<i32>> {
+fn partitions<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    topic: &str,
+    wanted: Option<i32>,
+) -> anyhow::Result<Vec<i32>> {
     let metadata = consumer
         .fetch_metadata(Some(topic), ANSWER)
         .with_context(|| format!("the broker was asked about {topic} and gave no answer"))?;
@@ -422,15 +435,19 @@ fn partitions(consumer: &StreamConsumer, topic: &str, wanted: Option<i32>) -> an
     }
 }
 
-fn watermarks(consumer: &StreamConsumer, topic: &str, partition: i32) -> anyhow::Result<(i64, i64)> {
+fn watermarks<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    topic: &str,
+    partition: i32,
+) -> anyhow::Result<(i64, i64)> {
     consumer
         .fetch_watermarks(topic, partition, ANSWER)
         .with_context(|| format!("the broker was asked for the offsets of {topic} and gave no answer"))
 }
 
 /// A bound as offsets; a partition that has no record so late is left out.
-fn wishes(
-    consumer: &StreamConsumer,
+fn wishes<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
     topic: &str,
     partitions: &[i32],
     bound: Option<Bound>,

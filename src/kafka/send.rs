@@ -8,6 +8,7 @@ use anyhow::Context;
 use futures_util::future::join_all;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
@@ -101,21 +102,29 @@ impl Sender {
 
     /// Sends a record; done when the broker has it.
     pub async fn send(&self, outgoing: &Outgoing) -> Result<(), SendError> {
+        self.deliver(outgoing, None).await.map(drop)
+    }
+
+    /// Sends a record to this partition, and returns its offset once the broker has it.
+    pub async fn send_to(&self, outgoing: &Outgoing, partition: i32) -> Result<i64, SendError> {
+        self.deliver(outgoing, Some(partition)).await.map(|delivery| delivery.offset)
+    }
+
+    async fn deliver(&self, outgoing: &Outgoing, partition: Option<i32>) -> Result<Delivery, SendError> {
         let topic = format!("{}{}", self.topic_prefix, outgoing.topic);
         let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&topic);
         if !outgoing.headers.is_empty() {
             record = record.headers(headers::write(&outgoing.headers));
         }
+        record.partition = partition;
         record.key = outgoing.key.as_deref();
         record.payload = outgoing.value.as_deref();
         record.timestamp = outgoing.timestamp;
         let producer = self.producer().clone();
-        match producer.send(record, Timeout::After(PATIENCE)).await {
-            Ok(_) => Ok(()),
-            Err((error, _)) => {
-                Err(SendError { text: format!("{topic}: {error}"), refused: is_refusal(&error) })
-            }
-        }
+        producer.send(record, Timeout::After(PATIENCE)).await.map_err(|(error, _)| SendError {
+            text: format!("{topic}: {error}"),
+            refused: is_refusal(&error),
+        })
     }
 
     /// Sends records side by side; each with its outcome, in their order. Returns within [`SEND_MAX`].

@@ -33,7 +33,44 @@ struct Stored {
     stopped: bool,
 }
 
+/// The skip that passed over an offset.
+#[derive(diesel::QueryableByName, serde::Serialize, Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are the table's columns")]
+pub struct PassedOver {
+    #[diesel(sql_type = BigInt)]
+    pub from_offset: i64,
+    #[diesel(sql_type = BigInt)]
+    pub to_offset: i64,
+    #[diesel(sql_type = Text)]
+    pub note: String,
+    /// RFC 3339
+    #[diesel(sql_type = Text)]
+    pub skipped_at: String,
+}
+
 impl Store {
+    /// The latest skip of the group that passed over this offset.
+    pub async fn passed_over(
+        &self,
+        group: &str,
+        partition: &Partition,
+        offset: i64,
+    ) -> Result<Option<PassedOver>, Fault> {
+        let skips: Vec<PassedOver> = diesel::sql_query(
+            "SELECT from_offset, to_offset, note, to_char(skipped_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS skipped_at
+             FROM ingest.skips
+             WHERE group_id = $1 AND topic = $2 AND partition = $3 AND $4 >= from_offset AND $4 < to_offset
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind::<Text, _>(group)
+        .bind::<Text, _>(&partition.0)
+        .bind::<Integer, _>(partition.1)
+        .bind::<BigInt, _>(offset)
+        .load(&mut self.connection().await?)
+        .await?;
+        Ok(skips.into_iter().next())
+    }
+
     /// Moves a partition's stored offset to a later one, and records what is passed over and why. The running daemons
     /// find that the stored offset is another one, and go on from it.
     pub async fn skip(

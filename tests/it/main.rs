@@ -16,6 +16,7 @@ mod histories;
 mod infrastructure;
 mod letters;
 mod letters_commands;
+mod letters_fix;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod partitions;
@@ -28,3 +29,4 @@ mod security;
 mod status;
 mod support;
 mod tables;
+mod tap;

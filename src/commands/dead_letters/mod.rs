@@ -3,21 +3,25 @@
 //! ```text
 //! summary, list, show    -> what there is
 //! retry, discard, purge  -> what changes it
+//! fix                    -> a corrected record into the topic; correct and stamp decide, pure
 //! export                 -> a file
 //! accept                 -> stopped partitions
 //! select                 -> which letters, and whether to go on
-//! layout                 -> pure: one letter laid out, the place of the fault marked
+//! layout                 -> pure: one letter laid out
 //! ```
 
 mod accept;
+mod correct;
 mod discard;
 mod export;
+mod fix;
 mod layout;
 mod list;
 mod purge;
 mod retry;
 mod select;
 mod show;
+mod stamp;
 mod summary;
 
 use tokio_util::sync::CancellationToken;
@@ -39,6 +43,7 @@ pub async fn run(
         Some(DeadLetters::Retry { filter, bulk, rate }) => {
             return retry::run(settings, filter, *bulk, *rate, json, cancel).await;
         }
+        Some(DeadLetters::Fix(args)) => return fix::run(settings, args, json, cancel).await,
         Some(DeadLetters::Discard { filter, bulk, note }) => {
             discard::run(settings, filter, *bulk, note, json).await?;
         }

@@ -19,6 +19,9 @@ use crate::retry::pause_for;
 use crate::store::letters::{Head, Retried, State};
 use crate::store::write::Mode;
 
+/// How often the progress is said where no line is printed for each letter.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
 /// What became of one letter.
 #[derive(Serialize)]
 struct Line {
@@ -56,6 +59,7 @@ pub async fn run(
     };
     let mut retry = Retry { ingest, dry_run: bulk.dry_run, json, lines: Vec::new() };
     let chunk = rate.map_or(usize::MAX, per_second);
+    let mut said = tokio::time::Instant::now();
     for ids in chunks(&selected, chunk) {
         if cancel.is_cancelled() {
             break;
@@ -63,6 +67,11 @@ pub async fn run(
         let started = tokio::time::Instant::now();
         if !retry.take(&ids, &cancel).await? {
             break;
+        }
+        // a person sees a line for each letter
+        if json && said.elapsed() >= SAY_EVERY {
+            said = tokio::time::Instant::now();
+            say(format!("{} of {} tried", retry.lines.len(), selected.len()));
         }
         if let Some(rate) = rate {
             #[allow(clippy::cast_precision_loss, reason = "at most some hundred")]

@@ -2,10 +2,14 @@
 //! that two operators do not wait for each other.
 
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::super::connect;
 use super::super::{Fault, Store};
 use crate::event::Unusable;
+
+/// With the letter's id the advisory lock of whoever fixes it (`fix ` in ASCII).
+const FIXING: i32 = 0x6669_7820;
 
 /// What became of a letter that was tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +22,41 @@ pub struct Retried {
     pub unusable: Option<Unusable>,
 }
 
+/// A letter that no other `fix` takes meanwhile. The lock ends with the session.
+pub struct Held {
+    _session: AsyncPgConnection,
+}
+
+/// Waits until nobody else fixes this letter, and keeps others from it, in a session of its own: no transaction stays open
+/// while the broker is waited for.
+pub async fn hold(database_url: &str, id: i64) -> Result<Held, Fault> {
+    let session = connect::connect(database_url).await;
+    let mut session = session.map_err(|error| Fault::Unavailable(error.to_string()))?;
+    diesel::sql_query("SELECT pg_advisory_lock($1, hashint8($2))")
+        .bind::<Integer, _>(FIXING)
+        .bind::<BigInt, _>(id)
+        .execute(&mut session)
+        .await?;
+    Ok(Held { _session: session })
+}
+
 impl Store {
+    /// Resolves a letter whose corrected record the broker has. One that somebody else has resolved meanwhile is fixed all
+    /// the same.
+    pub async fn settle_fix(&self, id: i64, note: &str) -> Result<(), Fault> {
+        diesel::sql_query(
+            "UPDATE ingest.dead_letters
+             SET resolved_at = COALESCE(resolved_at, now() AT TIME ZONE 'utc'), resolution = 'fixed',
+                 note = concat_ws('; ', note, $2)
+             WHERE id = $1",
+        )
+        .bind::<BigInt, _>(id)
+        .bind::<Text, _>(note)
+        .execute(&mut self.connection().await?)
+        .await?;
+        Ok(())
+    }
+
     /// Notes what became of letters that were tried again. Their records have landed before, which resolved them as
     /// `replayed`. What somebody else has resolved meanwhile stays so.
     pub async fn settle_retries(&self, retried: &[Retried]) -> Result<(), Fault> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Fault, Store};
 use crate::record::{Header, Record, Topic};
 
-pub use change::Retried;
+pub use change::{Held, Retried, hold};
 pub use filter::{Filter, State};
 
 /// A dead letter without its bytes.

@@ -1,0 +1,248 @@
+//! `tap --offset`: what became of one record, as far as the topic and the database tell.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::effects::rehearse;
+use super::record::{Judged, time};
+use super::{Reading, decoded, rehearsal, topics};
+use crate::commands::view::printable;
+use crate::config::Settings;
+use crate::kafka::range::Bound;
+use crate::kafka::tail::{Span, Tail};
+use crate::output::print;
+use crate::record::{Record, TopicPartition};
+use crate::store::Store;
+use crate::store::letters::{Filter, Head, State};
+use crate::store::offsets::Position;
+use crate::store::skips::PassedOver;
+
+/// The record at an offset, or why there is none.
+enum Found {
+    Record(Box<Record>),
+    /// The log begins at this offset.
+    Removed(i64),
+    /// The log ends at this offset.
+    NotYet(i64),
+    /// A marker of a transaction, a record of one that was aborted, or one that compaction has removed.
+    NoRecord,
+}
+
+/// What the database knows of the offset.
+struct Known {
+    position: Option<Position>,
+    skipped: Option<PassedOver>,
+    letters: Vec<Head>,
+}
+
+/// Tells what became of the record.
+pub(super) async fn run(
+    settings: &Settings,
+    place: TopicPartition,
+    offset: i64,
+    with_effects: bool,
+    json: bool,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let found = tokio::select! {
+        found = find(settings, place, offset) => found?,
+        () = cancel.cancelled() => return Ok(()),
+    };
+    let store = database(settings).await;
+    let known = match &store {
+        Ok(store) => known(settings, store, place, offset).await.map_err(|error| format!("{error:#}")),
+        Err(why) => Err(why.clone()),
+    };
+    let mut judged = match &found {
+        Found::Record(record) => Some(decoded(settings, record, settings.limits())),
+        _ => None,
+    };
+    if with_effects {
+        let ingest = rehearsal(settings, store.map_err(anyhow::Error::msg)?);
+        if let Some(judged) = judged.as_mut().filter(|judged| judged.unusable.is_none()) {
+            match rehearse(&ingest, judged.record, cancel).await? {
+                None => return Ok(()),
+                Some(Ok(effects)) => judged.effects = Some(effects),
+                Some(Err(unusable)) => judged.unusable = Some(unusable),
+            }
+        }
+    }
+    let told = Told { group: &settings.kafka_group_id, place, offset, found: &found, judged, known };
+    let topic_name = settings.topic_name(place.topic);
+    if json { print(Value::Object(told.object(&topic_name))) } else { print(told.text(&topic_name)) }
+}
+
+/// Looks for the record in the topic.
+async fn find(settings: &Settings, place: TopicPartition, offset: i64) -> anyhow::Result<Found> {
+    topics(settings, Some(place.topic)).await?;
+    let ours = settings.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let tail = Tail::new(&ours)?;
+        let all = tail.resolve(place.topic, Some(place.partition), None, None)?;
+        let bounds = (Some(Bound::Offset(offset)), Some(Bound::Offset(offset.saturating_add(1))));
+        let wanted = tail.resolve(place.topic, Some(place.partition), bounds.0, bounds.1)?;
+        anyhow::Ok((tail, all.into_iter().next(), wanted.into_iter().next()))
+    });
+    let (tail, all, wanted) = asked.await??;
+    let (all, wanted) =
+        (all.context("the partition has no log")?, wanted.context("the partition has no log")?);
+    if offset < all.start {
+        return Ok(Found::Removed(all.start));
+    }
+    if wanted.offsets() == 0 {
+        return Ok(Found::NotYet(all.end));
+    }
+    let spans = BTreeMap::from([(place, Span { from: wanted.start, to: Some(wanted.end) })]);
+    let record = Reading::start(tail, spans).first().await?;
+    Ok(record.map_or(Found::NoRecord, |record| Found::Record(Box::new(record))))
+}
+
+/// The database; the error says why it cannot be asked.
+async fn database(settings: &Settings) -> Result<Store, String> {
+    if settings.database_url.is_empty() {
+        return Err("DATABASE_URL is not set".to_owned());
+    }
+    crate::commands::store(settings).await.map_err(|error| format!("{error:#}"))
+}
+
+async fn known(
+    settings: &Settings,
+    store: &Store,
+    place: TopicPartition,
+    offset: i64,
+) -> anyhow::Result<Known> {
+    let partition = (settings.topic_name(place.topic), place.partition);
+    let group = &settings.kafka_group_id;
+    let filter = Filter {
+        topic: Some(partition.0.clone()),
+        partition: Some(place.partition),
+        offsets: Some((offset, offset)),
+        state: State::All,
+        ..Filter::default()
+    };
+    let letters = store.list_letters(&filter).await?;
+    let skipped = store.passed_over(group, &partition, offset).await?;
+    let position = store.positions(group).await?.remove(&partition);
+    Ok(Known { position, skipped, letters })
+}
+
+/// All that is known of the record.
+struct Told<'a> {
+    group: &'a str,
+    place: TopicPartition,
+    offset: i64,
+    found: &'a Found,
+    judged: Option<Judged<'a>>,
+    known: Result<Known, String>,
+}
+
+impl Told<'_> {
+    /// The letters of this record: one with another timestamp is that of a topic that was recreated.
+    fn letters(&self) -> Vec<&Head> {
+        let Ok(known) = &self.known else { return Vec::new() };
+        let at = self.judged.as_ref().map(|judged| time(judged.record.timestamp));
+        let is_its = |letter: &&Head| {
+            let written = letter.record_timestamp.as_ref();
+            // a timestamp that cannot be written so is not compared
+            at.as_ref().is_none_or(|at| at.is_none() || at.as_ref() == written)
+        };
+        known.letters.iter().filter(is_its).collect()
+    }
+
+    fn consumed(&self) -> Option<bool> {
+        let known = self.known.as_ref().ok()?;
+        Some(known.position.is_some_and(|position| position.next_offset > self.offset))
+    }
+
+    fn object(&self, topic_name: &str) -> Map<String, Value> {
+        let known = self.known.as_ref();
+        let position = known.ok().and_then(|known| known.position);
+        let mut object = Map::new();
+        let own = [
+            ("topic", json!(topic_name)),
+            ("partition", json!(self.place.partition)),
+            ("offset", json!(self.offset)),
+            ("found", json!(self.judged.is_some())),
+            ("absent", json!(self.absent())),
+            ("group", json!(self.group)),
+            ("consumed", json!(self.consumed())),
+            ("next_offset", json!(position.map(|position| position.next_offset))),
+            ("stopped", json!(position.map(|position| position.stopped))),
+            ("skipped", json!(known.ok().and_then(|known| known.skipped.as_ref()))),
+            ("dead_letters", json!(known.ok().map(|_| self.letters()))),
+            ("unknown_because", json!(known.err())),
+            ("record", json!(self.judged.as_ref().map(Judged::object))),
+        ];
+        object.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        object
+    }
+
+    /// Why there is no record.
+    fn absent(&self) -> Option<String> {
+        match self.found {
+            Found::Record(_) => None,
+            Found::Removed(low) => Some(format!("retention has removed it: the log begins at offset {low}")),
+            Found::NotYet(end) => Some(format!("it is not there yet: the log ends at offset {end}")),
+            Found::NoRecord => Some(
+                "the offset holds no record: it is a transaction's marker, belongs to an aborted transaction, or was \
+                 removed by compaction"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    fn text(&self, topic_name: &str) -> String {
+        let place = format!("{topic_name}/{}@{}", self.place.partition, self.offset);
+        let mut lines = vec![("place", place)];
+        match &self.judged {
+            None => lines.push(("record", format!("none: {}", self.absent().unwrap_or_default()))),
+            Some(judged) => {
+                let at = time(judged.record.timestamp).unwrap_or_else(|| "none".to_owned());
+                lines.push(("timestamp", at));
+                lines.push(("outcome", judged.outcome()));
+                if let Some(effects) = &judged.effects {
+                    lines.push(("rows", effects.to_string()));
+                }
+            }
+        }
+        lines.push(("consumed", self.consumed_words()));
+        if let Some(skipped) = self.known.as_ref().ok().and_then(|known| known.skipped.as_ref()) {
+            let PassedOver { skipped_at, note, .. } = skipped;
+            lines.push(("skipped", printable(&format!("at {skipped_at}: {note}"))));
+        }
+        for letter in self.letters() {
+            let (id, state) = (letter.id, letter.state());
+            let note = letter.note.as_ref().map_or_else(String::new, |note| format!(" ({note})"));
+            let words = format!("{id}, {state}{note}: {}: `dead-letters show {id}`", letter.reason);
+            lines.push(("letter", printable(&words)));
+        }
+        let lines = lines.iter().map(|(name, value)| format!("{name:<11}{value}"));
+        let mut text = lines.collect::<Vec<_>>().join("\n");
+        if let Some(judged) = &self.judged {
+            text.push('\n');
+            text.push_str(&judged.view().text());
+        }
+        text
+    }
+
+    fn consumed_words(&self) -> String {
+        let group = self.group;
+        match &self.known {
+            Err(why) => format!("unknown: {why}"),
+            Ok(Known { position: None, .. }) => {
+                format!("no: group {group} has read nothing of this partition")
+            }
+            Ok(Known { position: Some(Position { next_offset, stopped, .. }), .. }) => {
+                let answer = if *next_offset > self.offset { "yes" } else { "no" };
+                let stop = match stopped {
+                    true => ", and DEAD_LETTER_LIMIT has stopped the partition: see `dead-letters accept`",
+                    false => "",
+                };
+                format!("{answer}: group {group} reads offset {next_offset} next{stop}")
+            }
+        }
+    }
+}
