@@ -125,13 +125,14 @@ fn every_setting_that_manifests_chart_and_unit_give_is_one_of_the_program() {
     let authority = crate::support::certificates::Authority::new("Test authority");
     std::fs::write(&certificate, authority.pem()).unwrap();
     let certificate = certificate.display().to_string();
-    for (file, from, separator, least) in [
-        ("deploy/kubernetes/configmap.yaml", "data:", ": ", 8),
-        ("deploy/kubernetes/secret.example.yaml", "apiVersion:", ": ", 3),
-        ("deploy/helm/voiceclone-events/values.yaml", "config:", ": ", 8),
-        ("deploy/systemd/environment", "", "=", 9),
+    let secret = || pairs(&read("deploy/kubernetes/secret.example.yaml"), "apiVersion:", ": ");
+    let map = pairs(&read("deploy/kubernetes/configmap.yaml"), "data:", ": ");
+    let values = pairs(&read("deploy/helm/voiceclone-events/values.yaml"), "config:", ": ");
+    for (file, given, least) in [
+        ("the manifests", [map, secret()].concat(), 11),
+        ("the chart", [values, secret()].concat(), 11),
+        ("the unit", pairs(&read("deploy/systemd/environment"), "", "="), 9),
     ] {
-        let given = pairs(&read(file), from, separator);
         assert!(given.len() >= least, "{file}: {given:?}");
         let mut variables = vec![
             ("DATABASE_URL", "postgresql://u@127.0.0.1:1/x"),
