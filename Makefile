@@ -10,7 +10,7 @@ KAFKA_JARS := tests/kafka/lib
 
 BENCH_PYTHON := $(TARGET)/bench-venv
 
-.PHONY: help setup demo test soak simulate-faults fuzz bench lint check-deploy prometheus-rule deb audit schema kafka-jars clean
+.PHONY: help setup demo test soak simulate-faults fuzz rolling bench lint check-deploy prometheus-rule deb audit schema kafka-jars clean
 
 help: ## says what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-15s %s\n' "$$name" "$$what"; done
@@ -39,6 +39,13 @@ fuzz: ## puts very many made-up records into the decoder, and measures hostile o
 	@FUZZ_INPUTS=$(or $(N),10000000) cargo test --locked --release \
 		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
 		--test it -- --ignored --nocapture --test-threads=1 fuzz::
+
+rolling: ## lets the version of the commit OLDER and this one share a group, through a migration and back
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kafka-jars
+	@rm -rf $(TARGET)/older && mkdir -p $(TARGET)/older && git archive $(OLDER) | tar -x -C $(TARGET)/older
+	@cargo build --locked --manifest-path $(TARGET)/older/Cargo.toml --target-dir $(TARGET)/older/target --bin voiceclone-events
+	@OLDER_PROGRAM="$(abspath $(TARGET))/older/target/debug/voiceclone-events" cargo test --locked --test it deploy::an_older_version
 
 bench: ## measures this machine, which takes a while (ARGS="--help" for more)
 	@scripts/setup.sh bench

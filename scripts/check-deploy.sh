@@ -112,7 +112,7 @@ if found helm; then
     check "Helm chart refuses loopback" chart_refuses config.HTTP_ADDR=127.0.0.1:8080
     check "Helm chart refuses a password among the settings" chart_refuses config.KAFKA_SASL_PASSWORD=x
 else
-    left_out "Helm chart" "helm is not there"
+    left_out "Helm chart" "helm is not there (scripts/setup.sh installs it)"
 fi
 
 if found systemd-analyze; then

@@ -13,6 +13,7 @@ use crate::support::left_out::{note, real_kafka};
 use crate::support::processes::{Signal, folder};
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually};
+use voiceclone_events::traffic::{Plan, traffic};
 
 /// Enough for a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
@@ -250,4 +251,55 @@ fn a_schema_rolled_back_under_a_running_daemon_makes_it_unready_and_loses_nothin
     daemon.wait_ready(MINUTES);
     call(&scene, "after");
     wait_for_calls(&scene, 3);
+}
+
+/// Disordered traffic of `calls` calls, others for each seed.
+fn send_traffic(scene: &Scene, calls: u64, seed: u64) {
+    let start = chrono::Utc::now().timestamp_millis() - 2 * 3_600_000;
+    let plan = Plan { calls, seed, disorder: true, start, spacing_ms: 100, ttl_seconds: None };
+    scene.send(traffic(&plan).map(|sent| sent.record));
+}
+
+/// `OLDER_PROGRAM` is a build of an older version (`make rolling OLDER=a-commit`).
+#[test]
+fn an_older_version_and_this_one_share_a_group_through_a_migration_and_back() {
+    let Ok(older) = std::env::var("OLDER_PROGRAM") else {
+        let test = "deploy::an_older_version_and_this_one_share_a_group_through_a_migration_and_back";
+        return note(test, "OLDER_PROGRAM names no build of an older version (`make rolling` does)");
+    };
+    let scene = Scene::new(real_kafka!(), 4);
+    let variables = scene.variables(&[("EXPIRY_INTERVAL", "1h")]);
+    let start = |arguments: &[&str]| {
+        let mut daemon = Daemon::start_program(&older, arguments, &variables, None);
+        daemon.wait_ready(MINUTES);
+        daemon
+    };
+    let stop = |mut daemon: Daemon| {
+        daemon.signal(Signal::Term);
+        assert_eq!(daemon.wait_exit(SOON), 0);
+    };
+    let (first, second) = (start(&["run", "--migrate"]), start(&["run"]));
+    send_traffic(&scene, 500, 1);
+    scene.wait_until_consumed(MINUTES);
+
+    // while records come
+    send_traffic(&scene, 3_000, 2);
+    let migrated = run_command(&["migrate", "up"], &variables, MINUTES);
+    assert_eq!(migrated.code, 0, "{migrated:?}");
+    stop(first);
+    let mut newer = Daemon::run(&variables);
+    newer.wait_ready(MINUTES);
+    send_traffic(&scene, 3_000, 3);
+    scene.assert_as_the_model_says(MINUTES);
+    stop(second);
+    send_traffic(&scene, 1_000, 4);
+    scene.assert_as_the_model_says(MINUTES);
+
+    // back, with the schema as it is now
+    let third = start(&["run"]);
+    send_traffic(&scene, 1_000, 5);
+    stop(newer);
+    send_traffic(&scene, 1_000, 6);
+    scene.assert_as_the_model_says(MINUTES);
+    stop(third);
 }
