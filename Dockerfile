@@ -31,8 +31,8 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
-    && groupadd --system --gid 10001 voiceclone \
-    && useradd --system --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin voiceclone
+    && groupadd --gid 10001 voiceclone \
+    && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin voiceclone
 COPY --from=build /build/target/release/voiceclone-events /usr/local/bin/
 USER 10001:10001
 # Loopback, the program's default, would be inside the container only.
