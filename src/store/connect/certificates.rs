@@ -14,11 +14,11 @@ use crate::database_url::{self, Place, Target};
 /// PostgreSQL's SSLRequest: the length of the message, and its number.
 const TLS_PLEASE: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// The certificates that can be seen of the servers of `DATABASE_URL` and of this client; none without TLS. Blocks, for
-/// some seconds a server.
+/// The certificates that can be seen of the servers of `DATABASE_URL` and of this client; none where TLS is not asked
+/// for, as then no connection depends on them. Blocks, for some seconds a server.
 pub fn certificates(url: &str) -> Vec<Certificate> {
     let Ok(target) = database_url::parse(url) else { return Vec::new() };
-    if target.tls.mode == Mode::Disable {
+    if target.tls.mode == Mode::Disable || target.tls.may_go_without() {
         return Vec::new();
     }
     let of_server = |place: &Place| {
