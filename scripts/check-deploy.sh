@@ -103,7 +103,7 @@ check_with "Dockerfile" hadolint Dockerfile
 check_with "values.schema.json" check-jsonschema --check-metaschema $chart/values.schema.json
 check_with "the chart's values" check-jsonschema --schemafile $chart/values.schema.json $chart/values.yaml
 
-if found helm; then
+if found helm && found kubernetes-validate; then # which brings the YAML that the comparison reads with
     check "Helm chart" helm lint --strict $chart
     check "Helm chart renders the manifests" chart_is_the_manifests
     check "Helm chart renders the scaler" chart_scales_as_the_manifests
