@@ -1,7 +1,9 @@
 # syntax=docker/dockerfile:1
 
 FROM rust:1.95-slim-bookworm AS build
-# librdkafka is built from source; OpenSSL and zlib are linked as shared libraries.
+# librdkafka is built from source; OpenSSL and zlib are linked as shared libraries. No versions of packages are pinned
+# here or below: Debian replaces them with each fix, and the old ones are gone.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ make pkg-config libssl-dev zlib1g-dev \
     && rm -rf /var/lib/apt/lists/*
@@ -11,7 +13,7 @@ WORKDIR /build
 # so that there must be a file for each.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it bench \
-    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs bench/main.rs build.rs >/dev/null \
+    && for file in src/main.rs tests/it/main.rs bench/main.rs build.rs; do echo 'fn main() {}' >"$file"; done \
     && touch src/lib.rs \
     && cargo build --release --locked --bins \
     && rm -r src
@@ -25,12 +27,16 @@ RUN touch build.rs src/main.rs src/lib.rs \
     && cargo build --release --locked --bins
 
 FROM debian:bookworm-slim
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin voiceclone
+    && groupadd --gid 10001 voiceclone \
+    && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin voiceclone
 COPY --from=build /build/target/release/voiceclone-events /usr/local/bin/
-USER 10001
+USER 10001:10001
+# Loopback, the program's default, would be inside the container only.
+ENV HTTP_ADDR=0.0.0.0:8080
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["voiceclone-events"]

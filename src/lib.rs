@@ -14,6 +14,7 @@
 //!      -> config -> cli             environment and flags, checked
 //!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
 //!      -> status                    pure: what the database and the brokers answered, to a verdict and the problems
+//!      -> certificates              what is wrong with a certificate, and when it ends
 //!      -> mask                      pure: what of an event may be shown
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
@@ -26,6 +27,7 @@
 //! A rule of `event` or `fold` is the contract's; what the database adds to it stands in `store::write`.
 //! `traffic` makes up the records of a plausible service for `simulate` and `demo`.
 
+pub mod certificates;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -1,6 +1,7 @@
 //! `run`: what runs beside what. The consumer, the expiry, the publisher and the readiness watch are tasks
 //! of their own that share nothing but the database; one cancellation token ends them all.
 
+mod certificates;
 mod expiry;
 mod publisher;
 mod readiness;
@@ -56,6 +57,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
         ready_sender,
         cancel.clone(),
     ));
+    tasks.spawn(certificates::watch(settings.clone(), cancel.clone()));
 
     let overdue = async {
         cancel.cancelled().await;

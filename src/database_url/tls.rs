@@ -173,7 +173,8 @@ fn show_certificate(
     builder.check_private_key().with_context(|| format!("sslkey: {key} is not the key of {certificate}"))
 }
 
-fn certificates(parameter: &str, path: &str) -> anyhow::Result<Vec<X509>> {
+/// The certificates of a file, of which there is at least one.
+pub(crate) fn certificates(parameter: &str, path: &str) -> anyhow::Result<Vec<X509>> {
     let pem = std::fs::read(path).with_context(|| format!("{parameter}: {path} cannot be read"))?;
     X509::stack_from_pem(&pem)
         .ok()

@@ -1,20 +1,15 @@
-//! What is wrong with a broker's certificate. librdkafka says only that it cannot be verified, so this asks OpenSSL,
-//! with the same authorities and the same name.
-
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+//! The certificates of brokers and of this client. librdkafka says of a broker's only that it cannot be verified, so this
+//! asks OpenSSL, with the same authorities and the same name.
 
 use anyhow::Context as _;
 use openssl::error::ErrorStack;
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use openssl::pkcs12::Pkcs12;
+use openssl::ssl::{SslConnector, SslMethod};
 use openssl::x509::X509;
 
 use super::reason::Kind;
+use crate::certificates::{self, Certificate, Seen};
 use crate::config::Settings;
-
-/// How long the connection and each answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// OpenSSL's `X509_V_ERR_CERT_HAS_EXPIRED`, `.._HOSTNAME_MISMATCH` and `.._IP_ADDRESS_MISMATCH`.
 const EXPIRED: i32 = 10;
@@ -23,56 +18,79 @@ const NAME_MISMATCHES: [i32; 2] = [62, 64];
 /// The kind of fault of the certificate of a server (`host:port`), and OpenSSL's words for it; `None` where it cannot
 /// be found out. Blocks.
 pub(super) fn fault(settings: &Settings, server: &str) -> Option<(Kind, String)> {
-    let faults = faults(settings, server)
-        .inspect_err(|error| {
-            tracing::debug!(error = format!("{error:#}"), server, "the certificate was not seen")
-        })
-        .ok()?;
     let kind = |code: i32| match code {
         EXPIRED => Kind::ExpiredCertificate,
         code if NAME_MISMATCHES.contains(&code) => Kind::WrongHostName,
         _ => Kind::UntrustedCertificate,
     };
+    let faults = look(settings, server)?.faults;
     faults.into_iter().map(|(code, words)| (kind(code), words)).max_by_key(|(kind, _)| *kind)
 }
 
-type Faults = Vec<(i32, String)>;
-
-fn faults(settings: &Settings, server: &str) -> anyhow::Result<Faults> {
-    let property = |name: &str| settings.kafka_properties.get(name).map(String::as_str);
-    let (host, _) = server.rsplit_once(':').context("no port")?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let address = server.to_socket_addrs()?.next().context("no address")?;
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-
-    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
-    if let Some(path) = property("ssl.ca.location").filter(|path| *path != "probe") {
-        builder.set_ca_file(path)?;
+/// The certificates that can be seen of the servers of `KAFKA_BOOTSTRAP_SERVERS` and of this client; none without TLS.
+/// Blocks, for some seconds a server.
+pub fn certificates(settings: &Settings) -> Vec<Certificate> {
+    let protocol = settings.kafka_properties.get("security.protocol").map(|name| name.trim().to_lowercase());
+    if !protocol.is_some_and(|name| name.ends_with("ssl")) {
+        return Vec::new();
     }
-    for certificate in property("ssl.ca.pem").map(authorities).transpose()?.unwrap_or_default() {
-        builder.cert_store_mut().add_cert(certificate)?;
-    }
-    let found: Arc<Mutex<Faults>> = Arc::default();
-    let seen = found.clone();
-    // each fault is noted and the next one looked for; nothing is ever sent over this connection
-    builder.set_verify_callback(SslVerifyMode::PEER, move |is_good, context| {
-        if !is_good {
-            let fault = context.error();
-            seen.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((fault.as_raw(), fault.error_string().to_owned()));
-        }
-        true
+    let servers = settings.kafka_bootstrap_servers.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let of_servers = servers.filter_map(|server| {
+        let address = server.split_once("://").map_or(server, |(_, address)| address);
+        let shown = look(settings, address)?.certificate?;
+        Certificate::new(format!("the broker {address}"), &shown)
     });
-    let checks_name = property("ssl.endpoint.identification.algorithm") != Some("none");
-    let connect = builder.build().configure()?.verify_hostname(checks_name);
-    let _ = connect.connect(host, stream);
-    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(std::mem::take(&mut *found))
+    let own = own(settings)
+        .inspect_err(|error| tracing::debug!(error = format!("{error:#}"), "the own certificate"))
+        .ok()
+        .flatten()
+        .and_then(|own| Certificate::new("this client of Kafka", &own));
+    of_servers.chain(own).collect()
 }
 
-fn authorities(pem: &str) -> Result<Vec<X509>, ErrorStack> {
+fn property<'s>(settings: &'s Settings, name: &str) -> Option<&'s str> {
+    settings.kafka_properties.get(name).map(String::as_str)
+}
+
+/// What the server shows; `None` where it cannot be had.
+fn look(settings: &Settings, server: &str) -> Option<Seen> {
+    let look = || {
+        let (host, _) = server.rsplit_once(':').context("no port")?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+        if let Some(path) = property(settings, "ssl.ca.location").filter(|path| *path != "probe") {
+            builder.set_ca_file(path)?;
+        }
+        let pem = property(settings, "ssl.ca.pem");
+        for certificate in pem.map(several).transpose()?.unwrap_or_default() {
+            builder.cert_store_mut().add_cert(certificate)?;
+        }
+        let checks_name = property(settings, "ssl.endpoint.identification.algorithm") != Some("none");
+        certificates::look(builder, certificates::connect(server)?, host, checks_name)
+    };
+    look()
+        .inspect_err(|error| {
+            tracing::debug!(error = format!("{error:#}"), server, "the certificate was not seen")
+        })
+        .ok()
+}
+
+/// The certificate that this client shows, the first of its chain.
+fn own(settings: &Settings) -> anyhow::Result<Option<X509>> {
+    let pem =
+        match (property(settings, "ssl.certificate.location"), property(settings, "ssl.certificate.pem")) {
+            (Some(path), _) => std::fs::read_to_string(path)?,
+            (None, Some(pem)) => pem.to_owned(),
+            (None, None) => {
+                let Some(path) = property(settings, "ssl.keystore.location") else { return Ok(None) };
+                let password = property(settings, "ssl.keystore.password").unwrap_or_default();
+                return Ok(Pkcs12::from_der(&std::fs::read(path)?)?.parse2(password)?.cert);
+            }
+        };
+    Ok(several(&pem)?.into_iter().next())
+}
+
+/// Also where the lines are separated by `\n` in two characters, as in a variable.
+fn several(pem: &str) -> Result<Vec<X509>, ErrorStack> {
     X509::stack_from_pem(pem.replace("\\n", "\n").as_bytes())
 }

@@ -2,7 +2,7 @@
 
 pub mod admin;
 pub mod brokers;
-mod certificate;
+pub mod certificate;
 pub mod embedded;
 pub mod group;
 pub mod group_state;

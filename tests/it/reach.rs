@@ -6,17 +6,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use openssl::asn1::Asn1Time;
-use openssl::bn::BigNum;
-use openssl::hash::MessageDigest;
-use openssl::pkey::{PKey, Private};
-use openssl::rsa::Rsa;
-use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
-use openssl::x509::{X509, X509Name, X509NameBuilder};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 
+use crate::support::certificates::Authority;
 use crate::support::daemon::{Finished, run_command};
 use crate::support::kafka::PrivateKafka;
 use crate::support::left_out::or_left_out;
@@ -34,60 +28,6 @@ const LOGIN: [(&str, &str); 3] = [MECHANISM, USER, ("KAFKA_SASL_PASSWORD", PASSW
 /// Servers, settings, and parts of the sentence and the remedy.
 type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str, &'a str);
 
-/// A certificate authority.
-struct Authority {
-    key: PKey<Private>,
-    certificate: X509,
-}
-
-fn name(text: &str) -> X509Name {
-    let mut name = X509NameBuilder::new().unwrap();
-    name.append_entry_by_text("CN", text).unwrap();
-    name.build()
-}
-
-fn certificate(of: &str, key: &PKey<Private>, days: (i64, i64), signed_by: Option<&Authority>) -> X509 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-    let at = |days: i64| Asn1Time::from_unix(now + days * 86_400).unwrap();
-    let mut builder = X509::builder().unwrap();
-    builder.set_version(2).unwrap();
-    let serial = BigNum::from_u32(rand()).unwrap().to_asn1_integer().unwrap();
-    builder.set_serial_number(&serial).unwrap();
-    builder.set_subject_name(&name(of)).unwrap();
-    builder.set_pubkey(key).unwrap();
-    builder.set_not_before(&at(days.0)).unwrap();
-    builder.set_not_after(&at(days.1)).unwrap();
-    match signed_by {
-        None => {
-            builder.set_issuer_name(&name(of)).unwrap();
-            builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
-        }
-        Some(authority) => {
-            builder.set_issuer_name(authority.certificate.subject_name()).unwrap();
-            let context = builder.x509v3_context(Some(&authority.certificate), None);
-            let names = SubjectAlternativeName::new().dns(of).build(&context).unwrap();
-            builder.append_extension(names).unwrap();
-        }
-    }
-    builder.sign(signed_by.map_or(key, |authority| &authority.key), MessageDigest::sha256()).unwrap();
-    builder.build()
-}
-
-fn rand() -> u32 {
-    let mut bytes = [0; 4];
-    openssl::rand::rand_bytes(&mut bytes).unwrap();
-    u32::from_le_bytes(bytes) >> 1
-}
-
-fn key() -> PKey<Private> {
-    PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap()
-}
-
-fn authority(of: &str) -> Authority {
-    let key = key();
-    Authority { certificate: certificate(of, &key, (-1, 30), None), key }
-}
-
 /// The broker with all its listeners, and the files of certificates.
 struct Stage {
     broker: PrivateKafka,
@@ -101,19 +41,14 @@ struct Stage {
 impl Stage {
     fn start() -> Result<Stage, String> {
         let files = folder("certificates");
-        let ours = authority("Test authority");
+        let ours = Authority::new("Test authority");
         let store = |file: &str, days: (i64, i64)| {
-            let key = key();
-            let certificate = certificate("localhost", &key, days, Some(&ours));
-            let mut pem = key.private_key_to_pem_pkcs8().unwrap();
-            pem.extend(certificate.to_pem().unwrap());
-            std::fs::write(files.join(file), pem).unwrap();
+            std::fs::write(files.join(file), ours.sign("localhost", days).key_and_certificate()).unwrap();
             files.join(file).display().to_string()
         };
         let (good, expired) = (store("good.pem", (-1, 30)), store("expired.pem", (-30, -1)));
-        std::fs::write(files.join("ca.pem"), ours.certificate.to_pem().unwrap()).unwrap();
-        let other = authority("Another authority").certificate.to_pem().unwrap();
-        std::fs::write(files.join("other.pem"), other).unwrap();
+        std::fs::write(files.join("ca.pem"), ours.pem()).unwrap();
+        std::fs::write(files.join("other.pem"), Authority::new("Another authority").pem()).unwrap();
         let [ssl, sasl, sasl_ssl, past] = [free_port(), free_port(), free_port(), free_port()];
         let listeners = format!(
             "PLAINTEXT://127.0.0.1:{{port}},SSL://localhost:{ssl},SASL_PLAINTEXT://127.0.0.1:{sasl},\

@@ -1,6 +1,7 @@
 //! `check`: tries everything that `run` depends on, and changes nothing.
 
 mod broker;
+mod certificates;
 pub(in crate::commands) mod database;
 mod report;
 mod topics;
@@ -13,9 +14,16 @@ use tokio::net::TcpListener;
 
 use self::report::Report;
 use crate::config::{SettingError, Settings};
+use crate::{kafka, store};
 
 /// How long a step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to do about a certificate that ends soon.
+const RENEW_DATABASE: &str =
+    "renew it: the server's and then reload PostgreSQL, this client's in the file of sslcert";
+const RENEW_KAFKA: &str =
+    "renew it: a broker's, or this client's (KAFKA_SSL_CERTIFICATE_LOCATION) and then restart `run`";
 
 /// Whether `run` would work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,11 +60,17 @@ pub async fn run(
         report.untried("database", "as DATABASE_URL is wrong");
     } else {
         database::check(settings, &mut report).await;
+        let url = settings.database_url.clone();
+        let seen = tokio::task::spawn_blocking(move || store::connect::certificates(&url)).await?;
+        certificates::check(seen, RENEW_DATABASE, &mut report);
     }
     if is_wrong("KAFKA_") {
         report.untried("brokers", "as a KAFKA_* setting is wrong");
     } else {
         broker::check(settings, &mut report).await?;
+        let ours = settings.clone();
+        let seen = tokio::task::spawn_blocking(move || kafka::certificate::certificates(&ours)).await?;
+        certificates::check(seen, RENEW_KAFKA, &mut report);
     }
     report.print(settings, json)?;
     Ok(match (wrong.is_empty(), report.is_good()) {

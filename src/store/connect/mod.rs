@@ -1,5 +1,6 @@
 //! Connections to PostgreSQL: which server a URL leads to, and whether its sessions can be used.
 
+mod certificates;
 mod pool;
 mod session;
 
@@ -12,6 +13,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio_postgres::config::{Config, Host, SslMode};
 
 use crate::database_url::{self, CONNECT_TIMEOUT, Place, Target, tls};
+pub use certificates::certificates;
 pub use pool::{Pool, Pooled, pool, waiting_pool};
 use session::{Facts, Fit, Trial, Wire};
 

@@ -36,11 +36,21 @@ impl Daemon {
 
     /// The same; what it prints goes to a file, too, line by line.
     pub fn start_with_log(arguments: &[&str], variables: &[(&str, &str)], log: Option<&Path>) -> Daemon {
+        Self::start_program(PROGRAM, arguments, variables, log)
+    }
+
+    /// The same of another build of the program, such as an older version.
+    pub fn start_program(
+        program: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        log: Option<&Path>,
+    ) -> Daemon {
         let address = match variables.iter().find(|(name, _)| *name == "HTTP_ADDR") {
             Some((_, address)) => (*address).into(),
             None => format!("127.0.0.1:{}", free_port()),
         };
-        let mut program = command(PROGRAM);
+        let mut program = command(program);
         program.args(arguments).env_clear().env("HTTP_ADDR", &address).envs(variables.iter().copied());
         let mut process = Process::spawn(program.stdout(Stdio::piped()).stderr(Stdio::piped()), Signal::Kill);
         drop(process.child().stdin.take());

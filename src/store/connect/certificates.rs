@@ -1,0 +1,58 @@
+//! The certificates of PostgreSQL's servers and of this client.
+
+use std::io::{Read as _, Write as _};
+
+use anyhow::Context as _;
+use openssl::ssl::{SslConnector, SslMethod};
+use openssl::x509::X509;
+use tokio_postgres::config::{Host, SslNegotiation};
+
+use crate::certificates::{self, Certificate};
+use crate::database_url::tls::{self, Mode};
+use crate::database_url::{self, Place, Target};
+
+/// PostgreSQL's SSLRequest: the length of the message, and its number.
+const TLS_PLEASE: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// The certificates that can be seen of the servers of `DATABASE_URL` and of this client; none where TLS is not asked
+/// for, as then no connection depends on them. Blocks, for some seconds a server.
+pub fn certificates(url: &str) -> Vec<Certificate> {
+    let Ok(target) = database_url::parse(url) else { return Vec::new() };
+    if target.tls.mode == Mode::Disable || target.tls.may_go_without() {
+        return Vec::new();
+    }
+    let of_server = |place: &Place| {
+        let seen = of_server(&target, place).inspect_err(|error| {
+            tracing::debug!(error = format!("{error:#}"), %place, "the certificate was not seen");
+        });
+        let shown = seen.ok()??;
+        Certificate::new(format!("the PostgreSQL server {place}"), &shown)
+    };
+    let own = target.tls.client.as_ref().and_then(|(path, _)| {
+        let own = tls::certificates("sslcert", path).ok()?;
+        Certificate::new("this client of PostgreSQL", own.first()?)
+    });
+    target.places.iter().filter_map(of_server).chain(own).collect()
+}
+
+/// `None` where the server offers no TLS.
+fn of_server(target: &Target, place: &Place) -> anyhow::Result<Option<X509>> {
+    let Host::Tcp(host) = &place.host else { return Ok(None) };
+    let mut stream = match place.address {
+        Some(address) => certificates::connect((address, place.port))?,
+        None => certificates::connect((host.as_str(), place.port))?,
+    };
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    if target.config.get_ssl_negotiation() == SslNegotiation::Direct {
+        postgres_openssl::set_postgresql_alpn(&mut builder)?;
+    } else {
+        stream.write_all(&TLS_PLEASE)?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer).context("the answer to SSLRequest")?;
+        if answer != *b"S" {
+            return Ok(None);
+        }
+    }
+    // whom to trust is the connections' business
+    Ok(certificates::look(builder, stream, host, false)?.certificate)
+}
