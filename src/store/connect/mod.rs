@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL: which server a URL leads to, and whether its sessions can be used.
 
 mod pool;
+mod remedy;
 mod session;
 
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use tokio_postgres::config::{Config, Host, SslMode};
 
 use crate::database_url::{self, CONNECT_TIMEOUT, Place, Target, tls};
 pub use pool::{Pool, Pooled, pool, waiting_pool};
+pub use remedy::remedy;
 use session::{Facts, Fit, Trial, Wire};
 
 use crate::config::SettingError;
