@@ -7,6 +7,7 @@
 //! main -> logging, output           dispatches; text or JSON lines; what commands print
 //!      -> commands                  one module a command: publish, simulate, replay, check, status, migrate, dead-letters, skip, pause, demo
 //!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
+//!      -> page, shared              the page at / and its plots; one document of `status` for all who ask for it
 //!      -> survey                    asks the database and the brokers what `status` judges
 //!      -> consumer                  the live consumer: a machine that decides for each partition, a driver that does
 //!      -> kafka                     the only place that knows rdkafka: the group, questions to brokers, ranges, sending
@@ -44,9 +45,11 @@ pub mod mask;
 pub mod memory;
 pub mod outage;
 pub mod output;
+pub mod page;
 pub mod plan;
 pub mod record;
 pub mod retry;
+pub mod shared;
 pub mod status;
 pub mod store;
 pub mod survey;

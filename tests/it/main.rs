@@ -16,8 +16,10 @@ mod histories;
 mod infrastructure;
 mod letters;
 mod letters_commands;
+mod logs;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
+mod page;
 mod partitions;
 mod poison;
 mod reach;
