@@ -16,11 +16,12 @@ pub(super) async fn sample(metrics: PrometheusHandle, status: Shared<Document>, 
     loop {
         ticks.tick().await;
         let sample = Sample::read(Instant::now(), &metrics.render());
-        history.push(Sample { lag_seconds: sample.lag_seconds.or_else(|| group_lag(&status)), ..sample });
+        let lag_seconds = sample.lag_seconds.into_iter().chain(group_lag(&status)).reduce(f64::max);
+        history.push(Sample { lag_seconds, ..sample });
     }
 }
 
-/// The group's lag, where somebody looks at it.
+/// The group's lag, where somebody looks at it: it counts records, too, that this instance has not received.
 fn group_lag(status: &Shared<Document>) -> Option<f64> {
     let made = status.latest().filter(|made| made.at.elapsed() < EVERY * 2)?;
     made.result.topics.iter().filter_map(|topic| topic.lag_seconds).reduce(f64::max)

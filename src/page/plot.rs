@@ -40,7 +40,7 @@ pub fn plots(samples: &[Sample]) -> [Plot; 3] {
         plot("Records a second", per_second, samples, |before, sample, seconds| {
             Some(rate(sample.records - before.records, seconds))
         }),
-        plot("Lag: the oldest record waits for", ago, samples, lag),
+        plot("Lag of the oldest record", ago, samples, lag),
         plot("Dead letters a minute", per_second, samples, |before, sample, seconds| {
             Some(rate(sample.dead_letters - before.dead_letters, seconds) * 60.0)
         }),
