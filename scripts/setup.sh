@@ -82,13 +82,14 @@ if [ "$purpose" != demo ] && [ "$(id -u)" = 0 ] && found localedef && ! found_ge
 fi
 
 # The page's tests: a library that steers Chromium, and one that finds what keeps people from reading a page.
-tools=${CARGO_TARGET_DIR:-target}/tools
+page_tools=${CARGO_TARGET_DIR:-target}/tools/page
 page_packages="playwright-core@1.65.1 axe-core@4.14.1"
-if [ "$purpose" = test ] && found npm && ! [ -e "$tools/node_modules/.page-$page_packages" ]; then
-    mkdir -p "$tools"
+if [ "$purpose" = test ] && found npm && [ "$(cat "$page_tools/installed" 2>/dev/null)" != "$page_packages" ]; then
+    mkdir -p "$page_tools"
     # shellcheck disable=SC2086 # they are several words
-    npm install --silent --no-audit --no-fund --no-save --prefix "$tools" $page_packages \
-        && touch "$tools/node_modules/.page-$page_packages" || true
+    if npm install --silent --no-audit --no-fund --no-save --prefix "$page_tools" $page_packages; then
+        echo "$page_packages" >"$page_tools/installed"
+    fi
 fi
 
 status=0

@@ -72,7 +72,7 @@ impl Consumer {
             }
             let end = self.ends.get(&key).copied().max(view.read_to);
             let landed = view.position.map(|position| position.next_offset);
-            is_behind |= landed.is_none() || self.ends.get(&key).is_none() || landed < end;
+            is_behind |= landed.is_none() || !self.ends.contains_key(&key) || landed < end;
             read += 1;
             // without a known start the clock does not run
             let waited = view.position.and_then(|position| {

@@ -12,9 +12,9 @@ use crate::support::daemon::{Daemon, run_command};
 use crate::support::kafka::Send;
 use crate::support::left_out::{or_left_out, private_kafka, real_kafka};
 use crate::support::postgres::{Database, PrivateServer};
-use crate::support::scene::Scene;
+use crate::support::scene::{Scene, TOPICS};
 use crate::support::unique;
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{SOON, eventually, holds};
 
 /// Enough for a busy machine.
 const MINUTES: Duration = Duration::from_secs(120);
@@ -254,13 +254,10 @@ fn a_browser_shows_the_page_without_complaint() {
 fn screenshot() {
     let browser = Browser::find().unwrap();
     let broker = private_kafka!();
-    let (mut scene, calls) = (Scene::new(&broker, 1), "call.lifecycle");
+    let mut scene = Scene::new(&broker, 1);
     scene.prefix = String::new();
     scene.group = "voiceclone-events".to_owned();
-    for topic in ["clone.ready", "clone.failed", "clone.transfer", calls, "caller.voice_mapping"] {
-        broker.create_topic(topic, 1, &[]);
-    }
-    for topic in ["clone.expired", "voiceclone.dead-letters"] {
+    for topic in TOPICS.into_iter().chain(["clone.expired", "voiceclone.dead-letters"]) {
         broker.create_topic(topic, 1, &[]);
     }
     let mut daemon = scene.daemon(&[("DEAD_LETTER_LIMIT", "50"), ("HOSTNAME", "voiceclone-events-0")]);
@@ -271,7 +268,12 @@ fn screenshot() {
         if round >= 20 {
             scene.kafka.send_all((0..10).map(|_| bad_call(&scene)));
         }
-        std::thread::sleep(Duration::from_secs(3));
+        holds(
+            Duration::from_secs(3),
+            "the daemon runs",
+            || if daemon.is_running() { Ok(()) } else { Err(()) },
+        );
+        page_with(&daemon, "</html>");
     }
     page_with(&daemon, "STOPPED: ");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/page.png");

@@ -10,7 +10,7 @@ use super::processes::find_program;
 /// Where `scripts/setup.sh` installs what npm has.
 fn tools() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    target.join("tools")
+    target.join("tools/page")
 }
 
 /// Chromium and Node.js.
