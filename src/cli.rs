@@ -248,7 +248,7 @@ pub enum Command {
         /// Where the random numbers start
         #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole)]
         seed: u64,
-        /// Leave broker and database running until Ctrl-C, to look around
+        /// Leave broker, database and daemon with its page running until Ctrl-C, to look around
         #[arg(long)]
         keep: bool,
         /// Late, doubled and unusable records, too

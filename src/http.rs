@@ -1,13 +1,15 @@
-//! `/healthz`, `/readyz` and `/metrics`. They have no password, so a client can take little: so many connections at
-//! a time, one request on each, a short head, no body that would be read, and an end to every wait.
+//! `/healthz`, `/readyz`, `/metrics`, `/status.json` and the page at `/`. They have no password, so a client can take
+//! little: so many connections at a time, one request on each, a short head, no body that would be read, and an end to
+//! every wait.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -20,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::consumer::Waiting;
+use crate::page;
+use crate::page::history::History;
+use crate::shared::Shared;
+use crate::status::Document;
 
 /// A scrape comes every few seconds; without upkeep, what histograms gather between scrapes would grow.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -31,6 +37,10 @@ const CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
+
+/// Nothing but the program's own style sheet, script and answers; no frame around it.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
 
 /// The conditions of `/readyz`: ready where all hold (contract, section 7).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -71,6 +81,10 @@ pub struct Probe {
     pub handle: PrometheusHandle,
     /// The conditions as they are now.
     pub ready: watch::Receiver<Readiness>,
+    /// The document of `status`, one for all who ask.
+    pub status: Shared<Document>,
+    /// What the page plots.
+    pub history: History,
 }
 
 /// Makes this process gather metrics; once a process.
@@ -131,7 +145,28 @@ fn router(state: Probe) -> Router {
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/status.json", get(status))
+        .route("/", get(page))
+        .route("/page.css", get(async || ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE)))
+        .route(
+            "/page.js",
+            get(async || ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], page::SCRIPT)),
+        )
+        .layer(axum::middleware::map_response(with_headers))
         .with_state(state)
+}
+
+/// What a browser may do with an answer.
+async fn with_headers(mut answer: Response<Body>) -> Response<Body> {
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    answer
 }
 
 async fn readyz(State(probe): State<Probe>) -> impl IntoResponse {
@@ -140,6 +175,26 @@ async fn readyz(State(probe): State<Probe>) -> impl IntoResponse {
     // booleans, texts and numbers always serialize
     let body = serde_json::to_string(&now).unwrap_or_default();
     (status, [(header::CONTENT_TYPE, "application/json")], body)
+}
+
+async fn status(State(probe): State<Probe>) -> impl IntoResponse {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    match probe.status.get().await {
+        Some(made) => (StatusCode::OK, json, serde_json::to_string(&*made.result).unwrap_or_default()),
+        None => {
+            let error = r#"{"error":"PostgreSQL or Kafka take long to answer: ask again in some seconds"}"#;
+            (StatusCode::SERVICE_UNAVAILABLE, json, error.to_owned())
+        }
+    }
+}
+
+async fn page(State(probe): State<Probe>) -> impl IntoResponse {
+    let made = probe.status.get().await;
+    let (status, page) = match page::render(made.as_ref(), &probe.history) {
+        Ok(page) => (StatusCode::OK, page),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page)
 }
 
 async fn metrics(State(probe): State<Probe>) -> impl IntoResponse {
@@ -167,7 +222,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, Probe { handle, ready }, cancel.clone()));
+        let status = Shared::new(|| std::future::ready(None));
+        let probe = Probe { handle, ready, status, history: History::default() };
+        let task = tokio::spawn(serve(listener, probe, cancel.clone()));
         Server { addr, ready: sender, cancel, task }
     }
 
@@ -229,8 +286,22 @@ mod tests {
         let (status, body) = ask(&server, "GET", "/metrics").await;
         assert_eq!(status, 200);
         assert!(body.contains("records_total 3"), "{body}");
-        assert_eq!(ask(&server, "GET", "/").await.0, 404);
+        assert_eq!(ask(&server, "GET", "/else").await.0, 404);
         assert_eq!(ask(&server, "POST", "/healthz").await.0, 405);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_an_answer_of_the_servers_there_is_a_page_and_no_document() {
+        let server = server().await;
+        let (status, body) = ask(&server, "GET", "/status.json").await;
+        assert_eq!(status, 503);
+        assert!(body.contains("ask again"), "{body}");
+        let (status, body) = ask(&server, "GET", "/").await;
+        assert_eq!(status, 200);
+        assert!(body.contains("NOT KNOWN YET"), "{body}");
+        for path in ["/page.css", "/page.js"] {
+            assert_eq!(ask(&server, "GET", path).await.0, 200, "{path}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! `demo`: everything at once, on an embedded broker and a throw-away PostgreSQL.
 
 use std::io::IsTerminal;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -125,7 +126,7 @@ async fn show(
         kafka_bootstrap_servers: broker.servers(),
         kafka_group_id: GROUP.to_owned(),
         expiry_interval: EXPIRY_INTERVAL,
-        http_addr: None,
+        http_addr: if options.keep { Some(free_address()?) } else { None },
         ..settings.clone()
     };
     let store = Store::new(connect::pool(&settings)?);
@@ -136,13 +137,16 @@ async fn show(
     let migrations = migrate::up(url, None).await?;
     say(format!("The database is migrated ({}).", migrations.join(", ")));
     say(format!("Look at it while it runs: psql '{url}'"));
+    if let Some(address) = settings.http_addr {
+        say(format!("Its page: http://{address}/"));
+    }
 
     let stop = cancel.child_token();
     let (ours, token) = (settings.clone(), stop.clone());
     let mut daemon = tokio::spawn(async move { daemon::run(&ours, false, token).await });
     let mut shown = follow(&settings, options, &store, &mut daemon, cancel).await;
     if shown.is_ok() {
-        shown = show_tables(&store, options, url, &settings.kafka_bootstrap_servers, cancel).await;
+        shown = show_tables(&settings, &store, cancel).await;
     }
     stop.cancel();
     // where it has ended by itself, `follow` has told why
@@ -151,6 +155,12 @@ async fn show(
     }
     drop(broker);
     shown
+}
+
+/// A port on which nothing listens now.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("there is no free port for the page")?;
+    Ok(listener.local_addr()?)
 }
 
 /// The server takes connections a moment after its start.
@@ -315,13 +325,7 @@ fn live(sent: u64, now: &Overview) -> String {
     lines.join("\n")
 }
 
-async fn show_tables(
-    store: &Store,
-    options: &Options,
-    url: &str,
-    servers: &str,
-    cancel: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn show_tables(settings: &Settings, store: &Store, cancel: &CancellationToken) -> anyhow::Result<()> {
     if cancel.is_cancelled() {
         say("Interrupted.");
         return Ok(());
@@ -348,9 +352,11 @@ async fn show_tables(
             print(format!("\n{table}\n{}", sample(columns, &rows)))?;
         }
     }
-    if options.keep {
+    if let Some(address) = settings.http_addr {
+        let (servers, url) = (&settings.kafka_bootstrap_servers, &settings.database_url);
         print(format!(
-            "\nBroker ({servers}) and database keep running. Look further with\n\n  psql '{url}'\n"
+            "\nBroker ({servers}), database and daemon keep running. Look further at http://{address}/ and with\n\n  \
+             psql '{url}'\n"
         ))?;
         print("Ctrl-C ends them.")?;
         cancel.cancelled().await;

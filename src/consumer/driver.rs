@@ -83,6 +83,8 @@ pub struct Consumer {
     pub(super) member: bool,
     pub(super) joined: Instant,
     pub(super) said_waiting: Option<Instant>,
+    /// Since when partitions are assigned of which not everything was read yet.
+    pub(super) behind: Option<Instant>,
     pub(super) heard: Option<Instant>,
     pub(super) landed: Option<Instant>,
     pub(super) unanswered: u32,
@@ -135,6 +137,7 @@ impl Consumer {
             member: false,
             joined: Instant::now(),
             said_waiting: None,
+            behind: None,
             heard: None,
             landed: None,
             unanswered: 0,
@@ -215,6 +218,7 @@ impl Consumer {
             Event::Assigned(partitions) => {
                 self.member = true;
                 if !partitions.is_empty() {
+                    self.behind.get_or_insert(now);
                     let names = names(&partitions, &self.ingest.topic_prefix);
                     info!(partitions = names, count = partitions.len(), "partitions are assigned");
                 }

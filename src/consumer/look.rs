@@ -61,6 +61,7 @@ impl Consumer {
             self.progress.restart(now);
         }
         let (mut waiting, mut troubled) = (Vec::new(), Vec::new());
+        let (mut read, mut is_behind) = (0_usize, false);
         for view in self.machine.view() {
             let key = view.partition;
             let leaderless = self.leaders.get(&key).is_some_and(Option::is_none);
@@ -69,13 +70,15 @@ impl Consumer {
                 self.progress.rest(key);
                 continue;
             }
-            let Some(position) = view.position else {
-                troubled.extend(trouble.map(|trouble| (key, trouble)));
-                continue;
-            };
             let end = self.ends.get(&key).copied().max(view.read_to);
-            self.progress.observe(key, position.next_offset, end, now);
-            let waited = self.progress.waited(key, now);
+            let landed = view.position.map(|position| position.next_offset);
+            is_behind |= landed.is_none() || !self.ends.contains_key(&key) || landed < end;
+            read += 1;
+            // without a known start the clock does not run
+            let waited = view.position.and_then(|position| {
+                self.progress.observe(key, position.next_offset, end, now);
+                self.progress.waited(key, now)
+            });
             let stalled = waited.is_some_and(|waited| waited >= progress::LIMIT);
             troubled.extend(trouble.map(|trouble| (key, trouble)));
             if trouble.is_some() || stalled {
@@ -91,6 +94,16 @@ impl Consumer {
         }
         for line in self.troubles.compare(troubled.into_iter(), now) {
             line.log(&self.ingest.topic_prefix);
+        }
+        if read > 0
+            && !is_behind
+            && let Some(since) = self.behind.take()
+        {
+            let for_seconds = now.saturating_duration_since(since).as_secs();
+            info!(
+                partitions = read,
+                for_seconds, "caught up: all that the assigned partitions held has landed"
+            );
         }
         let (member, heard, landed) = (self.member, self.heard, self.landed);
         self.status.send_replace(Status { member, heard, landed, waiting });

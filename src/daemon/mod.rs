@@ -3,6 +3,7 @@
 
 mod certificates;
 mod expiry;
+mod history;
 mod publisher;
 mod readiness;
 mod retention;
@@ -23,9 +24,14 @@ use crate::consumer::{Consumer, End, Status};
 use crate::http::{self, Probe, Readiness};
 use crate::ingest::{Ingest, Memory};
 use crate::kafka::send::Sender;
+use crate::page::history::History;
+use crate::record::Topic;
 use crate::retry::{pause_for, pauses};
+use crate::shared::Shared;
+use crate::status::{Document, judge};
 use crate::store::write::Mode;
 use crate::store::{Pool, Store, connect};
+use crate::survey;
 
 /// The consumer must have ended by then after it was asked to; the contract gives the whole 10 s.
 const END_WITHIN: Duration = Duration::from_millis(7500);
@@ -38,6 +44,7 @@ const CLIENT_LIVES: Duration = Duration::from_secs(300);
 
 /// Runs the daemon until `cancel`. An error is one that only a person can mend.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
+    say_what_runs(settings);
     let pool = connect::waiting_pool(settings)?;
     let store = Store::new(pool.clone());
     let (status_sender, status) = watch::channel(Status::default());
@@ -48,7 +55,16 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .with_context(|| format!("HTTP_ADDR {address} cannot be listened on: give another one"))?;
-        tasks.spawn(http::serve(listener, Probe { handle, ready }, cancel.clone()));
+        let (status, history) = (shared_status(settings), History::default());
+        let sampling = history::sample(handle.clone(), status.clone(), history.clone());
+        let probe = Probe { handle, ready, status, history };
+        let serving = http::serve(listener, probe, cancel.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = sampling => {}
+            }
+        });
     }
     tasks.spawn(readiness::watch_readiness(
         settings.clone(),
@@ -76,6 +92,35 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
         warn!("not every task ended in time");
     }
     result
+}
+
+/// The first line of the log.
+fn say_what_runs(settings: &Settings) {
+    let topics: Vec<String> = Topic::ALL.iter().map(|topic| settings.topic_name(topic)).collect();
+    let effective: Vec<String> =
+        settings.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        topics = topics.join(", "),
+        settings = effective.join(" "),
+        "starting"
+    );
+}
+
+/// The document of `status`, computed while somebody asks for it.
+fn shared_status(settings: &Settings) -> Shared<Document> {
+    let settings = settings.clone();
+    Shared::new(move || {
+        let settings = settings.clone();
+        async move {
+            let facts = survey::gather(&settings).await;
+            facts
+                .inspect_err(|error| warn!(%error, "the status could not be computed"))
+                .ok()
+                .as_ref()
+                .map(judge)
+        }
+    })
 }
 
 async fn work(

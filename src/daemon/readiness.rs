@@ -41,7 +41,7 @@ pub(super) async fn watch_readiness(
         let broker = tokio::task::spawn_blocking(move || kafka::answered(&known, asking));
         let (broker, ()) = tokio::join!(
             broker,
-            database.look(&store, &settings, instance, heard(status.landed, BEAT_EVERY))
+            database.look(&store, &settings, instance, &status, heard(status.landed, BEAT_EVERY))
         );
         client = broker.unwrap_or(None);
         let conditions = Conditions {
@@ -83,7 +83,14 @@ struct Database {
 
 impl Database {
     /// Asks for the schema, and proves by a write that the database takes writes, unless a batch just `landed`.
-    async fn look(&mut self, store: &Store, settings: &Settings, instance: Uuid, landed: bool) {
+    async fn look(
+        &mut self,
+        store: &Store,
+        settings: &Settings,
+        instance: Uuid,
+        status: &Status,
+        landed: bool,
+    ) {
         let schema = tokio::time::timeout(ANSWER, store.schema_state()).await;
         self.schema = matches!(&schema, Ok(Ok(state)) if state.pending.is_empty());
         if !self.schema {
@@ -93,7 +100,8 @@ impl Database {
             return;
         }
         if self.next_beat.is_none_or(|next| next <= Instant::now()) {
-            let beat = tokio::time::timeout(ANSWER, store.beat(instance, &settings.kafka_group_id)).await;
+            let beat = store.beat(instance, &settings.kafka_group_id, &status.waiting);
+            let beat = tokio::time::timeout(ANSWER, beat).await;
             self.writes = matches!(beat, Ok(Ok(()))) || landed;
             // One that hangs keeps its connection: only one that is refused is tried again soon.
             let pause = if matches!(beat, Ok(Err(_))) { WATCH_EVERY } else { BEAT_EVERY };

@@ -53,7 +53,7 @@ async fn prepare(url: &str, bring_up: bool) -> Result<(), Refusal> {
             }
             Err(error) => return Err(Refusal::Away(format!("{error:#}"))),
         };
-        info!(migrations = ?done, "the database's schema is current");
+        info!(migrations = done.join(", "), "the database's schema is current");
     }
     Ok(())
 }

@@ -145,7 +145,7 @@ impl Ingest {
                 records = remaining.len(),
                 partitions = waits.len(),
                 problem = wait.text,
-                pause_ms = pause.as_millis(),
+                pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                 "a batch is kept and tried again"
             );
             if !pause_for(pause, cancel).await {

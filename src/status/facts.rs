@@ -10,7 +10,7 @@ use crate::kafka::brokers::Log;
 use crate::kafka::group_state::Member;
 use crate::record::{Topic, TopicPartition};
 use crate::store::letters::Group;
-use crate::store::status::{Cache, Instance, Letters, Outbox, Pause, Skipped, Stored};
+use crate::store::status::{Cache, Instance, Letters, Outbox, Pause, Skipped, Stored, Wait};
 
 /// Why a server gave no answer, and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Stock {
     pub pauses: Vec<Pause>,
     pub skips: Vec<Skipped>,
     pub instances: Option<Vec<Instance>>,
+    /// What partitions wait for, the latest signs of life last.
+    pub waits: Vec<Wait>,
     pub letters: Option<(Letters, Vec<Group>)>,
     pub cache: Option<Cache>,
     pub outbox: Option<Outbox>,
@@ -91,6 +93,9 @@ pub struct Facts {
     pub brokers: Result<Cluster, Unanswered>,
 }
 
+/// An instance that gave no sign of life for longer says nothing of now.
+pub const SILENT_SECONDS: f64 = 30.0;
+
 impl Facts {
     /// A topic's name as Kafka has it.
     pub fn name(&self, topic: Topic) -> String {
@@ -113,5 +118,19 @@ impl Facts {
     /// Where a log begins and ends at a look.
     pub fn log(&self, look: usize, partition: TopicPartition) -> Option<Log> {
         self.brokers.as_ref().ok()?.logs.get(look)?.get(&partition).copied()
+    }
+
+    /// Whether the brokers say that none of them leads a partition.
+    pub fn is_leaderless(&self, partition: TopicPartition) -> bool {
+        let leader = self.brokers.as_ref().ok().and_then(|cluster| cluster.leaders.get(&partition));
+        leader.is_some_and(Option::is_none)
+    }
+
+    /// What a partition waits for, by the latest sign of life of its instance.
+    pub fn wait(&self, partition: TopicPartition) -> Option<&Wait> {
+        let waits = &self.database.as_ref().ok()?.waits;
+        let name = self.name(partition.topic);
+        let is_it = |wait: &&Wait| wait.topic == name && wait.partition == partition.partition;
+        waits.iter().rev().find(is_it).filter(|wait| wait.silent_seconds <= SILENT_SECONDS)
     }
 }

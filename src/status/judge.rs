@@ -3,22 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::facts::{Cluster, Facts, Stock, Unanswered};
+use super::facts::{Cluster, Facts, SILENT_SECONDS, Stock, Unanswered};
 use super::partitions::{self, partitions, topics, written};
 use super::problems::{Code, Severity};
+use super::waits;
 use super::{DeadLetters, Document, Expiry, Member, Partition, Place, Problem, State, Verdict};
 use crate::record::{Topic, TopicPartition};
 
 /// Events and dead letters that wait for longer are stuck.
 const STUCK_SECONDS: f64 = 300.0;
 
-/// An instance that gave no sign of life for longer does not count where the members are not known.
-const SILENT_SECONDS: f64 = 30.0;
-
 /// Partitions that a sentence names.
 const NAMED: usize = 20;
 
-const CHECK: &str = "voiceclone-events check";
+pub(super) const CHECK: &str = "voiceclone-events check";
 
 /// What the facts say.
 pub fn judge(facts: &Facts) -> Document {
@@ -87,11 +85,11 @@ fn problem(severity: Severity, code: Code, what: impl Into<String>, fix: impl In
     Problem { severity, code, what: what.into(), since: None, fix: fix.into() }
 }
 
-fn critical(code: Code, what: impl Into<String>, fix: impl Into<String>) -> Problem {
+pub(super) fn critical(code: Code, what: impl Into<String>, fix: impl Into<String>) -> Problem {
     problem(Severity::Critical, code, what, fix)
 }
 
-fn warning(code: Code, what: impl Into<String>, fix: impl Into<String>) -> Problem {
+pub(super) fn warning(code: Code, what: impl Into<String>, fix: impl Into<String>) -> Problem {
     problem(Severity::Warning, code, what, fix)
 }
 
@@ -244,7 +242,10 @@ fn of_brokers(facts: &Facts, cluster: &Cluster, found: &mut Vec<Problem>) {
     }
     if let Err(why) = &cluster.members {
         let what = format!("the members of group {} are not known: {why}", facts.group);
-        found.push(warning(Code::NotAnswered, what, CHECK));
+        // the embedded broker of `demo` describes no group
+        let cannot = why.contains("not supported by broker");
+        let severity = if cannot { Severity::Info } else { Severity::Warning };
+        found.push(problem(severity, Code::NotAnswered, what, CHECK));
     }
     if let Err(why) = &cluster.committed {
         let what = format!("the offsets that group {} committed to Kafka are not known: {why}", facts.group);
@@ -285,7 +286,9 @@ fn of_partitions(
         let keys = partitions.iter().filter(move |(_, partition)| partition.state == Some(state));
         keys.map(|(key, _)| *key).collect::<Vec<_>>()
     };
-    for (topic, list) in by_topic(in_state(State::NoLeader)) {
+    let mut leaderless = in_state(State::NoLeader);
+    leaderless.retain(|key| facts.is_leaderless(*key));
+    for (topic, list) in by_topic(leaderless) {
         let what = format!("{} without a leader", named(facts, topic, &list));
         let fix = format!(
             "start the brokers that hold the replicas: kafka-topics.sh --describe --topic {}",
@@ -329,7 +332,11 @@ fn of_partitions(
             found.push(critical(Code::OffsetsLost, what, fix));
         }
     }
-    for (topic, list) in by_topic(in_state(State::Stalled)) {
+    found.extend(waits::problems(facts, partitions));
+    let stalled = partitions.iter().filter(|(key, partition)| {
+        partition.state == Some(State::Stalled) && !waits::is_told(facts, *key, partition)
+    });
+    for (topic, list) in by_topic(stalled.map(|(key, _)| *key).collect()) {
         let what = format!("records wait in {}, and nothing moves", named(facts, topic, &list));
         let since = partitions.iter().filter(|(key, _)| list.contains(&key.partition) && key.topic == topic);
         let since = since.filter_map(|(_, partition)| partition.moved_at.clone()).min();
@@ -374,7 +381,7 @@ fn by_topic(keys: Vec<TopicPartition>) -> BTreeMap<Topic, Vec<i32>> {
 }
 
 /// A topic with its partitions, the first of them by number.
-fn named(facts: &Facts, topic: Topic, partitions: &[i32]) -> String {
+pub(super) fn named(facts: &Facts, topic: Topic, partitions: &[i32]) -> String {
     let numbers: Vec<String> = partitions.iter().take(NAMED).map(ToString::to_string).collect();
     let noun = if partitions.len() == 1 { "partition" } else { "partitions" };
     let more = match partitions.len().saturating_sub(NAMED) {

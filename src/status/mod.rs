@@ -2,12 +2,15 @@
 //!
 //! - [`facts`]: what the database and the brokers answered;
 //! - [`problems`]: the kinds of problems, each with its severity, its code and its entry in `docs/runbooks.md`;
-//! - [`partitions`]: lag and state of each partition; [`judge`]: the document with its verdict.
+//! - [`partitions`]: lag and state of each partition; `waits`: what the instances say that partitions wait for;
+//! - [`judge`]: the document with its verdict; [`tables`]: its sentences and tables for a person.
 
 pub mod facts;
 pub mod judge;
 pub mod partitions;
 pub mod problems;
+pub mod tables;
+mod waits;
 
 use serde::Serialize;
 
@@ -30,6 +33,19 @@ pub enum Verdict {
     Stopped,
     /// There is no member, or the database or the brokers do not answer.
     Down,
+}
+
+impl Verdict {
+    /// The verdict as a sentence.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Verdict::Ok => "OK: records are consumed as they come",
+            Verdict::CatchingUp => "CATCHING UP: records wait, and they become fewer",
+            Verdict::Degraded => "DEGRADED: it works, and something needs a person",
+            Verdict::Stopped => "STOPPED: DEAD_LETTER_LIMIT stopped a partition",
+            Verdict::Down => "DOWN: nothing is consumed, or nobody can tell",
+        }
+    }
 }
 
 /// Something that a person should know.
@@ -66,8 +82,30 @@ pub enum State {
     Unassigned,
     /// The log has no record at the stored offset any more.
     OffsetLost,
-    /// No broker leads it.
+    /// No broker leads it, or its leader does not answer.
     NoLeader,
+    /// The broker or the client refuses to read on at an offset.
+    Unreadable,
+    /// The database takes no good record of the topic.
+    Drift,
+}
+
+impl State {
+    /// The state for a person.
+    pub fn words(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::CatchingUp => "catching up",
+            State::Stalled => "stalled",
+            State::StoppedByLimit => "stopped by limit",
+            State::Paused => "paused",
+            State::Unassigned => "unassigned",
+            State::OffsetLost => "offset lost",
+            State::NoLeader => "no leader",
+            State::Unreadable => "unreadable",
+            State::Drift => "drift",
+        }
+    }
 }
 
 /// A partition. What could not be had is null.
@@ -86,6 +124,8 @@ pub struct Partition {
     pub dead_in_a_row: Option<i64>,
     pub member: Option<String>,
     pub state: Option<State>,
+    pub waits_for: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// The partitions of a topic together.

@@ -103,6 +103,7 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
             let committed = cluster.and_then(|cluster| cluster.committed.as_ref().ok());
             let member = members.as_ref().and_then(|members| members.get(&key)).cloned();
             let is_free = members.is_some() && member.is_none();
+            let wait = facts.wait(key).filter(|_| !is_free);
             let partition = Partition {
                 topic: facts.name(key.topic),
                 partition: key.partition,
@@ -116,6 +117,8 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
                 dead_in_a_row: stored.map(|stored| stored.dead_in_a_row),
                 member,
                 state: state(facts, key, is_free, paused.contains(&key.topic)),
+                waits_for: wait.map(|wait| wait.waits_for.clone()),
+                reason: wait.map(|wait| wait.reason.clone()).filter(|reason| !reason.is_empty()),
             };
             (key, partition)
         })
@@ -125,8 +128,7 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
 /// `None` where too little is known.
 fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> Option<State> {
     let stored = facts.position(SECOND, key);
-    let leader = facts.brokers.as_ref().ok().and_then(|cluster| cluster.leaders.get(&key));
-    if leader.is_some_and(Option::is_none) {
+    if facts.is_leaderless(key) {
         return Some(State::NoLeader);
     }
     if stored.is_some_and(|stored| stored.stopped_at.is_some()) {
@@ -142,6 +144,12 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     }
     if is_free {
         return Some(State::Unassigned);
+    }
+    match facts.wait(key).map(|wait| wait.waits_for.as_str()) {
+        Some("no_leader") => return Some(State::NoLeader),
+        Some("unreadable") => return Some(State::Unreadable),
+        Some("drift") => return Some(State::Drift),
+        _ => {}
     }
     let lag = lag(facts, SECOND, key)?;
     let moved = moved(facts, key);

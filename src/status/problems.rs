@@ -40,7 +40,10 @@ pub enum Code {
     NoLeader,
     PartitionStopped,
     OffsetsLost,
+    Drift,
+    Unreadable,
     Stalled,
+    Waits,
     Unassigned,
     Paused,
     LagNotShrinking,
@@ -58,7 +61,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Code; 24] = [
+    pub const ALL: [Code; 27] = [
         Code::DatabaseAway,
         Code::BrokersAway,
         Code::DatabaseReadOnly,
@@ -69,7 +72,10 @@ impl Code {
         Code::NoLeader,
         Code::PartitionStopped,
         Code::OffsetsLost,
+        Code::Drift,
+        Code::Unreadable,
         Code::Stalled,
+        Code::Waits,
         Code::Unassigned,
         Code::Paused,
         Code::LagNotShrinking,
@@ -98,7 +104,10 @@ impl Code {
             Code::NoLeader => "no_leader",
             Code::PartitionStopped => "partition_stopped",
             Code::OffsetsLost => "offsets_lost",
+            Code::Drift => "drift",
+            Code::Unreadable => "unreadable",
             Code::Stalled => "stalled",
+            Code::Waits => "waits",
             Code::Unassigned => "unassigned",
             Code::Paused => "paused",
             Code::LagNotShrinking => "lag_not_shrinking",

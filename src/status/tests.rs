@@ -12,7 +12,7 @@ use super::problems::Severity;
 use super::*;
 use crate::kafka::brokers::Log;
 use crate::record::{Topic, TopicPartition};
-use crate::store::status::{Letters, Pause, Skipped, Stored};
+use crate::store::status::{Letters, Pause, Skipped, Stored, Wait};
 
 const NOW: i64 = 1_800_000_000_000;
 const KEY: TopicPartition = TopicPartition { topic: Topic::CloneFailed, partition: 1 };
@@ -197,6 +197,56 @@ fn a_partition_without_a_leader_and_a_missing_topic_are_named() {
     assert_says(&document, Verdict::Degraded, "topic_missing", "p.clone.ready", "TOPIC_PREFIX");
     assert_eq!((document.partitions[0].end, document.partitions[0].lag_records), (None, None));
     assert!(document.has(Severity::Critical));
+}
+
+fn wait(waits_for: &str, reason: &str, silent_seconds: f64) -> Wait {
+    let (waits_for, reason) = (waits_for.into(), reason.into());
+    Wait { topic: "p.clone.failed".into(), partition: 1, waits_for, reason, silent_seconds }
+}
+
+#[test]
+fn what_an_instance_says_its_partition_waits_for_is_the_state_and_a_problem_with_its_fix() {
+    let skip = "voiceclone-events skip --topic clone.failed --partition 1 --to OFFSET";
+    for (waits_for, state, code, fix) in [
+        ("drift", State::Drift, "drift", "voiceclone-events check"),
+        ("unreadable", State::Unreadable, "unreadable", skip),
+        ("no_leader", State::NoLeader, "no_leader", "kafka-topics.sh --describe --topic p.clone.failed"),
+        ("write", State::CatchingUp, "waits", "voiceclone-events check"),
+    ] {
+        let mut facts = facts([Some(12), Some(12)], 20);
+        stock(&mut facts).waits = vec![wait("write", "long ago", 9.0), wait(waits_for, "for this", 2.0)];
+        let document = judge(&facts);
+        let what = "p.clone.failed partition 1 waits: for this";
+        assert_says(&document, Verdict::Degraded, code, what, fix);
+        let partition = &document.partitions[0];
+        assert_eq!((partition.state, partition.waits_for.as_deref()), (Some(state), Some(waits_for)));
+        assert_eq!(codes(&document)[0], code, "first");
+    }
+}
+
+#[test]
+fn a_stalled_partition_has_the_reason_of_its_instance() {
+    let mut facts = facts([Some(12), Some(12)], 20);
+    second(&mut facts).idle_seconds = 61.0;
+    stock(&mut facts).waits = vec![wait("write", "a lock is held by pid 7", 2.0)];
+    let document = judge(&facts);
+    assert_says(&document, Verdict::Degraded, "stalled", "waits: a lock is held by pid 7", "check");
+    assert_eq!(codes(&document), ["stalled"]);
+}
+
+#[test]
+fn an_instance_that_is_silent_and_one_that_has_the_partition_no_longer_say_nothing() {
+    let mut facts = facts([Some(20), Some(20)], 20);
+    stock(&mut facts).waits = vec![wait("drift", "for this", 31.0)];
+    assert_eq!(judge(&facts).partitions[0].state, Some(State::Ok));
+    stock(&mut facts).waits = vec![wait("drift", "for this", 3.0)];
+    cluster(&mut facts).members.as_mut().unwrap()[0].partitions.clear();
+    let document = judge(&facts);
+    assert_eq!(
+        (document.partitions[0].state, codes(&document)),
+        (Some(State::Unassigned), vec!["unassigned"])
+    );
+    assert_eq!(document.partitions[0].waits_for, None);
 }
 
 #[test]

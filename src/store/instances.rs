@@ -2,25 +2,31 @@
 
 use diesel::sql_types::{Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Fault, Store};
 
+/// Partitions that an instance names as waiting, at most.
+const WAITING_MAX: usize = 100;
+
 impl Store {
-    /// Writes this instance's sign of life, and forgets instances that gave none for a day.
-    pub async fn beat(&self, instance: Uuid, group: &str) -> Result<(), Fault> {
+    /// Writes this instance's sign of life with what its partitions wait for, and forgets instances that gave none for a
+    /// day.
+    pub async fn beat(&self, instance: Uuid, group: &str, waiting: &[impl Serialize]) -> Result<(), Fault> {
         let host = std::env::var("HOSTNAME").unwrap_or_default();
         let mut connection = self.connection().await?;
         diesel::sql_query(
             "WITH ended AS (
                 DELETE FROM ingest.instances WHERE beat_at < (now() AT TIME ZONE 'utc') - INTERVAL '1 day')
-             INSERT INTO ingest.instances (id, group_id, host, version) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (id) DO UPDATE SET beat_at = now() AT TIME ZONE 'utc'",
+             INSERT INTO ingest.instances (id, group_id, host, version, waiting) VALUES ($1, $2, $3, $4, $5::jsonb)
+             ON CONFLICT (id) DO UPDATE SET beat_at = now() AT TIME ZONE 'utc', waiting = excluded.waiting",
         )
         .bind::<SqlUuid, _>(instance)
         .bind::<Text, _>(group)
         .bind::<Text, _>(host)
         .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
+        .bind::<Text, _>(json(waiting))
         .execute(&mut connection)
         .await?;
         Ok(())
@@ -34,5 +40,24 @@ impl Store {
             .execute(&mut connection)
             .await?;
         Ok(())
+    }
+}
+
+/// A JSON array of the first of them. `jsonb` takes no NUL character.
+fn json(waiting: &[impl Serialize]) -> String {
+    let first: Vec<_> = waiting.iter().take(WAITING_MAX).collect();
+    serde_json::to_string(&first).unwrap_or_else(|_| "[]".to_owned()).replace("\\u0000", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::json;
+
+    #[test]
+    fn the_first_hundred_partitions_are_named_without_what_jsonb_does_not_take() {
+        let waiting: Vec<String> = (0..1000).map(|number| format!("{number}\0")).collect();
+        let written: Vec<String> = serde_json::from_str(&json(&waiting)).unwrap();
+        assert_eq!((written.len(), written[99].as_str()), (100, "99"));
+        assert_eq!(json(&[""; 0]), "[]");
     }
 }

@@ -91,6 +91,23 @@ pub struct Instance {
     pub silent_seconds: f64,
 }
 
+/// What a partition waits for, as the instance that has it says.
+#[derive(QueryableByName, Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the fields are those of `/readyz`")]
+pub struct Wait {
+    #[diesel(sql_type = Text)]
+    pub topic: String,
+    #[diesel(sql_type = Integer)]
+    pub partition: i32,
+    #[diesel(sql_type = Text)]
+    pub waits_for: String,
+    #[diesel(sql_type = Text)]
+    pub reason: String,
+    /// Seconds since the instance's sign of life.
+    #[diesel(sql_type = Double)]
+    pub silent_seconds: f64,
+}
+
 /// How many dead letters there are.
 #[derive(QueryableByName, Clone, Debug, Default, PartialEq)]
 pub struct Letters {
@@ -219,6 +236,20 @@ pub async fn instances(connection: &mut AsyncPgConnection, group: &str) -> Query
     sql_query(format!(
         "SELECT id, host, version, {started_at} AS started_at, {beat_at} AS beat_at, {silent} AS silent_seconds
          FROM ingest.instances WHERE group_id = $1 ORDER BY started_at, id"
+    ))
+    .bind::<Text, _>(group)
+    .load(connection)
+    .await
+}
+
+/// What the partitions of a group wait for, the latest signs of life last.
+pub async fn waits(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Wait>> {
+    let silent = age("i.beat_at");
+    sql_query(format!(
+        "SELECT w.topic, w.partition, w.waits_for, w.reason, {silent} AS silent_seconds
+         FROM ingest.instances i, jsonb_to_recordset(i.waiting)
+              AS w(topic text, partition integer, waits_for text, reason text)
+         WHERE i.group_id = $1 ORDER BY i.beat_at"
     ))
     .bind::<Text, _>(group)
     .load(connection)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::daemon::{Daemon, run_command};
-use crate::support::processes::folder;
+use crate::support::processes::{Signal, folder};
 use crate::support::wait::{SOON, eventually};
 
 /// Enough for a busy machine.
@@ -75,4 +75,25 @@ fn ctrl_c_while_postgresql_starts_ends_it_at_once_with_nothing_left_behind() {
 fn ctrl_c_in_the_middle_ends_it_at_once_with_nothing_left_behind() {
     let sends = |demo: &Daemon, _: &Path| demo.logs().iter().any(|line| line.contains("records sent"));
     ctrl_c_once(sends, &["--calls", "100000"]);
+}
+
+#[test]
+fn keep_serves_the_page_until_ctrl_c_and_says_where() {
+    let (_, tmpdir) = temporary();
+    let mut demo =
+        Daemon::start(&["demo", "--calls", "30", "--keep"], &[("PATH", &path()), ("TMPDIR", &tmpdir)]);
+    let url = eventually(MINUTES, "the end of the show", || {
+        let logs = demo.logs();
+        let ended = logs.iter().any(|line| line == "Ctrl-C ends them.");
+        let line = logs.iter().find(|line| ended && line.starts_with("Its page: ")).cloned();
+        line.map(|line| line.replace("Its page: ", "")).ok_or(logs)
+    });
+    let page = eventually(SOON, "the page", || {
+        let answer = ureq::get(&url).call().map_err(|error| error.to_string());
+        let page = answer?.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        if page.contains("<h1 class=\"verdict good\">OK: ") { Ok(page) } else { Err(page) }
+    });
+    assert!(page.contains("clone.ready/0"), "{page}");
+    demo.signal(Signal::Term);
+    assert_eq!(demo.wait_exit(SOON), 0);
 }

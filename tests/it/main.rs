@@ -18,8 +18,10 @@ mod infrastructure;
 mod letters;
 mod letters_commands;
 mod letters_fix;
+mod logs;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
+mod page;
 mod partitions;
 mod poison;
 mod reach;

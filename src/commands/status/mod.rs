@@ -1,7 +1,6 @@
 //! `status`: a verdict, what is wrong with the command that fixes it, and offsets, lag and backlogs (contract,
-//! section 8). It asks the database and the brokers, and works while no daemon runs.
+//! section 8). It works while no daemon runs.
 
-mod gather;
 mod layout;
 
 use std::io::IsTerminal as _;
@@ -13,6 +12,7 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::status::judge;
 use crate::status::problems::Severity;
+use crate::survey;
 
 /// Pause of `--watch` between two documents, each of which takes two seconds.
 const WATCH: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ pub async fn run(settings: &Settings, options: Options, cancel: CancellationToke
     let mut is_good = true;
     loop {
         let facts = tokio::select! {
-            facts = gather::gather(settings) => facts?,
+            facts = survey::gather(settings) => facts?,
             () = cancel.cancelled() => return Ok(is_good),
         };
         let document = judge(&facts);

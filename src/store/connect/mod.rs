@@ -2,6 +2,7 @@
 
 mod certificates;
 mod pool;
+mod remedy;
 mod session;
 
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use tokio_postgres::config::{Config, Host, SslMode};
 use crate::database_url::{self, CONNECT_TIMEOUT, Place, Target, tls};
 pub use certificates::certificates;
 pub use pool::{Pool, Pooled, pool, waiting_pool};
+pub use remedy::remedy;
 use session::{Facts, Fit, Trial, Wire};
 
 use crate::config::SettingError;

@@ -1,5 +1,6 @@
 //! The compiled program as a child process.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -137,14 +138,30 @@ impl Daemon {
         self.try_http_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
+    /// The headers of the answer to a GET.
+    ///
+    /// # Panics
+    /// Where there is no answer.
+    pub fn http_headers(&self, path: &str) -> BTreeMap<String, String> {
+        let answer = self.ask(path).unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        let header = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {
+            (name.to_string(), value.to_str().unwrap().to_owned())
+        };
+        answer.headers().iter().map(header).collect()
+    }
+
     /// As [`Daemon::http_get`]; no answer is an error.
     pub fn try_http_get(&self, path: &str) -> Result<(u16, String), String> {
+        let mut answer = self.ask(path)?;
+        let body = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        Ok((answer.status().as_u16(), body))
+    }
+
+    fn ask(&self, path: &str) -> Result<ureq::http::Response<ureq::Body>, String> {
         let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
         let agent = config.timeout_global(Some(Duration::from_secs(10))).build().new_agent();
         let answer = agent.get(format!("http://{}{path}", self.address)).call();
-        let mut answer = answer.map_err(|error| error.to_string())?;
-        let body = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
-        Ok((answer.status().as_u16(), body))
+        answer.map_err(|error| error.to_string())
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`postgres`]: the same for PostgreSQL, with a fresh database for every test;
 //! - [`pgbouncer`]: a connection pooler before it;
 //! - [`certificates`]: authorities, and what they sign;
+//! - [`browser`]: a real Chromium that looks at the page;
 //! - [`proxy`]: what stands between two of them and cuts, delays and loses;
 //! - [`daemon`]: the compiled program as a child process;
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
@@ -20,6 +21,7 @@
 // A helper may wait for the test that needs it.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub mod browser;
 pub mod certificates;
 pub mod cluster;
 pub mod daemon;

@@ -16,7 +16,7 @@ use super::wait::{SOON, eventually, eventually_eq};
 use super::{block_on, unique};
 
 pub(super) const USER: &str = "postgres";
-pub(super) const PASSWORD: &str = "throw-away";
+pub const PASSWORD: &str = "throw-away";
 
 /// A fresh, empty database on the server that all tests share. It is dropped with this value, unless the test fails.
 pub struct Database {

@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
 
-use crate::commands::check::database::remedy;
 use crate::config::Settings;
 use crate::kafka;
 use crate::kafka::admin::TopicState;
@@ -18,9 +17,10 @@ use crate::record::{Topic, TopicPartition};
 use crate::status::facts::{Cluster, Facts, Logs, Positions, Stock, Unanswered, Unseen};
 use crate::status::partitions::furthest_behind;
 use crate::status::{Broker, Schema};
+use crate::store::connect::{self, remedy};
 use crate::store::letters;
 use crate::store::status::{self as questions, Stored};
-use crate::store::{connect, migrate, rights};
+use crate::store::{migrate, rights};
 
 /// How long a server may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ const LOOKED_AT: usize = 32;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The facts. Takes some two seconds where all answer.
-pub(super) async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
+pub async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
     let (connection, brokers) = tokio::join!(reach_database(settings), reach_brokers(settings));
     let brokers = brokers?;
     let (mut connection, mut database) = match connection {
@@ -170,6 +170,7 @@ async fn ask_database(
     stock.pauses = answer(failed, "pauses", questions::pauses(connection, group)).await.unwrap_or_default();
     stock.skips = answer(failed, "skips", questions::skips(connection, group)).await.unwrap_or_default();
     stock.instances = answer(failed, "instances", questions::instances(connection, group)).await;
+    stock.waits = answer(failed, "what waits", questions::waits(connection, group)).await.unwrap_or_default();
     let letters = answer(failed, "dead letters", questions::letters(connection)).await;
     let kinds = answer(failed, "kinds of dead letters", letters::groups(connection, questions::KINDS)).await;
     stock.letters = letters.zip(kinds);

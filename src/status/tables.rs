@@ -1,0 +1,191 @@
+//! The document as sentences and tables, for the terminal and the page.
+
+use super::judge::ago;
+use super::{Document, Partition, State};
+
+/// A table for a person.
+pub struct Table {
+    /// What a row is.
+    pub name: &'static str,
+    /// The heads of the columns.
+    pub header: &'static [&'static str],
+    /// The columns with numbers.
+    pub numbers: &'static [usize],
+    /// The cells.
+    pub rows: Vec<Vec<String>>,
+    /// Rows that are left out.
+    pub more: usize,
+}
+
+/// One line: how far behind, the group, its members, the version.
+pub fn facts(document: &Document) -> String {
+    let Document { version, group, checked_at, .. } = document;
+    let lag: Option<i64> = document.topics.iter().map(|topic| topic.lag_records).sum();
+    let seconds = document.topics.iter().filter_map(|topic| topic.lag_seconds).reduce(f64::max);
+    let seconds = seconds.filter(|_| lag > Some(0));
+    let seconds = seconds.map_or_else(String::new, |seconds| format!(", the oldest for {}", ago(seconds)));
+    let lag = lag
+        .filter(|_| !document.topics.is_empty())
+        .map_or_else(|| "lag not known".to_owned(), |lag| format!("{lag} records behind"));
+    let members = document.members.as_ref().map_or_else(
+        || "members not known".to_owned(),
+        |members| format!("{} member{}", members.len(), if members.len() == 1 { "" } else { "s" }),
+    );
+    format!("{lag}{seconds}; group {group}, {members}; version {version}, {checked_at}")
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+fn seconds(seconds: Option<f64>) -> String {
+    or_dash(seconds.map(ago))
+}
+
+fn number(number: Option<i64>) -> String {
+    or_dash(number.map(|number| number.to_string()))
+}
+
+/// The topics.
+pub fn topics(document: &Document) -> Table {
+    let row = |topic: &super::TopicSum| {
+        vec![
+            topic.topic.clone(),
+            topic.partitions.to_string(),
+            number(topic.lag_records),
+            seconds(topic.lag_seconds),
+            or_dash(topic.records_per_second.map(|rate| format!("{rate:.1}"))),
+            seconds(topic.eta_seconds),
+        ]
+    };
+    Table {
+        name: "Topics",
+        header: &["topic", "partitions", "behind", "oldest waits", "records/s", "caught up in"],
+        numbers: &[1, 2, 3, 4, 5],
+        rows: document.topics.iter().map(row).collect(),
+        more: 0,
+    }
+}
+
+/// The first partitions, at most so many: those that a person should look at, and after them the rest where `all`.
+pub fn partitions(document: &Document, all: bool, most: usize) -> Table {
+    // Without a member all are unassigned, and those where nothing waits say nothing more.
+    let is_idle = |partition: &Partition| match partition.state {
+        Some(State::Ok) => true,
+        Some(State::Unassigned) => document.members.as_ref().is_some_and(Vec::is_empty),
+        _ => false,
+    };
+    let worth_it = |partition: &&Partition| partition.lag_records > Some(0) || !is_idle(partition);
+    let (first, rest): (Vec<&Partition>, Vec<&Partition>) = document.partitions.iter().partition(worth_it);
+    let shown = first.into_iter().chain(rest.into_iter().filter(|_| all)).collect::<Vec<_>>();
+    let row = |partition: &&Partition| {
+        vec![
+            format!("{}/{}", partition.topic, partition.partition),
+            or_dash(partition.state.map(|state| state.words().to_owned())),
+            number(partition.next_offset),
+            number(partition.end),
+            number(partition.lag_records),
+            seconds(partition.lag_seconds),
+        ]
+    };
+    Table {
+        name: "Partitions",
+        header: &["partition", "state", "next", "end", "behind", "oldest waits"],
+        numbers: &[2, 3, 4, 5],
+        more: shown.len().saturating_sub(most),
+        rows: shown.iter().take(most).map(row).collect(),
+    }
+}
+
+/// The members of the group.
+pub fn members(document: &Document) -> Table {
+    let row = |member: &super::Member| {
+        vec![member.host.clone(), member.client_id.clone(), member.partitions.len().to_string()]
+    };
+    Table {
+        name: "Members",
+        header: &["member at", "client", "partitions"],
+        numbers: &[2],
+        rows: document.members.iter().flatten().map(row).collect(),
+        more: 0,
+    }
+}
+
+/// The instances that gave a sign of life.
+pub fn instances(document: &Document) -> Table {
+    let row = |instance: &crate::store::status::Instance| {
+        let beat = format!("{} ago", ago(instance.silent_seconds));
+        let host = Some(instance.host.clone()).filter(|host| !host.is_empty());
+        let name = host.unwrap_or_else(|| instance.id.to_string());
+        vec![name, instance.version.clone(), instance.started_at.clone(), beat]
+    };
+    Table {
+        name: "Instances",
+        header: &["instance", "version", "started", "sign of life"],
+        numbers: &[],
+        rows: document.instances.iter().flatten().map(row).collect(),
+        more: 0,
+    }
+}
+
+/// The unresolved dead letters by kind.
+pub fn dead_letters(document: &Document) -> Table {
+    let row = |kind: &crate::store::letters::Group| {
+        vec![
+            kind.topic.clone(),
+            kind.reason.clone(),
+            kind.message.clone(),
+            kind.count.to_string(),
+            kind.latest_at.get(..19).unwrap_or(&kind.latest_at).to_owned(),
+            kind.example_id.to_string(),
+        ]
+    };
+    Table {
+        name: "Dead letters",
+        header: &["dead letters of", "reason", "message", "count", "latest", "example"],
+        numbers: &[3, 5],
+        rows: document.dead_letters.iter().flat_map(|letters| &letters.by_reason).map(row).collect(),
+        more: 0,
+    }
+}
+
+/// The backlogs and the servers: a name and a sentence each.
+pub fn backlogs(document: &Document) -> Vec<(&'static str, String)> {
+    let oldest = |seconds: Option<f64>| {
+        seconds.map_or_else(String::new, |seconds| format!(", the oldest for {}", ago(seconds)))
+    };
+    let letters = document.dead_letters.as_ref().map(|letters| {
+        let oldest = oldest(letters.oldest_unpublished_seconds);
+        format!("{} unresolved; {} to be published{oldest}", letters.unresolved, letters.unpublished)
+    });
+    let cache = document.cache.as_ref().map(|cache| {
+        let estimated = if cache.estimated { " (estimated)" } else { "" };
+        let last = document.expiry.last_expired_at.as_ref();
+        let last = last.map_or_else(String::new, |last| format!("; last expiry {last}"));
+        format!("{} live, {} expired{estimated}, {} overdue{last}", cache.live, cache.expired, cache.overdue)
+    });
+    let outbox = document.outbox.as_ref().map(|outbox| {
+        format!("{} clone.expired events to be published{}", outbox.events, oldest(outbox.oldest_seconds))
+    });
+    let database = document.database.as_ref().map(|database| {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "not known".to_owned());
+        let connections =
+            database.connections.map_or_else(|| "not known".to_owned(), |count| count.to_string());
+        let schema = match &database.schema {
+            Some(schema) if schema.pending.is_empty() => "current",
+            Some(_) => "behind",
+            None => "not known",
+        };
+        let (version, role) = (text(&database.version), text(&database.role));
+        format!("PostgreSQL {version}, role {role}, schema {schema}, connections {connections}")
+    });
+    let brokers = document.broker.as_ref().map(|broker| broker.brokers.to_string());
+    let lines = [
+        ("Dead letters", letters),
+        ("Cache", cache),
+        ("Outbox", outbox),
+        ("Database", database),
+        ("Brokers", brokers),
+    ];
+    lines.map(|(name, text)| (name, text.unwrap_or_else(|| "not known".to_owned()))).to_vec()
+}
