@@ -27,6 +27,10 @@ pub use self::names::{Misspelt, likely, misspelt};
 /// instance unread for that long.
 pub const SESSION_TIMEOUT_MS: i64 = 10_000;
 
+/// The default of `max.poll.interval.ms` here, in milliseconds. A rebalance waits for a member that does not rejoin for
+/// at most this long, and this daemon polls whatever else it waits for; Kafka's own is 300 s.
+pub const MAX_POLL_INTERVAL_MS: i64 = 60_000;
+
 /// Every setting, checked.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the fields are the settings' names; the contract says what they mean")]

@@ -18,7 +18,7 @@ use super::consumer_config;
 use super::queue::{self, Queue};
 use super::quiet;
 use super::statistics::Statistics;
-use crate::config::{SESSION_TIMEOUT_MS, Settings};
+use crate::config::{MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS, Settings};
 use crate::record::{Record, Topic, TopicPartition};
 
 /// What a member of the group is created with.
@@ -26,7 +26,13 @@ pub(super) fn group_config(settings: &Settings) -> ClientConfig {
     let mut config = consumer_config(settings);
     config.set("group.id", &settings.kafka_group_id);
     config.set("enable.partition.eof", "true");
-    for (property, value) in [("statistics.interval.ms", 5_000), ("session.timeout.ms", SESSION_TIMEOUT_MS)] {
+    let session = settings.kafka_properties.get("session.timeout.ms").and_then(|value| value.parse().ok());
+    for (property, value) in [
+        ("statistics.interval.ms", 5_000),
+        ("session.timeout.ms", SESSION_TIMEOUT_MS),
+        // librdkafka refuses one below the session's.
+        ("max.poll.interval.ms", MAX_POLL_INTERVAL_MS.max(session.unwrap_or_default())),
+    ] {
         if !settings.kafka_properties.contains_key(property) {
             config.set(property, value.to_string());
         }

@@ -8,8 +8,8 @@ use crate::record::TopicPartition;
 /// Kafka's `session.timeout.ms`, as the daemon sets it.
 pub(super) const SESSION_TIMEOUT: Millis = 10_000;
 
-/// Kafka's default of `max.poll.interval.ms`.
-pub(super) const MAX_POLL_INTERVAL: Millis = 300_000;
+/// Kafka's `max.poll.interval.ms`, as the daemon sets it.
+pub(super) const MAX_POLL_INTERVAL: Millis = 60_000;
 
 #[derive(Default)]
 pub(super) struct Member {
