@@ -3,7 +3,7 @@
 # (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
 # else is told what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
-# named, where Java or Maven is missing; so are those with PgBouncer.)
+# named, where Java or Maven is missing; so are those with PgBouncer and Prometheus.)
 set -eu
 
 purpose=${1:-test}
@@ -49,6 +49,7 @@ look() {
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
         found pgbouncer || [ -x /usr/sbin/pgbouncer ] || miss wanted pgbouncer "PgBouncer, for the tests with a connection pooler"
+        found prometheus && found promtool || miss wanted prometheus "Prometheus, for the tests of the alerts and the dashboard"
         found_german || [ -e /usr/share/i18n/locales/de_DE ] || miss wanted locales "for a test of PostgreSQL's messages in German"
     fi
 }
@@ -63,6 +64,13 @@ look
 if [ "$needed$wanted" ] && [ "$(id -u)" = 0 ] && found apt-get; then
     echo "Installing:$needed$wanted"
     export DEBIAN_FRONTEND=noninteractive
+    # No service is started: the tests start servers of their own.
+    policy=/usr/sbin/policy-rc.d
+    if ! [ -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
     apt-get update -qq || true
     # shellcheck disable=SC2086 # they are several words
     apt-get install -y -qq --no-install-recommends $needed $wanted >/dev/null || true

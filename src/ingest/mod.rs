@@ -12,8 +12,10 @@
 //! sizes     -> pure: how many records of a topic a transaction may hold
 //! prepare   -> pure: records to a plan, dead letters, positions
 //! memory    -> what a batch leaves to the next ones
+//! counts    -> what a batch adds to the metrics
 //! ```
 
+mod counts;
 mod good;
 mod memory;
 pub mod outcome;
@@ -181,9 +183,7 @@ impl Ingest {
             Effort::Thorough => self.write_each_thoroughly(&parts, cancel, &mut written).await,
         };
         self.name_lock_holders(&mut outcomes).await;
-        if outcomes.values().any(|outcome| matches!(outcome, Outcome::Waits { .. })) {
-            metrics::counter!("voiceclone_write_retries_total").increment(1);
-        }
+        counts::retries(&outcomes);
         (outcomes, written)
     }
 
@@ -298,6 +298,9 @@ impl Ingest {
             });
             done.refused = refused.collect();
         }
+        if self.mode != Mode::Rehearse {
+            counts::rows(&done);
+        }
         written.add(done);
         if self.mode != Mode::Rehearse {
             for summary in dead_letters::summaries(&batch.dead_letters) {
@@ -311,10 +314,7 @@ impl Ingest {
                     "records that cannot be used are kept as dead letters"
                 );
             }
-            for letter in &batch.dead_letters {
-                metrics::counter!("voiceclone_dead_letters_total", "reason" => letter.unusable.reason.name())
-                    .increment(1);
-            }
+            counts::landed(parts, &batch.dead_letters);
             self.memory.landed(&batch.good);
         }
         Ok(batch.after)

@@ -1,5 +1,6 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
+mod alerts;
 mod bounded;
 mod check;
 mod commands;
@@ -16,6 +17,7 @@ mod histories;
 mod infrastructure;
 mod letters;
 mod letters_commands;
+mod metrics;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod partitions;

@@ -4,6 +4,7 @@
 //! - [`cluster`]: several brokers in one cluster; [`protocol`]: quotas and access rights;
 //! - [`postgres`]: the same for PostgreSQL, with a fresh database for every test;
 //! - [`pgbouncer`]: a connection pooler before it;
+//! - [`prometheus`]: a server that scrapes a daemon, and `promtool`;
 //! - [`proxy`]: what stands between two of them and cuts, delays and loses;
 //! - [`daemon`]: the compiled program as a child process;
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
@@ -26,6 +27,7 @@ pub mod left_out;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod processes;
+pub mod prometheus;
 pub mod protocol;
 pub mod proxy;
 pub mod scene;
