@@ -110,7 +110,9 @@ fn wait_for(daemon: &Daemon, expected: &[(&str, f64)]) {
 }
 
 fn failed_clone(id: &str) -> String {
-    json!({"caller_id": "+15550100", "greeting_call_id": id, "error_message": "e"}).to_string()
+    let failed_at = "2026-01-15T10:00:00Z"; // given, so that a repeat is the same fact
+    let value = json!({"caller_id": "+15550100", "greeting_call_id": id, "error_message": "e", "failed_at": failed_at});
+    value.to_string()
 }
 
 #[test]
