@@ -23,6 +23,8 @@ COPY build.rs diesel.toml schema.rs ./
 COPY migrations migrations
 COPY templates templates
 COPY src src
+# Shown by voiceclone_build_info: docker build --build-arg SOURCE_REVISION="$(git rev-parse --short HEAD)"
+ARG SOURCE_REVISION
 # Cargo goes by the files' times, and those of a checkout may be older than the layer above.
 RUN touch build.rs src/main.rs src/lib.rs \
     && cargo build --release --locked --bins

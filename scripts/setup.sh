@@ -3,7 +3,8 @@
 # (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
 # else is told what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
-# named, where Java or Maven is missing; so are those with PgBouncer and with a browser, and checks of what deploys the daemon.)
+# named, where Java or Maven is missing; so are those with PgBouncer, Prometheus and a browser, and checks of what deploys
+# the daemon.)
 set -eu
 
 purpose=${1:-test}
@@ -56,6 +57,7 @@ look() {
         found_fonts || miss wanted fonts-dejavu-core "fonts for it"
         found node || miss wanted nodejs "Node.js, which steers it"
         found npm || miss wanted npm "npm, which fetches Playwright and axe-core"
+        found prometheus && found promtool || miss wanted prometheus "Prometheus, for the tests of the alerts and the dashboard"
         found_german || [ -e /usr/share/i18n/locales/de_DE ] || miss wanted locales "for a test of PostgreSQL's messages in German"
     fi
 }
@@ -70,6 +72,13 @@ look
 if [ "$needed$wanted" ] && [ "$(id -u)" = 0 ] && found apt-get; then
     echo "Installing:$needed$wanted"
     export DEBIAN_FRONTEND=noninteractive
+    # No service is started: the tests start servers of their own.
+    policy=/usr/sbin/policy-rc.d
+    if ! [ -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
     apt-get update -qq || true
     # shellcheck disable=SC2086 # they are several words
     apt-get install -y -qq --no-install-recommends $needed $wanted >/dev/null || true

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -15,7 +14,7 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -58,9 +57,20 @@ pub struct Conditions {
 }
 
 impl Conditions {
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, bool); 5] {
+        [
+            ("schema", self.schema),
+            ("database", self.database),
+            ("broker", self.broker),
+            ("member", self.member),
+            ("progress", self.progress),
+        ]
+    }
+
     /// Whether every condition holds.
     pub fn all(&self) -> bool {
-        self.schema && self.database && self.broker && self.member && self.progress
+        self.named().iter().all(|(_, holds)| *holds)
     }
 }
 
@@ -85,11 +95,6 @@ pub struct Probe {
     pub status: Shared<Document>,
     /// What the page plots.
     pub history: History,
-}
-
-/// Makes this process gather metrics; once a process.
-pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    PrometheusBuilder::new().install_recorder().context("the metrics cannot be set up")
 }
 
 /// Answers until `cancel`, and then for at most a second.
@@ -198,12 +203,17 @@ async fn page(State(probe): State<Probe>) -> impl IntoResponse {
 }
 
 async fn metrics(State(probe): State<Probe>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], probe.handle.render())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        crate::metrics::render(&probe.handle),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
 

@@ -18,6 +18,7 @@
 //!      -> status                    pure: what the database and the brokers answered, to a verdict and the problems
 //!      -> certificates              what is wrong with a certificate, and when it ends
 //!      -> mask                      pure: what of an event may be shown
+//!      -> metrics                   what /metrics shows: names, help, labels, and how they are counted
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
@@ -45,6 +46,7 @@ pub mod kafka;
 pub mod logging;
 pub mod mask;
 pub mod memory;
+pub mod metrics;
 pub mod outage;
 pub mod output;
 pub mod page;

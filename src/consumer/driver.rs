@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::gauges::{self, Oldest};
 use super::log::{Troubles, names};
 use super::progress::Progress;
 use super::start::Starter;
@@ -26,6 +27,7 @@ use crate::kafka::BATCH_MAX_BYTES;
 use crate::kafka::brokers::{Brokers, Topics};
 use crate::kafka::group::{Event, Group};
 use crate::kafka::quiet;
+use crate::metrics;
 use crate::outage;
 use crate::record::TopicPartition;
 
@@ -48,7 +50,8 @@ pub(super) enum Done {
     Input(Input),
     /// The machine's input and the topics that were asked on the way.
     Loaded(Input, Option<Topics>),
-    Written(Input, u64),
+    /// Of so many records, in this time.
+    Written(Input, u64, Duration),
     Committed(Result<Vec<(TopicPartition, i64)>, String>),
     NotCompared(String),
     Watched(Watched),
@@ -59,6 +62,8 @@ pub(super) struct Watched {
     pub topics: Option<Topics>,
     /// Whether the consumer's own client was asked and did not answer.
     pub unanswered: bool,
+    /// The ends of partitions that are stopped or paused.
+    pub ends: BTreeMap<TopicPartition, i64>,
 }
 
 /// The live consumer.
@@ -75,6 +80,7 @@ pub struct Consumer {
     pub(super) leaders: BTreeMap<TopicPartition, Option<i32>>,
     pub(super) ends: BTreeMap<TopicPartition, i64>,
     pub(super) progress: Progress,
+    pub(super) oldest: Oldest,
     pub(super) troubles: Troubles,
     pub(super) committed: BTreeMap<TopicPartition, i64>,
     pub(super) committing: bool,
@@ -129,6 +135,7 @@ impl Consumer {
             leaders: BTreeMap::new(),
             ends: BTreeMap::new(),
             progress: Progress::default(),
+            oldest: Oldest::default(),
             troubles: Troubles::default(),
             committed: BTreeMap::new(),
             committing: false,
@@ -217,6 +224,7 @@ impl Consumer {
             }
             Event::Assigned(partitions) => {
                 self.member = true;
+                metrics::REBALANCES.add(&["assigned"], 1);
                 if !partitions.is_empty() {
                     self.behind.get_or_insert(now);
                     let names = names(&partitions, &self.ingest.topic_prefix);
@@ -229,9 +237,11 @@ impl Consumer {
                     // the wait for the group begins anew
                     (self.member, self.joined) = (false, now);
                 }
+                metrics::REBALANCES.add(&["revoked"], 1);
                 let names = names(&partitions, &self.ingest.topic_prefix);
                 info!(partitions = names, count = partitions.len(), lost, "partitions are revoked");
                 for partition in &partitions {
+                    self.oldest.forget(*partition);
                     self.committed.remove(partition);
                     self.ends.remove(partition);
                 }
@@ -304,9 +314,11 @@ impl Consumer {
         self.writes += 1;
         let (ingest, cancel) = (self.ingest.clone(), self.cancel.clone());
         let count = batch.records.len() as u64;
-        self.spawn(Done::Written(Input::WriteDied(id), count), async move {
+        self.oldest.writes(id, &batch.records);
+        let begin = Instant::now();
+        self.spawn(Done::Written(Input::WriteDied(id), count, Duration::ZERO), async move {
             let report = ingest.write_batch(batch, effort, &cancel).await;
-            Done::Written(Input::Written { id, report }, count)
+            Done::Written(Input::Written { id, report }, count, begin.elapsed())
         });
     }
 
@@ -318,11 +330,14 @@ impl Consumer {
     fn report(&self, notice: Notice) {
         let topic = |partition: TopicPartition| self.ingest.topic_name(partition.topic);
         match notice {
-            Notice::Fenced(key) => warn!(
-                topic = topic(key),
-                partition = key.partition,
-                "another process moved the stored offset; nothing was written, the position is read again"
-            ),
+            Notice::Fenced(key) => {
+                metrics::FENCED.add(&[], 1);
+                warn!(
+                    topic = topic(key),
+                    partition = key.partition,
+                    "another process moved the stored offset; nothing was written, the position is read again"
+                );
+            }
             Notice::Differs { partition: key, known, stored } => warn!(
                 topic = topic(key),
                 partition = key.partition,
@@ -371,7 +386,7 @@ impl Consumer {
                 self.machine.handle(input, now);
                 return end;
             }
-            Done::Written(input, records) => self.written(input, records, now),
+            Done::Written(input, records, took) => self.written(input, records, took, now),
             Done::Committed(committed) => {
                 self.committing = false;
                 match committed {
@@ -390,13 +405,20 @@ impl Consumer {
         None
     }
 
-    fn written(&mut self, input: Input, records: u64, now: Instant) {
+    fn written(&mut self, input: Input, records: u64, took: Duration, now: Instant) {
         self.writes = self.writes.saturating_sub(1);
+        if let Input::Written { id, .. } | Input::WriteDied(id) = &input {
+            self.oldest.wrote(*id);
+        }
         if let Input::Written { report, .. } = &input {
             let landed = records.saturating_sub(report.remaining.len() as u64);
-            metrics::counter!("voiceclone_records_total").increment(landed);
             if report.remaining.is_empty() {
                 self.landed = Some(now);
+                if records > 0 {
+                    metrics::BATCH_DURATION.observe(&[], took.as_secs_f64());
+                    #[allow(clippy::cast_precision_loss, reason = "a batch has some thousands")]
+                    metrics::BATCH_RECORDS.observe(&[], records as f64);
+                }
             }
             debug!(records = landed, "a batch landed");
         }
@@ -414,11 +436,14 @@ impl Consumer {
     async fn finish(mut self) {
         self.cancel.cancel();
         self.status.send_replace(Status::default());
+        gauges::show(&[], &self.machine.paused);
         let landed = tokio::time::timeout(WRITES_END_WITHIN, async {
             // The last holder of the client leaves the group: what asks the brokers holds it, too.
             while self.writes > 0 || self.committing || self.watching {
                 match self.tasks.join_next().await {
-                    Some(Ok(Done::Written(input, records))) => self.written(input, records, Instant::now()),
+                    Some(Ok(Done::Written(input, records, took))) => {
+                        self.written(input, records, took, Instant::now());
+                    }
                     Some(Ok(Done::Committed(_))) => self.committing = false,
                     Some(Ok(Done::Watched(_))) => self.watching = false,
                     Some(_) => {}

@@ -70,6 +70,11 @@ impl Lane {
         }
     }
 
+    /// The records of the next batch.
+    pub fn buffered(&self) -> &[Record] {
+        &self.buffer
+    }
+
     /// Bytes in the buffer.
     pub fn buffered_bytes(&self) -> usize {
         self.bytes

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info};
 
 use super::driver::{ANSWER, Consumer, Done, Watched};
+use super::gauges::{self, Seen};
 use super::log::BETWEEN_LINES;
 use super::start::Starter;
 use super::status::{End, Status, Waiting};
-use super::{Input, Trouble, TroubleKind, ViewState, progress};
+use super::{Input, PartitionView, Trouble, TroubleKind, ViewState, progress};
 use crate::kafka::quiet;
+use crate::metrics;
 use crate::record::{Topic, TopicPartition};
 use crate::store::Fault;
 use crate::store::offsets::Position;
@@ -60,26 +62,40 @@ impl Consumer {
         if outage {
             self.progress.restart(now);
         }
-        let (mut waiting, mut troubled) = (Vec::new(), Vec::new());
         let (mut read, mut is_behind) = (0_usize, false);
+        let (mut waiting, mut troubled, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        let (gathered, clock) = (gauges::first_timestamps(self.machine.gathered()), metrics::now());
         for view in self.machine.view() {
             let key = view.partition;
             let leaderless = self.leaders.get(&key).is_some_and(Option::is_none);
             let trouble = view.trouble.or(leaderless.then_some(&no_leader));
-            if matches!(view.state, ViewState::Stopped | ViewState::Paused) {
-                self.progress.rest(key);
+            let rests = matches!(view.state, ViewState::Stopped | ViewState::Paused);
+            let end = self.ends.get(&key).copied().max(view.read_to);
+            let next_offset = view.position.map(|position| position.next_offset);
+            match next_offset.filter(|_| !rests) {
+                Some(next_offset) => self.progress.observe(key, next_offset, end, now),
+                None if rests => self.progress.rest(key),
+                None => {}
+            }
+            let waited = next_offset.and_then(|_| self.progress.waited(key, now));
+            let stalled = waited.is_some_and(|waited| waited >= progress::LIMIT);
+            let lag = end.zip(next_offset).map_or(0, |(end, next_offset)| (end - next_offset).max(0));
+            let held = view.held.or_else(|| gathered.get(&key).copied());
+            let oldest = next_offset.and_then(|next| self.oldest.look(key, next, held, lag));
+            let age = oldest.map_or(0.0, |oldest| metrics::seconds((clock - oldest).max(0)));
+            seen.push(Seen {
+                topic: key.topic,
+                state: gauges::state(view.state, trouble.map(|trouble| trouble.kind), stalled, lag, age),
+                lag,
+                age,
+                dead_in_a_row: view.position.map_or(0, |position| position.dead_in_a_row),
+            });
+            if rests {
+                self.oldest.forget(key);
                 continue;
             }
-            let end = self.ends.get(&key).copied().max(view.read_to);
-            let landed = view.position.map(|position| position.next_offset);
-            is_behind |= landed.is_none() || !self.ends.contains_key(&key) || landed < end;
+            is_behind |= next_offset.is_none() || !self.ends.contains_key(&key) || next_offset < end;
             read += 1;
-            // without a known start the clock does not run
-            let waited = view.position.and_then(|position| {
-                self.progress.observe(key, position.next_offset, end, now);
-                self.progress.waited(key, now)
-            });
-            let stalled = waited.is_some_and(|waited| waited >= progress::LIMIT);
             troubled.extend(trouble.map(|trouble| (key, trouble)));
             if trouble.is_some() || stalled {
                 waiting.push(Waiting {
@@ -105,6 +121,7 @@ impl Consumer {
                 for_seconds, "caught up: all that the assigned partitions held has landed"
             );
         }
+        gauges::show(&seen, &self.machine.paused);
         let (member, heard, landed) = (self.member, self.heard, self.landed);
         self.status.send_replace(Status { member, heard, landed, waiting });
     }
@@ -168,16 +185,22 @@ impl Consumer {
         let silent = self.heard.unwrap_or(self.joined) + SILENCE <= now;
         let probe = silent.then(|| self.group.probing(ANSWER));
         let starter = self.starter.clone();
-        self.spawn(Done::Watched(Watched { topics: None, unanswered: false }), async move {
+        let rests = |view: &PartitionView<'_>| matches!(view.state, ViewState::Stopped | ViewState::Paused);
+        let resting: Vec<_> = self.machine.view().filter(rests).map(|view| view.partition).collect();
+        let none = |unanswered| Watched { topics: None, unanswered, ends: BTreeMap::new() };
+        self.spawn(Done::Watched(none(false)), async move {
             let answered = match probe {
                 Some(probe) => tokio::task::spawn_blocking(probe).await.unwrap_or(false),
                 None => true,
             };
             match starter.topics().await {
-                Ok(topics) => Done::Watched(Watched { topics: Some(topics), unanswered: !answered }),
+                Ok(topics) => {
+                    let ends = starter.ends(&resting, &topics).await;
+                    Done::Watched(Watched { topics: Some(topics), unanswered: !answered, ends })
+                }
                 Err(error) => {
                     quiet::failed(&format!("{error:#}"));
-                    Done::Watched(Watched { topics: None, unanswered: !answered })
+                    Done::Watched(none(!answered))
                 }
             }
         });
@@ -186,6 +209,7 @@ impl Consumer {
     /// Takes what a look at the brokers found.
     pub(super) fn watched(&mut self, watched: Watched) -> Option<End> {
         self.watching = false;
+        self.ends.extend(watched.ends);
         match watched.topics {
             Some(_) if watched.unanswered => {
                 self.unanswered += 1;

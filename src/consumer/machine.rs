@@ -39,7 +39,8 @@ pub struct Machine {
     /// What the pauses of this instance are drawn from.
     pub(super) chance: u32,
     pub(super) held_bytes: usize,
-    paused: BTreeSet<Topic>,
+    /// The topics that `pause` holds.
+    pub(super) paused: BTreeSet<Topic>,
 }
 
 impl Machine {

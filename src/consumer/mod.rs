@@ -3,6 +3,7 @@
 //! (contract, section 7).
 
 mod driver;
+mod gauges;
 mod lanes;
 mod log;
 mod look;
@@ -148,6 +149,8 @@ pub struct PartitionView<'m> {
     pub read_to: Option<i64>,
     /// Why it waits.
     pub trouble: Option<&'m Trouble>,
+    /// The timestamp of its first record that is held, in milliseconds since 1970.
+    pub held: Option<i64>,
 }
 
 /// What a partition does.

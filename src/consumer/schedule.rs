@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::lanes::Lane;
 use super::machine::Machine;
 use super::partition::{State, Trouble};
 use super::{Action, PartitionView, ViewState};
 use crate::ingest::outcome::{Batch, Effort, Span};
-use crate::record::TopicPartition;
+use crate::record::{Record, TopicPartition};
 use crate::store::offsets::Position;
 
 /// A full lane waits this long for the write before it; then its partitions are paused, so that the others go on.
@@ -77,9 +78,25 @@ impl Machine {
                 State::Stopped => (ViewState::Stopped, None),
                 State::Paused => (ViewState::Paused, None),
             };
+            let held = match &partition.state {
+                State::Waiting { held, .. } => held.first().map(|first| first.timestamp),
+                _ => None,
+            };
             let trouble: Option<&Trouble> = partition.trouble.as_ref();
-            Some(PartitionView { partition: *key, state, position: partition.position, read_to, trouble })
+            Some(PartitionView {
+                partition: *key,
+                state,
+                position: partition.position,
+                read_to,
+                trouble,
+                held,
+            })
         })
+    }
+
+    /// The records of the next batches.
+    pub fn gathered(&self) -> impl Iterator<Item = &Record> {
+        self.lanes.iter().flat_map(Lane::buffered)
     }
 
     /// Whether the database could not be used at the last try.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Input, LookUp, Start, Trouble, TroubleKind};
 use crate::kafka::brokers::{Brokers, Log, Topics};
+use crate::metrics;
 use crate::record::{Topic, TopicPartition};
 use crate::store::Store;
 use crate::store::offsets::{Partition as StoredPartition, Position, PositionChange};
@@ -99,6 +100,30 @@ impl Starter {
     pub async fn topics(&self) -> anyhow::Result<Topics> {
         let brokers = Arc::clone(&self.brokers);
         tokio::task::spawn_blocking(move || brokers.topics()).await?
+    }
+
+    /// The ends of partitions that are not read, of which librdkafka knows nothing new; each leader is asked by itself.
+    /// A partition whose leader does not tell is left out.
+    pub async fn ends(
+        &self,
+        partitions: &[TopicPartition],
+        topics: &Topics,
+    ) -> BTreeMap<TopicPartition, i64> {
+        let mut by_leader: BTreeMap<i32, Vec<TopicPartition>> = BTreeMap::new();
+        for partition in partitions {
+            if let Some(leader) = topics.leaders.get(partition).copied().flatten() {
+                by_leader.entry(leader).or_default().push(*partition);
+            }
+        }
+        let mut ends = BTreeMap::new();
+        for partitions in by_leader.into_values() {
+            let brokers = Arc::clone(&self.brokers);
+            let logs = tokio::task::spawn_blocking(move || brokers.logs(&partitions)).await;
+            if let Ok(Ok(logs)) = logs {
+                ends.extend(logs.into_iter().map(|(partition, log)| (partition, log.high)));
+            }
+        }
+        ends
     }
 
     /// Reads where these partitions start: one question to the database, one to the brokers. Returns the topics' ids
@@ -205,7 +230,7 @@ impl Starter {
             end_offset = log.high,
             "the topic no longer has the stored offset: {reason}; starting from the earliest record"
         );
-        metrics::counter!("voiceclone_offsets_lost_total").increment(1);
+        metrics::OFFSETS_LOST.add(&[partition.topic.name()], 1);
     }
 
     /// Stores positions in place of others. Returns where each partition starts, in their order.

@@ -1,12 +1,14 @@
 //! The expiry task: marks cache rows past their time as deleted, every `EXPIRY_INTERVAL` (contract, section 5).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::config::Settings;
+use crate::metrics;
 use crate::record::Topic;
 use crate::store::Store;
 use crate::store::expiry::Reached;
@@ -29,7 +31,7 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
             Ok(_) => {}
             Err(fault) => debug!(%fault, "whether the expiry is paused could not be read"),
         }
-        let mut total = 0;
+        let (begin, mut total, mut complete) = (Instant::now(), 0, false);
         let mut reached = Reached::default();
         while !cancel.is_cancelled() {
             match store.expire(&mut reached, EXPIRY_CHUNK, settings.expired_event_max_age).await {
@@ -37,6 +39,7 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
                     total += count;
                     poke.notify_one();
                     if !more {
+                        complete = true;
                         break;
                     }
                 }
@@ -48,7 +51,11 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
         }
         if total > 0 {
             info!(rows = total, "cache rows have expired");
-            metrics::counter!("voiceclone_expired_total").increment(total as u64);
+            metrics::EXPIRED.add(&[], total as u64);
+        }
+        metrics::EXPIRY_DURATION.observe(&[], begin.elapsed().as_secs_f64());
+        if complete {
+            metrics::EXPIRY_LAST_SUCCESS.set(&[], metrics::seconds(metrics::now()));
         }
     }
 }

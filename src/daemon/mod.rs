@@ -7,6 +7,7 @@ mod history;
 mod publisher;
 mod readiness;
 mod retention;
+mod sampler;
 mod start;
 mod waits;
 
@@ -24,6 +25,7 @@ use crate::consumer::{Consumer, End, Status};
 use crate::http::{self, Probe, Readiness};
 use crate::ingest::{Ingest, Memory};
 use crate::kafka::send::Sender;
+use crate::metrics;
 use crate::page::history::History;
 use crate::record::Topic;
 use crate::retry::{pause_for, pauses};
@@ -51,7 +53,10 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
     let (ready_sender, ready) = watch::channel(Readiness::default());
     let tasks = TaskTracker::new();
     if let Some(address) = settings.http_addr {
-        let handle = http::install_metrics()?;
+        let handle = metrics::install()?;
+        metrics::built(&settings.kafka_group_id, &settings.topic_prefix);
+        metrics::DEAD_LETTER_LIMIT.set_count(&[], settings.dead_letter_limit);
+        tasks.spawn(sampler::sample(store.clone(), pool.clone(), cancel.clone()));
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .with_context(|| format!("HTTP_ADDR {address} cannot be listened on: give another one"))?;
@@ -175,12 +180,15 @@ async fn consume(
                 return Ok(());
             }
             End::TopicRecreated(topic) => {
+                metrics::RESTARTS.add(&["topic_recreated"], 1);
                 warn!(topic, "the topic was recreated: a new Kafka client goes on, from its earliest record");
             }
             End::BrokersLost => {
+                metrics::RESTARTS.add(&["brokers_lost"], 1);
                 warn!("the brokers answer other clients and not the consumer's: a new Kafka client goes on");
             }
             End::ClientDied { fenced, reason } => {
+                metrics::RESTARTS.add(&["fatal"], 1);
                 if joined.elapsed() > CLIENT_LIVES {
                     deaths = pauses();
                 }

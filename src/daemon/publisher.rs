@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, SEND_MAX, SendError, Sender};
+use crate::metrics;
 use crate::outage;
 use crate::record::{Header, Outgoing};
 use crate::retry::retry;
@@ -80,7 +81,8 @@ fn report(topic: &'static str, round: Result<Round, Fault>, failures: &mut u32) 
         }
     };
     *failures = 0;
-    metrics::counter!("voiceclone_published_total", "topic" => topic).increment(published as u64);
+    metrics::PUBLISHED.add(&[topic], published as u64);
+    metrics::PUBLISH_FAILURES.add(&[topic], claimed.saturating_sub(published) as u64);
     if published < claimed {
         let problem = problem.unwrap_or_default();
         let waiting = claimed - published;

@@ -11,6 +11,7 @@ use crate::config::Settings;
 use crate::consumer::Status;
 use crate::http::{Conditions, Readiness};
 use crate::kafka;
+use crate::metrics;
 use crate::retry::pause_for;
 use crate::store::Store;
 
@@ -62,6 +63,9 @@ pub(super) async fn watch_readiness(
                 progress = conditions.progress,
                 "readiness changed"
             );
+        }
+        for (condition, holds) in conditions.named() {
+            metrics::READY.set_count(&[condition], holds.into());
         }
         ready.send_replace(Readiness { conditions, waiting: status.waiting });
         if !pause_for(WATCH_EVERY, &cancel).await {

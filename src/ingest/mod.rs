@@ -13,9 +13,11 @@
 //! prepare   -> pure: records to a plan, dead letters, positions
 //! blocking  -> long decoding leaves the runtime's workers
 //! memory    -> what a batch leaves to the next ones
+//! counts    -> what a batch adds to the metrics
 //! ```
 
 mod blocking;
+mod counts;
 mod good;
 mod memory;
 pub mod outcome;
@@ -183,9 +185,7 @@ impl Ingest {
             Effort::Thorough => self.write_each_thoroughly(&parts, cancel, &mut written).await,
         };
         self.name_lock_holders(&mut outcomes).await;
-        if outcomes.values().any(|outcome| matches!(outcome, Outcome::Waits { .. })) {
-            metrics::counter!("voiceclone_write_retries_total").increment(1);
-        }
+        counts::retries(&outcomes);
         (outcomes, written)
     }
 
@@ -300,6 +300,9 @@ impl Ingest {
             });
             done.refused = refused.collect();
         }
+        if self.mode != Mode::Rehearse {
+            counts::rows(&done);
+        }
         written.add(done);
         if self.mode != Mode::Rehearse {
             for summary in dead_letters::summaries(&batch.dead_letters) {
@@ -313,10 +316,7 @@ impl Ingest {
                     "records that cannot be used are kept as dead letters"
                 );
             }
-            for letter in &batch.dead_letters {
-                metrics::counter!("voiceclone_dead_letters_total", "reason" => letter.unusable.reason.name())
-                    .increment(1);
-            }
+            counts::landed(parts, &batch.dead_letters);
             self.memory.landed(&batch.good);
         }
         Ok(batch.after)

@@ -70,6 +70,28 @@ pub struct Wait {
     pub text: String,
 }
 
+impl Wait {
+    /// The label of `voiceclone_write_retries_total{cause}`: by the kind, and by the words of `store::fault`.
+    pub fn cause(&self) -> &'static str {
+        let says = |words: &[&str]| words.iter().any(|words| self.text.contains(words));
+        let right = says(&["permission denied", "must be owner of"]);
+        match self.kind {
+            WaitKind::Drift if right => "permission",
+            WaitKind::Drift => "drift",
+            WaitKind::Suspects => "other",
+            _ if says(&["a lock was not to be had"]) => "timeout",
+            _ if says(&["read-only", "during recovery", "not accepting commands"]) => "read_only",
+            _ if says(&["could not extend file", "could not write", "No space left"]) => "disk_full",
+            _ if says(&["terminating connection", "the database system is"]) => "shutdown",
+            _ if says(&["deadlock"]) => "deadlock",
+            _ if says(&["canceling statement", "timeout", "no answer within"]) => "timeout",
+            _ if right => "permission",
+            WaitKind::Database => "connection",
+            WaitKind::TooLarge | WaitKind::Other => "other",
+        }
+    }
+}
+
 /// The kinds of [`Wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitKind {
@@ -83,4 +105,32 @@ pub enum WaitKind {
     TooLarge,
     /// Anything else that may pass.
     Other,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_counted_by_what_postgresql_said() {
+        use WaitKind::{Database, Drift, Other, Suspects};
+        for (kind, text, cause) in [
+            (Database, "no connection to PostgreSQL: none within 5 s (127.0.0.1:1: refused)", "connection"),
+            (Database, "PostgreSQL: connection closed", "connection"),
+            (Database, "PostgreSQL takes no writes (read-only)", "read_only"),
+            (Database, "PostgreSQL: cannot execute in a read-only transaction", "read_only"),
+            (Database, "PostgreSQL: could not extend file", "disk_full"),
+            (Database, "PostgreSQL: terminating connection", "shutdown"),
+            (Database, "no connection to PostgreSQL: h:5432: the database system is starting up", "shutdown"),
+            (Other, "PostgreSQL: deadlock detected", "deadlock"),
+            (Other, "PostgreSQL: canceling statement due to lock timeout", "timeout"),
+            (Other, "a lock was not to be had within 2 s; held by process 7, role deadlock", "timeout"),
+            (Drift, "PostgreSQL: permission denied for (call_log): undo the change", "permission"),
+            (Drift, "good rows are refused: NOT NULL of column tenant_id of table call_log", "drift"),
+            (Suspects, "PostgreSQL refused a row: a CHECK", "other"),
+            (Other, "PostgreSQL: invalid page in block", "other"),
+        ] {
+            assert_eq!(Wait { kind, text: text.to_owned() }.cause(), cause, "{text}");
+        }
+    }
 }

@@ -7,12 +7,13 @@ use tracing::info;
 use super::outcome::{Outcome, Wait, WaitKind};
 use super::prepare::{Part, Rejected};
 use super::suspects::{Finding, drift, too_large};
-use super::{Ingest, wait};
+use super::{Ingest, counts, wait};
+use crate::metrics;
 use crate::record::Record;
 use crate::store::Fault;
 use crate::store::fault::Refusal;
 use crate::store::offsets::Position;
-use crate::store::write::Written;
+use crate::store::write::{Mode, Written};
 
 /// Passes without any news, after which the partition waits.
 const IDLE_PASSES: u32 = 3;
@@ -142,6 +143,7 @@ impl Ingest {
                 _ => false,
             };
             if halved {
+                metrics::BATCHES_HALVED.add(&[], 1);
                 let half = piece.records.len() / 2;
                 pieces.push(piece.piece(half, piece.records.len()));
                 pieces.push(piece.piece(0, half));
@@ -183,7 +185,11 @@ impl Ingest {
         if let Err(Fault::TooLarge(_)) = done {
             self.memory.too_large(std::slice::from_ref(piece));
         }
-        written.add(done?);
+        let done = done?;
+        if self.mode != Mode::Rehearse {
+            counts::rows(&done);
+        }
+        written.add(done);
         Ok(())
     }
 

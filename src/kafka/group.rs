@@ -168,12 +168,16 @@ impl Group {
                     // librdkafka looks for the leader by itself, and commits have an answer of their own.
                     _ if reason.starts_with("Offset commit failed") => return None,
                     _ => {
+                        quiet::count(Some(code), &reason);
                         let offset = (offset >= 0).then_some(offset);
                         Event::PartitionFailed { partition, offset, reason }
                     }
                 }
             }
-            queue::Event::ClientFailed { code, reason, fatal: true } => Event::ClientDied { code, reason },
+            queue::Event::ClientFailed { code, reason, fatal: true } => {
+                quiet::count(Some(code), &reason);
+                Event::ClientDied { code, reason }
+            }
             queue::Event::ClientFailed { code, reason, fatal: false } => Event::ClientFailed { code, reason },
             queue::Event::Assigned(places) => {
                 answer(self.consumer(), true, None);

@@ -8,6 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::metrics;
 use crate::outage;
 
 /// The name of the outage.
@@ -22,8 +23,20 @@ pub fn failed(reason: &str) {
     outage::failed(SUBJECT, reason);
 }
 
-/// The same of an error. That all brokers are down is not said: what is said of each of them names it, and the reason.
+/// Counts an error by its cause.
+pub(super) fn count(code: Option<RDKafkaErrorCode>, reason: &str) {
+    let kind = match code {
+        Some(RDKafkaErrorCode::AllBrokersDown) => "all_brokers_down",
+        Some(code) => super::reason::reason(code, reason).kind.metric(),
+        None => "other",
+    };
+    metrics::KAFKA_ERRORS.add(&[kind], 1);
+}
+
+/// Counts and says an error. That all brokers are down is not said: what is said of each of them names it, and the
+/// reason.
 pub fn client_failed(code: Option<RDKafkaErrorCode>, reason: &str) {
+    count(code, reason);
     if code != Some(RDKafkaErrorCode::AllBrokersDown) {
         failed(reason);
     }

@@ -14,6 +14,7 @@ pub mod outbox;
 pub mod overview;
 pub mod pauses;
 pub mod rights;
+pub mod samples;
 pub mod skips;
 pub mod status;
 mod unnest;

@@ -127,6 +127,30 @@ impl<S: Statement> QueryFragment<Pg> for Telling<'_, S> {
     }
 }
 
+/// An upsert that says how many rows it made and how many it changed.
+pub(super) struct Counting<'a, S>(pub Unnest<'a, S>);
+
+impl<S: Statement + 'static> QueryId for Counting<'_, S> {
+    type QueryId = Counting<'static, S>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<S: Statement> Query for Counting<'_, S> {
+    type SqlType = (BigInt, BigInt);
+}
+
+impl<S: Statement> QueryFragment<Pg> for Counting<'_, S> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("WITH written AS (");
+        self.0.walk_ast(out.reborrow())?;
+        out.push_sql(
+            " RETURNING (xmax = 0) AS made)
+             SELECT count(*) FILTER (WHERE made), count(*) FILTER (WHERE NOT made) FROM written",
+        );
+        Ok(())
+    }
+}
+
 fn bind<'b>(column: &'b Column<'_>, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
     match column {
         Column::Uuids(values) => out.push_bind_param::<Array<SqlUuid>, _>(values),

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::dead_letters::{self, DeadLetter, KnownLetters};
 use super::offsets::{self, Advance};
-use super::unnest::{Column, Statement, Telling, Unnest, from_timestamp};
+use super::unnest::{Column, Counting, Statement, Telling, Unnest, from_timestamp};
 use super::{Fault, Store};
 use crate::event::{Time, Unusable};
 use crate::fold::Latest;
@@ -38,9 +38,20 @@ pub enum Did {
     Made,
 }
 
+/// How many rows of a table a transaction made, changed and left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Counts {
+    pub made: u64,
+    pub changed: u64,
+    pub left_alone: u64,
+}
+
 /// What a write did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
+    /// By table.
+    pub counts: BTreeMap<&'static str, Counts>,
     /// By table: the rows that it met, by id; one that is there twice counts as the greater says. Only where
     /// that was asked for.
     pub rows: BTreeMap<&'static str, Vec<(Uuid, Did)>>,
@@ -58,9 +69,28 @@ impl Written {
         self.dead_letters += other.dead_letters;
         self.unusable += other.unusable;
         self.refused.extend(other.refused);
+        for (table, counts) in other.counts {
+            self.count(table, counts);
+        }
         for (table, rows) in other.rows {
             self.rows.entry(table).or_default().extend(rows);
         }
+    }
+
+    fn count(&mut self, table: &'static str, counts: Counts) {
+        let sum = self.counts.entry(table).or_default();
+        sum.made += counts.made;
+        sum.changed += counts.changed;
+        sum.left_alone += counts.left_alone;
+    }
+
+    /// Of so many rows that were met, so many were made and changed.
+    fn count_met(&mut self, table: &'static str, met: usize, made: usize, changed: usize) {
+        if met == 0 {
+            return;
+        }
+        let left_alone = met.saturating_sub(made + changed) as u64;
+        self.count(table, Counts { made: made as u64, changed: changed as u64, left_alone });
     }
 
     fn note(&mut self, table: &'static str, rows: impl IntoIterator<Item = Uuid>, did: Did) {
@@ -307,17 +337,20 @@ where
     Upsert: Statement<Row = ()> + Send + 'static,
 {
     let mut written = Written::default();
-    let touched = if target.tells {
+    let (made, changed) = if target.tells {
         let touched = touch::<Upsert, R>(target.connection, table, worth, further).await?;
-        let count = touched.0.len() + touched.1.len();
+        let counts = (touched.0.len(), touched.1.len());
         written.tell(table.name, table.met, touched);
-        count
+        counts
     } else if worth.is_empty() {
-        0
+        (0, 0)
     } else {
-        Unnest::<Upsert>::new(table.written(worth, further)).execute(&mut &*target.connection).await?
+        let counting = Counting(Unnest::<Upsert>::new(table.written(worth, further)));
+        let counts: (i64, i64) = counting.get_result(&mut &*target.connection).await?;
+        (usize::try_from(counts.0).unwrap_or(0), usize::try_from(counts.1).unwrap_or(0))
     };
-    table.habit.learn(table.met.len(), touched);
+    written.count_met(table.name, table.met.len(), made, changed);
+    table.habit.learn(table.met.len(), made + changed);
     Ok(written)
 }
 

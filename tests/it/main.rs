@@ -1,5 +1,6 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
+mod alerts;
 mod bounded;
 mod check;
 mod commands;
@@ -19,6 +20,7 @@ mod letters;
 mod letters_commands;
 mod letters_fix;
 mod logs;
+mod metrics;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
 mod page;

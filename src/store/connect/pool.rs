@@ -33,6 +33,7 @@ const SUBJECT: &str = "PostgreSQL";
 #[derive(Clone)]
 pub struct Pool {
     pool: bb8::Pool<Manager>,
+    max_size: u32,
     shared: Arc<Shared>,
 }
 
@@ -66,13 +67,18 @@ pub fn waiting_pool(settings: &Settings) -> anyhow::Result<Pool> {
         .queue_strategy(bb8::QueueStrategy::Lifo)
         .error_sink(Box::new(Report(Arc::clone(&shared))))
         .build_unchecked(manager);
-    Ok(Pool { pool, shared })
+    Ok(Pool { pool, max_size: size, shared })
 }
 
 impl Pool {
     /// Lets the pool open its connections.
     pub fn fill(&self) {
         self.shared.may_fill.send_replace(true);
+    }
+
+    /// Whether it does.
+    pub fn is_filled(&self) -> bool {
+        *self.shared.may_fill.borrow()
     }
 
     /// A connection that has just answered. The error says why there is none.
@@ -90,6 +96,16 @@ impl Pool {
                 Err(format!("none within {} s ({reason})", GET_TIMEOUT.as_secs()))
             }
         }
+    }
+
+    /// The connections, and what became of those before them.
+    pub fn statistics(&self) -> bb8::State {
+        self.pool.state()
+    }
+
+    /// `DB_POOL_SIZE` and `DB_MAX_OVERFLOW`.
+    pub fn max_size(&self) -> u32 {
+        self.max_size
     }
 
     /// The server processes of the connections that have been in use for longer than this.

@@ -75,6 +75,7 @@ pub(super) async fn merge<'p, F: Fold>(
         });
     }
     if folds.is_empty() {
+        written.count_met(F::TABLE, met.len(), 0, 0);
         return Ok(Vec::new());
     }
     let made: Vec<(String, bool)> = Unnest::<F::Lock>::new(F::times(&folds)).load(&mut &*connection).await?;
@@ -87,6 +88,7 @@ pub(super) async fn merge<'p, F: Fold>(
     }
 
     let mut changed: Vec<Changed<F>> = Vec::new();
+    let (mut made_rows, mut changed_rows) = (0, 0);
     for (key, events) in folds {
         let (stored_id, fold) = match stored.remove(key) {
             Some((id, mut fold)) => (id, fold.merge(events.clone()).then_some(Cow::Owned(fold))),
@@ -97,13 +99,16 @@ pub(super) async fn merge<'p, F: Fold>(
             None => stored_id.iter().for_each(|id| note(*id, Did::LeftAlone)),
             Some(fold) => {
                 if fold.has_row() {
-                    note(id, if stored_id.is_some() { Did::Changed } else { Did::Made });
+                    let is_there = stored_id.is_some();
+                    *(if is_there { &mut changed_rows } else { &mut made_rows }) += 1;
+                    note(id, if is_there { Did::Changed } else { Did::Made });
                 }
                 changed.push((id, key, fold));
             }
         }
     }
     habit.learn(met.len(), changed.len());
+    written.count_met(F::TABLE, met.len(), made_rows, changed_rows);
     let outdated: Vec<(&str, &F)> = changed
         .iter()
         .filter(|(_, key, fold)| matches!(fold, Cow::Owned(_)) || !made.contains_key(key))

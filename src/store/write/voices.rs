@@ -188,6 +188,7 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
     for (_, row) in &cached {
         voices.entry(&row.cloned_voice_id).or_default();
     }
+    written.count_met(transfer_table.name, transfer_table.met.len(), made.len(), changed.len());
     habits.transfers.learn(transfer_table.met.len(), made.len() + changed.len());
     if target.tells {
         written.tell(transfer_table.name, transfer_table.met, (made, changed));
@@ -217,6 +218,9 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
         columns.extend(of_voices(&theirs));
         let touched = Unnest::<TouchCache>::new(columns).get_result(&mut &*connection).await;
         let touched: Vec<Uuid> = touched.map_err(|error| cache_fault(error.into()))?;
+        // those that the batch met are counted already
+        let further = touched.iter().filter(|id| !cache_table.met.contains_key(id)).count();
+        written.count_met(cache_table.name, further, 0, further);
         if target.tells {
             written.note(cache_table.name, touched, Did::Changed);
         }

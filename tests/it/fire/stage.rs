@@ -345,7 +345,7 @@ impl Stage {
         let Ok((200, metrics)) = instance.daemon.try_http_get("/metrics") else { return };
         for (metric, what) in [
             ("voiceclone_records_total", "records written (as far as /metrics told)"),
-            ("voiceclone_batch_seconds_count", "batches (as far as /metrics told)"),
+            ("voiceclone_batch_duration_seconds_count", "batches (as far as /metrics told)"),
             ("voiceclone_write_retries_total", "batches tried again (as far as /metrics told)"),
         ] {
             for line in metrics.lines().filter(|line| line.starts_with(metric)) {

@@ -202,14 +202,14 @@ fn wait_for_complaint(daemons: &[&Daemon], scene: &Scene, place: Place) {
 }
 
 /// A table that another session has locked, until this value is dropped.
-struct Lock {
+pub(crate) struct Lock {
     client: Option<tokio_postgres::Client>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Lock {
     /// Locks a table.
-    fn of(database: &Database, table: &str) -> Lock {
+    pub(crate) fn of(database: &Database, table: &str) -> Lock {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(async {

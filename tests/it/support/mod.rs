@@ -6,6 +6,7 @@
 //! - [`pgbouncer`]: a connection pooler before it;
 //! - [`certificates`]: authorities, and what they sign;
 //! - [`browser`]: a real Chromium that looks at the page;
+//! - [`prometheus`]: a server that scrapes a daemon, and `promtool`;
 //! - [`proxy`]: what stands between two of them and cuts, delays and loses;
 //! - [`daemon`]: the compiled program as a child process;
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
@@ -30,6 +31,7 @@ pub mod left_out;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod processes;
+pub mod prometheus;
 pub mod protocol;
 pub mod proxy;
 pub mod scene;

@@ -1,0 +1,1 @@
+DROP INDEX ingest.dead_letters_unresolved;
