@@ -15,6 +15,7 @@
 //!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
 //!      -> status                    pure: what the database and the brokers answered, to a verdict and the problems
 //!      -> mask                      pure: what of an event may be shown
+//!      -> json_schemas              the events as published: JSON Schemas and AsyncAPI, from schemas/
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
@@ -37,6 +38,7 @@ pub mod fold;
 pub mod http;
 pub mod identity;
 pub mod ingest;
+pub mod json_schemas;
 pub mod kafka;
 pub mod logging;
 pub mod mask;
