@@ -3,7 +3,7 @@
 # (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
 # else is told what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
-# named, where Java or Maven is missing; so are those with PgBouncer.)
+# named, where Java or Maven is missing; so are those with PgBouncer, Node.js or Python.)
 set -eu
 
 purpose=${1:-test}
@@ -49,6 +49,8 @@ look() {
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
         found pgbouncer || [ -x /usr/sbin/pgbouncer ] || miss wanted pgbouncer "PgBouncer, for the tests with a connection pooler"
+        found npm || miss wanted npm "Node.js with npm, for the tests of the AsyncAPI document and of a producer in TypeScript"
+        python3 -c 'import ensurepip' 2>/dev/null || miss wanted python3-venv "Python with venv, for the test of a producer in Python"
         found_german || [ -e /usr/share/i18n/locales/de_DE ] || miss wanted locales "for a test of PostgreSQL's messages in German"
     fi
 }
@@ -71,6 +73,20 @@ fi
 
 if [ "$purpose" != demo ] && [ "$(id -u)" = 0 ] && found localedef && ! found_german; then
     localedef -i de_DE -f UTF-8 de_DE.UTF-8 || true
+fi
+
+# Packages of npm and PyPI that tests use, under target/tools. Without them these tests are left out, and named.
+tools=${CARGO_TARGET_DIR:-target}/tools
+producers=docs/examples/producers
+if [ "$purpose" = test ] && found npm && [ ! -e "$tools/node_modules/@asyncapi/parser" ]; then
+    echo "Fetching packages of npm to $tools/node_modules"
+    mkdir -p "$tools" && cp $producers/package.json "$tools"
+    npm install --prefix "$tools" --no-audit --no-fund --silent @asyncapi/parser@3.6.6 || true
+fi
+if [ "$purpose" = test ] && [ ! -x "$tools/python/bin/pip" ]; then
+    echo "Fetching packages of PyPI to $tools/python"
+    { python3 -m venv "$tools/python" \
+        && "$tools/python/bin/pip" install --quiet --disable-pip-version-check -r $producers/requirements.txt; } || rm -rf "$tools/python"
 fi
 
 status=0

@@ -59,9 +59,9 @@ fn needles(caller: &str) -> Vec<String> {
         return vec![digits.to_owned()];
     }
     let mut needles = vec![caller.to_owned()];
-    let escaped = json!(caller).to_string().trim_matches('"').to_owned();
-    if escaped != caller {
-        needles.push(escaped);
+    let quoted = json!(caller).to_string();
+    if let Some(escaped) = quoted.get(1..quoted.len() - 1).filter(|escaped| *escaped != caller) {
+        needles.push(escaped.to_owned());
     }
     needles
 }
