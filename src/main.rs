@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Asked, Cli, Command, FailOn, Usage};
 use voiceclone_events::commands::{
-    check, dead_letters, demo, manual, migrate, pause, publish, replay, schema, simulate, skip, status, where_is,
+    check, dead_letters, demo, manual, migrate, pause, publish, replay, schema, simulate, skip, status,
+    where_is,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;

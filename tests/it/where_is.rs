@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use voiceclone_events::record::{Header, Record, Topic};
+use voiceclone_events::store::expiry::Reached;
 use voiceclone_events::store::migrate;
 
 use crate::histories::{ingest, write};
@@ -32,7 +33,8 @@ fn record(topic: Topic, offset: i64, value: &Value) -> Record {
 
 /// The records of a caller's call, clone, transfer and mapping: a voice that reused one would have no `clone.ready`.
 fn story(caller: &str, name: &str, first: i64) -> Vec<Record> {
-    let (greeting, agent, voice) = (format!("greet-{name}"), format!("agent-{name}"), format!("voice-{name}"));
+    let (greeting, agent, voice) =
+        (format!("greet-{name}"), format!("agent-{name}"), format!("voice-{name}"));
     let events = [
         (Topic::CallLifecycle, json!({"call_id": greeting, "status": "initiated", "caller_id": caller})),
         (
@@ -60,7 +62,8 @@ async fn stage() -> Database {
     migrate::up(database.url(), None).await.unwrap();
     let mut records = story(ADA, "ada", 10);
     records.extend(story(BOB, "bob", 20));
-    let spoken = json!({"call_id": "call-9", "status": "completed", "transcript": "My number is 12025550143."});
+    let spoken =
+        json!({"call_id": "call-9", "status": "completed", "transcript": "My number is 12025550143."});
     records.push(record(Topic::CallLifecycle, 30, &spoken));
     let mut in_key = record(Topic::CallLifecycle, 31, &json!({"call_id": "x"}));
     in_key.key = Some(ADA.into());
@@ -70,13 +73,9 @@ async fn stage() -> Database {
     let by_call = record(Topic::CallLifecycle, 34, &json!({"call_id": "agent-ada", "status": "done"}));
     let nobody = record(Topic::CallLifecycle, 35, &json!({"call_id": "agent-ad", "status": "done"}));
     records.extend([in_key, in_header, in_value, by_call, nobody]);
-    write(&ingest(&database), &records).await;
-    database.run(
-        "INSERT INTO ingest.outbox (expired_at, ids, caller_ids, cloned_voice_ids, clone_created_ats, ttl_expires_ats,
-                                    reuse_counts, last_used_ats)
-         SELECT now(), array_agg(id), array_agg(caller_id), array_agg(cloned_voice_id), array_agg(clone_created_at),
-                array_agg(ttl_expires_at), array_agg(reuse_count), array_agg(last_used_at) FROM voice_clone_cache",
-    );
+    let ingest = ingest(&database);
+    write(&ingest, &records).await;
+    ingest.store.expire(&mut Reached::default(), 10, None).await.unwrap();
     database.run(
         "INSERT INTO ingest.skips (group_id, topic, partition, from_offset, to_offset, note)
          VALUES ('g', 'clone.ready', 0, 1, 2, 'the record of +12025550143 was too large')",
@@ -160,4 +159,30 @@ async fn a_voice_that_two_callers_share_does_not_count_the_calls_of_the_other() 
     let calls = places(&found).into_iter().find(|(place, ..)| place == "ingest.calls").unwrap();
     // Bob's greeting has his id in call_log. His agent's call has none: it counts as joined.
     assert_eq!(calls.2, 3, "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_erasure_by_hand_that_the_documentation_shows_leaves_only_texts_letters_and_the_outbox() {
+    let database = stage().await;
+    let bob = places(&where_is(&database, &["--caller", BOB, "--json"], ""));
+    let (_, rest) = include_str!("../../docs/privacy.md").split_once("```sql\n").unwrap();
+    let sql = rest.split("```").next().unwrap().replace(":'caller'", &format!("'{ADA}'"));
+    database.run(&sql);
+    let left: Vec<_> = places(&where_is(&database, &["--caller", ADA, "--json"], ""))
+        .into_iter()
+        .filter(|(_, by_caller, by_call_or_voice, by_text)| by_caller + by_call_or_voice + by_text > 0)
+        .collect();
+    let expected = [
+        ("call_log", 0, 0, 1),
+        ("ingest.outbox", 1, 0, 0),
+        // no id leads to the letter of the agent's call any more
+        ("ingest.dead_letters", 0, 0, 3),
+        ("ingest.skips", 0, 0, 1),
+    ];
+    assert_eq!(left, expected.map(|(place, a, b, c)| (place.to_owned(), a, b, c)));
+    assert_eq!(
+        places(&where_is(&database, &["--caller", BOB, "--json"], "")),
+        bob,
+        "the other caller is left alone"
+    );
 }

@@ -43,7 +43,8 @@ pub fn on(topic: Topic, value: &[u8], event: Option<&Event>, now: Time) -> Vec<A
         let ttl_seconds = fields.get("ttl_seconds").and_then(Value::as_f64);
         if let Some(ttl) = ttl_seconds.filter(|ttl| topic == Topic::CloneReady && *ttl > TTL_SECONDS) {
             let days = ttl / 86_400.0;
-            let message = format!("is {days:.0} days: it counts seconds; divide by 1000 if it is in milliseconds");
+            let message =
+                format!("is {days:.0} days: it counts seconds; divide by 1000 if it is in milliseconds");
             all.push(advice("ttl_seconds", message));
         }
     }
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_field_that_resembles_none_gets_no_advice() {
-        let value = r#"{"call_id":"c","status":"failed","region":"eu","trace":"t","date":1,"id":1,"huge":[1]}"#;
+        let value =
+            r#"{"call_id":"c","status":"failed","region":"eu","trace":"t","date":1,"id":1,"huge":[1]}"#;
         assert!(given(Topic::CallLifecycle, value).is_empty());
     }
 
@@ -194,7 +196,10 @@ mod tests {
         };
         assert!(given(Topic::CloneReady, &ttl("2592000")).is_empty(), "30 days");
         let day_in_milliseconds = given(Topic::CloneReady, &ttl("86400000"));
-        assert!(day_in_milliseconds.first().unwrap().1.starts_with("is 1000 days"), "{day_in_milliseconds:?}");
+        assert!(
+            day_in_milliseconds.first().unwrap().1.starts_with("is 1000 days"),
+            "{day_in_milliseconds:?}"
+        );
         assert_eq!(fields(Topic::CloneReady, &ttl("3600000")), ["ttl_seconds"]);
     }
 

@@ -27,7 +27,8 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     let topic = topic_of(settings, topic)?;
     let limits = settings.limits();
     // the message names the field
-    let refused_line = |refused: &Refused| format!("line {}: {}: {}", refused.line, refused.reason, refused.message);
+    let refused_line =
+        |refused: &Refused| format!("line {}: {}: {}", refused.line, refused.reason, refused.message);
     let mut chunks = lines_of(open(file)?, settings.record_max_bytes);
 
     let (mut checked, mut refused_count, mut warnings_count) = (0_u64, 0_u64, 0_u64);
@@ -72,8 +73,11 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
         let (lines, warnings) = (of(checked, "line"), of(warnings_count, "warning"));
         print(format!("{lines} checked for {topic}: {refused_count} of no use to the daemon, {warnings}"))?;
         if refused_count > 0 {
-            let what =
-                if refused_count == 1 { "a line would be a dead letter" } else { "lines would be dead letters" };
+            let what = if refused_count == 1 {
+                "a line would be a dead letter"
+            } else {
+                "lines would be dead letters"
+            };
             say(format!("{what}: correct what stands above"));
         }
     }

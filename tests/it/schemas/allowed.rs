@@ -17,7 +17,12 @@ fn whatever_a_schema_allows_is_accepted_by_the_daemon() {
     for topic in Topic::ALL {
         let schema = schema(topic.name());
         let allows = validator(&schema);
-        let config = Config { cases: EVENTS, max_local_rejects: EVENTS, failure_persistence: None, ..Config::default() };
+        let config = Config {
+            cases: EVENTS,
+            max_local_rejects: EVENTS,
+            failure_persistence: None,
+            ..Config::default()
+        };
         let check = |event: Value| {
             let error = allows.validate(&event).err().map(|error| error.to_string());
             prop_assert_eq!(error, None, "the schema refuses what was made for it");
@@ -33,12 +38,8 @@ fn whatever_a_schema_allows_is_accepted_by_the_daemon() {
 
 /// Events that a schema allows, with some unknown fields.
 fn events(schema: &Value) -> BoxedStrategy<Value> {
-    let always: Vec<String> = schema["required"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|name| name.as_str().unwrap().to_owned())
-        .collect();
+    let always: Vec<String> =
+        schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
     let fields: Vec<BoxedStrategy<Option<(String, Value)>>> = properties(schema)
         .iter()
         .map(|(name, field)| {
@@ -48,8 +49,7 @@ fn events(schema: &Value) -> BoxedStrategy<Value> {
             given.prop_map(move |value| value.map(|value| (name.clone(), value))).boxed()
         })
         .collect();
-    let known: Vec<String> =
-        properties(schema).keys().cloned().chain(["specversion".to_owned()]).collect();
+    let known: Vec<String> = properties(schema).keys().cloned().chain(["specversion".to_owned()]).collect();
     let unknown = btree_map("[a-zA-Z_é]{1,12}", json_values(), 0..3);
     let conditional: Vec<String> = required(schema).into_iter().map(str::to_owned).collect();
     (fields, unknown)
@@ -61,7 +61,8 @@ fn events(schema: &Value) -> BoxedStrategy<Value> {
         })
         // a mapping without `deleted: true` needs more than any mapping does
         .prop_filter("a state lacks what it needs", move |event| {
-            event.get("deleted") == Some(&json!(true)) || conditional.iter().all(|name| event.contains_key(name))
+            event.get("deleted") == Some(&json!(true))
+                || conditional.iter().all(|name| event.contains_key(name))
         })
         .prop_map(Value::Object)
         .boxed()
@@ -100,19 +101,24 @@ fn texts(field: &Value) -> BoxedStrategy<Value> {
         };
         format!("{}x{}", kept(before), kept(after))
     });
-    let longest = prop::sample::select(vec!["a", "é", "\u{1f600}"]).prop_map(move |letter| letter.repeat(max));
+    let longest =
+        prop::sample::select(vec!["a", "é", "\u{1f600}"]).prop_map(move |letter| letter.repeat(max));
     prop_oneof![60 => any_length, 1 => longest].prop_map(Value::from).boxed()
 }
 
 fn character() -> BoxedStrategy<char> {
-    let spaces = "\t\n\u{b}\r \u{1f}\u{7f}\u{85}\u{a0}\u{1680}\u{2003}\u{2028}\u{3000}\u{feff}\0\u{200b}\"\\/";
+    let spaces =
+        "\t\n\u{b}\r \u{1f}\u{7f}\u{85}\u{a0}\u{1680}\u{2003}\u{2028}\u{3000}\u{feff}\0\u{200b}\"\\/";
     let spaces: Vec<char> = spaces.chars().collect();
-    prop_oneof![4 => prop::char::range(' ', '~'), 1 => prop::sample::select(spaces), 1 => any::<char>()].boxed()
+    prop_oneof![4 => prop::char::range(' ', '~'), 1 => prop::sample::select(spaces), 1 => any::<char>()]
+        .boxed()
 }
 
 /// Texts without U+0000.
 fn text() -> BoxedStrategy<String> {
-    vec(character(), 0..8).prop_map(|letters| letters.into_iter().filter(|letter| *letter != '\0').collect()).boxed()
+    vec(character(), 0..8)
+        .prop_map(|letters| letters.into_iter().filter(|letter| *letter != '\0').collect())
+        .boxed()
 }
 
 /// JSON of every kind, nested some levels deep.

@@ -45,7 +45,8 @@ fn the_asyncapi_document_is_valid_as_a_file_beside_the_schemas_and_as_it_is_prin
             let bare = &messages[&title];
             assert_eq!(bare["required"], schema(topic)["required"], "{topic}, bare");
             if topic != "clone.expired" {
-                let data = &messages[&format!("{title}, CloudEvents' structured mode")]["allOf"][1]["properties"];
+                let data =
+                    &messages[&format!("{title}, CloudEvents' structured mode")]["allOf"][1]["properties"];
                 assert_eq!(data["type"]["const"], topic);
                 assert_eq!(data["data"]["required"], schema(topic)["required"], "{topic}, structured");
             }
@@ -57,7 +58,6 @@ fn the_asyncapi_document_is_valid_as_a_file_beside_the_schemas_and_as_it_is_prin
 fn the_asyncapi_document_lists_the_reasons_of_dead_letters() {
     let document = asyncapi();
     let (_, reasons) = document.split_once("            enum:\n").unwrap();
-    let listed: Vec<&str> =
-        reasons.lines().map_while(|line| line.strip_prefix("              - ")).collect();
+    let listed: Vec<&str> = reasons.lines().map_while(|line| line.strip_prefix("              - ")).collect();
     assert_eq!(listed, Reason::ALL.map(Reason::name));
 }

@@ -7,7 +7,8 @@ use super::docs::{EVENTS, rows_after};
 use super::{decoded, full_example, schema, validator};
 
 #[test]
-fn each_thing_that_the_documentation_says_the_daemon_takes_beyond_a_schema_is_refused_by_the_schema_and_taken() {
+fn each_thing_that_the_documentation_says_the_daemon_takes_beyond_a_schema_is_refused_by_the_schema_and_taken()
+ {
     let rows = rows_after(EVENTS, "The daemon takes more than the schemas allow");
     assert!(rows.len() >= 12, "{rows:?}");
     for row in rows {

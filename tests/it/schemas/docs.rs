@@ -14,7 +14,8 @@ pub const EVENTS: &str = include_str!("../../../docs/events.md");
 /// The cells of the first table after a text.
 pub fn rows_after(page: &str, text: &str) -> Vec<Vec<String>> {
     let (_, rest) = page.split_once(text).unwrap_or_else(|| panic!("the page has no {text:?}"));
-    let table = rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let table =
+        rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
     let cells = |line: &str| {
         line.trim_matches('|').split(" |").map(|cell| cell.trim().to_owned()).collect::<Vec<String>>()
     };
@@ -71,7 +72,11 @@ fn each_field_of_a_schema_stands_in_the_table_of_its_topic_with_the_same_rule_an
             if topic == "clone.expired" {
                 assert_eq!(need == "never null", kinds.len() == 1, "{topic}.{name}: {need}");
             } else {
-                assert_eq!(need.starts_with("required"), required(&schema).contains(&name.as_str()), "{topic}.{name}: {need}");
+                assert_eq!(
+                    need.starts_with("required"),
+                    required(&schema).contains(&name.as_str()),
+                    "{topic}.{name}: {need}"
+                );
                 let is_event_time = field["description"].as_str().unwrap().starts_with("Event time");
                 assert_eq!(need == "event time", is_event_time, "{topic}.{name}: {need}");
             }
@@ -101,7 +106,9 @@ fn every_event_that_the_documentation_publishes_is_allowed_by_its_schema_and_tak
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let mut count = 0;
-    for page in pages.chain([root.join("README.md")]).filter(|page| page.extension().is_some_and(|end| end == "md")) {
+    for page in
+        pages.chain([root.join("README.md")]).filter(|page| page.extension().is_some_and(|end| end == "md"))
+    {
         for (topic, line) in published_lines(&std::fs::read_to_string(&page).unwrap()) {
             let value: Value = serde_json::from_str(&line).unwrap();
             let event = if value.get("specversion").is_some() { &value["data"] } else { &value };
@@ -119,5 +126,9 @@ fn the_expired_event_in_the_documentation_is_allowed_by_its_schema() {
     let (_, json) = section("clone.expired").split_once("```json\n").unwrap();
     let event: Value = serde_json::from_str(json.split("```").next().unwrap()).unwrap();
     validator(&schema("clone.expired")).validate(&event).unwrap();
-    assert_eq!(event.as_object().unwrap().len(), properties(&schema("clone.expired")).len(), "no field is left out");
+    assert_eq!(
+        event.as_object().unwrap().len(),
+        properties(&schema("clone.expired")).len(),
+        "no field is left out"
+    );
 }

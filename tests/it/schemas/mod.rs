@@ -10,6 +10,7 @@
 mod allowed;
 mod asyncapi;
 mod beyond;
+mod commands;
 mod docs;
 mod refused;
 
@@ -19,6 +20,11 @@ use voiceclone_events::event::{Limits, Unusable, decode};
 use voiceclone_events::json_schemas::{SCHEMAS, of_topic};
 use voiceclone_events::mask;
 use voiceclone_events::record::{Header, Record, Topic};
+use voiceclone_events::store::expiry::Reached;
+use voiceclone_events::store::migrate;
+
+use crate::histories::{ingest, write};
+use crate::support::postgres::Database;
 
 /// 2026-01-15T10:00:00Z
 const NOW: i64 = 1_768_471_200_000;
@@ -133,5 +139,37 @@ fn what_a_schema_marks_as_personal_is_masked_and_everything_else_is_shown() {
                 assert_eq!(shown != *example, is_personal, "{topic}.{name}: {example} is shown as {shown}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_expired_events_that_are_published_are_allowed_by_their_schema() {
+    let database = Database::new();
+    migrate::up(database.url(), None).await.unwrap();
+    let ingest = ingest(&database);
+    let event = |caller: &str, ready_at: &str| {
+        let event = json!({
+            "caller_id": caller, "greeting_call_id": "g", "cloned_voice_id": "v", "ready_at": ready_at, "ttl_seconds": 1,
+        });
+        record(Topic::CloneReady, event.to_string().into_bytes(), Vec::new())
+    };
+    let records =
+        [event("+12025550143", "2026-01-15T10:00:00Z"), event("a b", "2001-01-01T00:00:00.123456789Z")];
+    write(&ingest, &records).await;
+    // as another tool's table may have it
+    database
+        .run("ALTER TABLE voice_clone_cache ALTER caller_id DROP NOT NULL, ALTER last_used_at DROP NOT NULL");
+    database
+        .run("UPDATE voice_clone_cache SET caller_id = NULL, last_used_at = NULL WHERE caller_id = 'a b'");
+    ingest.store.expire(&mut Reached::default(), 10, None).await.unwrap();
+    let events = ingest.store.claim_expired(10).await.unwrap().events;
+    assert_eq!(events.len(), 2);
+    for event in events {
+        let value: Value = serde_json::from_slice(&event.value).unwrap();
+        validator(&schema("clone.expired"))
+            .validate(&value)
+            .unwrap_or_else(|error| panic!("{error}: {value}"));
+        let fields = value.as_object().unwrap();
+        assert!(fields.keys().eq(properties(&schema("clone.expired")).keys()), "{value}");
     }
 }

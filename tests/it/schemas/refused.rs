@@ -20,7 +20,9 @@ fn mutations(field: &Value, is_required: bool) -> Vec<(Option<Value>, Reason)> {
         for text in ["soon", "2026-01-15", DAY_30_FEBRUARY, "2025-02-29T10:00:00Z", "2026-01-15T24:00:00Z"] {
             refuse(json!(text), Reason::InvalidValue);
         }
-        for text in ["1969-12-31T23:59:59Z", "2026-01-15T10:00:12+0100", "1768471212", "2026-01-15T10:00:12ZZ"] {
+        for text in
+            ["1969-12-31T23:59:59Z", "2026-01-15T10:00:12+0100", "1768471212", "2026-01-15T10:00:12ZZ"]
+        {
             refuse(json!(text), Reason::InvalidValue);
         }
         refuse(json!(-1), Reason::InvalidValue);
