@@ -8,7 +8,7 @@ use serde_json::Value;
 use voiceclone_events::event::Reason;
 use voiceclone_events::json_schemas::{SCHEMAS, asyncapi};
 
-use super::schema;
+use super::{properties, schema};
 use crate::support::left_out::or_left_out;
 use crate::support::processes::folder;
 use crate::support::scene::OWN_TOPICS;
@@ -42,8 +42,11 @@ fn the_asyncapi_document_is_valid_as_a_file_beside_the_schemas_and_as_it_is_prin
         for (topic, _) in SCHEMAS {
             let messages = &channels[&format!("{{topicPrefix}}{topic}")];
             let title = schema(topic)["title"].as_str().unwrap().to_owned();
-            let bare = &messages[&title];
+            let bare = &messages[&title]["schema"];
             assert_eq!(bare["required"], schema(topic)["required"], "{topic}, bare");
+            for (name, field) in properties(&schema(topic)) {
+                assert_eq!(bare["properties"][name].get("pattern"), field.get("pattern"), "{topic}.{name}");
+            }
             if topic != "clone.expired" {
                 let data =
                     &messages[&format!("{title}, CloudEvents' structured mode")]["allOf"][1]["properties"];
