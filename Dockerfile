@@ -18,10 +18,11 @@ RUN mkdir -p src tests/it bench \
     && cargo build --release --locked --bins \
     && rm -r src
 
-# The migrations, schema.rs and the page become part of the program.
+# The migrations, schema.rs, the page and the schemas of the events become part of the program.
 COPY build.rs diesel.toml schema.rs ./
 COPY migrations migrations
 COPY templates templates
+COPY schemas schemas
 COPY src src
 # Shown by voiceclone_build_info: docker build --build-arg SOURCE_REVISION="$(git rev-parse --short HEAD)"
 ARG SOURCE_REVISION

@@ -48,7 +48,7 @@ look() {
     # pgtemp, which starts the throw-away PostgreSQL of `demo`, runs it as another user through sudo.
     [ "$(id -u)" != 0 ] || found sudo || miss needed sudo "sudo, for running PostgreSQL as another user than root"
     if [ "$purpose" != demo ]; then
-        python3 -c 'import ensurepip' 2>/dev/null || miss wanted python3-venv "Python, for the checks of what deploys the daemon and for the benchmark"
+        python3 -c 'import ensurepip' 2>/dev/null || miss wanted python3-venv "Python, for the checks of what deploys the daemon, a producer in Python and the benchmark"
         found systemd-analyze || miss wanted systemd "systemd-analyze, which checks the unit"
         found_java || miss wanted default-jdk-headless "a JDK, 17 or newer, for the tests with a real Kafka"
         found mvn || miss wanted maven "Maven, which fetches that Kafka"
@@ -56,7 +56,7 @@ look() {
         found_chromium || miss wanted chromium "Chromium, for the tests of the page in a browser"
         found_fonts || miss wanted fonts-dejavu-core "fonts for it"
         found node || miss wanted nodejs "Node.js, which steers it"
-        found npm || miss wanted npm "npm, which fetches Playwright and axe-core"
+        found npm || miss wanted npm "npm, for the tests of the page, of the AsyncAPI document and of a producer in TypeScript"
         found prometheus && found promtool || miss wanted prometheus "Prometheus, for the tests of the alerts and the dashboard"
         found_german || [ -e /usr/share/i18n/locales/de_DE ] || miss wanted locales "for a test of PostgreSQL's messages in German"
     fi
@@ -120,6 +120,20 @@ if [ "$purpose" = test ] && found npm && [ "$(cat "$page_tools/installed" 2>/dev
     if npm install --silent --no-audit --no-fund --no-save --prefix "$page_tools" $page_packages; then
         echo "$page_packages" >"$page_tools/installed"
     fi
+fi
+
+# Packages of npm and PyPI that tests use, under target/tools. Without them these tests are left out, and named.
+tools=${CARGO_TARGET_DIR:-target}/tools
+producers=docs/examples/producers
+if [ "$purpose" = test ] && found npm && [ ! -e "$tools/node_modules/@asyncapi/parser" ]; then
+    echo "Fetching packages of npm to $tools/node_modules"
+    mkdir -p "$tools" && cp $producers/package.json "$tools"
+    npm install --prefix "$tools" --no-audit --no-fund --silent @asyncapi/parser@3.6.6 || true
+fi
+if [ "$purpose" = test ] && [ ! -x "$tools/python/bin/pip" ]; then
+    echo "Fetching packages of PyPI to $tools/python"
+    { python3 -m venv "$tools/python" \
+        && "$tools/python/bin/pip" install --quiet --disable-pip-version-check -r $producers/requirements.txt; } || rm -rf "$tools/python"
 fi
 
 status=0

@@ -216,8 +216,29 @@ pub enum Command {
         /// The topic, without TOPIC_PREFIX
         #[arg(long)]
         topic: String,
+        /// Send nothing: say line, field and reason of what would be a dead letter, and warn of likely mistakes
+        ///
+        /// Needs neither a broker nor a database. Exit status 1 where a line would be a dead letter.
+        #[arg(long)]
+        check: bool,
         /// The file to read [default: standard input]
         file: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of a topic's events, or the AsyncAPI document of all topics
+    #[command(after_help = NEEDS_NO_SETTINGS)]
+    Schema {
+        /// The topic, such as clone.ready or clone.expired [default: the AsyncAPI document]
+        topic: Option<String>,
+    },
+    /// Count the places that hold a caller, without showing them
+    ///
+    /// Looks at the seven tables, schema ingest, dead letters and the outbox; changes nothing. Topics, backups and logs
+    /// are not looked at.
+    #[command(after_help = NEEDS_DATABASE)]
+    WhereIs {
+        /// The caller's id; - reads it from standard input, which keeps it out of the shell's history
+        #[arg(long, value_name = "ID")]
+        caller: String,
     },
     /// Publish the traffic of a plausible service
     ///
@@ -386,7 +407,7 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, tap, publish, simulate, demo, completions, man",
+                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, tap, publish, schema, where-is, simulate, demo, completions, man",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),

@@ -19,6 +19,7 @@
 //!      -> certificates              what is wrong with a certificate, and when it ends
 //!      -> mask                      pure: what of an event may be shown
 //!      -> metrics                   what /metrics shows: names, help, labels, and how they are counted
+//!      -> json_schemas              the events as published: JSON Schemas and AsyncAPI, from schemas/
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
@@ -42,6 +43,7 @@ pub mod fold;
 pub mod http;
 pub mod identity;
 pub mod ingest;
+pub mod json_schemas;
 pub mod kafka;
 pub mod logging;
 pub mod mask;

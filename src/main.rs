@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, FailOn, Usage};
 use voiceclone_events::commands::{
-    check, dead_letters, demo, manual, migrate, pause, publish, replay, simulate, skip, status, tap,
+    check, dead_letters, demo, manual, migrate, pause, publish, replay, schema, simulate, skip, status, tap,
+    where_is,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
@@ -166,8 +167,17 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             let database = std::env::var_os("DATABASE_URL").is_some_and(|url| !url.is_empty());
             Ok(tap::run(&settings(database, true)?, args, cli.json, cancel).await?)
         }
-        Command::Publish { topic, file } => {
+        Command::Publish { topic, check: true, file } => {
+            good(publish::check::run(&settings(false, false)?, topic, file.as_deref(), cli.json).await?)
+        }
+        Command::Publish { topic, check: false, file } => {
             good(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)
+        }
+        Command::Schema { topic } => Ok(schema::run(topic.as_deref())?),
+        Command::WhereIs { caller } => {
+            // found out first, as it may be read from a terminal
+            let caller = where_is::caller(caller)?;
+            Ok(where_is::run(&settings(true, false)?, &caller, cli.json).await?)
         }
         Command::Completions { shell } => Ok(manual::completions(*shell)?),
         Command::Man { command } => Ok(manual::man(command)?),

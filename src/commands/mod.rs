@@ -8,12 +8,14 @@ pub mod migrate;
 pub mod pause;
 pub mod publish;
 pub mod replay;
+pub mod schema;
 pub mod simulate;
 pub mod skip;
 pub mod status;
 mod tally;
 pub mod tap;
 mod view;
+pub mod where_is;
 
 use anyhow::{Context as _, bail};
 

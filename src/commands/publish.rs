@@ -1,5 +1,9 @@
 //! `publish`: one JSON object a line, checked as the daemon would before it is sent.
 
+pub mod check;
+
+mod advice;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -40,6 +44,9 @@ struct Line {
 #[derive(Serialize)]
 struct Refused {
     line: u64,
+    /// Only `--check` says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
     reason: &'static str,
     message: String,
 }
@@ -49,27 +56,13 @@ struct Refused {
 /// there was one.
 pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bool) -> anyhow::Result<bool> {
     let topic = topic_of(settings, topic)?;
-    let input: Box<dyn Read + Send> = match file.filter(|file| *file != Path::new("-")) {
-        Some(path) => {
-            Box::new(File::open(path).with_context(|| format!("{} cannot be read", path.display()))?)
-        }
-        None => Box::new(io::stdin()),
-    };
+    let input = open(file)?;
     let ours = settings.clone();
     tokio::task::spawn_blocking(move || require_topics(&ours, &[topic])).await??;
     let sender = Sender::new(settings)?;
     let limits = settings.limits();
 
-    // Not a task of the runtime, which would wait for a terminal's next line before it ends.
-    let (lines, mut chunks) = mpsc::channel(2);
-    let max_bytes = settings.record_max_bytes;
-    std::thread::spawn(move || {
-        if let Err(error) = read(input, max_bytes, &lines) {
-            // where nobody listens any more, nobody cares
-            let _ = lines.blocking_send(Err(error));
-        }
-    });
-
+    let mut chunks = lines_of(input, settings.record_max_bytes);
     let (mut sent, mut refused_count, mut refused) = (0_u64, 0_u64, Vec::new());
     while let Some(chunk) = chunks.recv().await {
         let chunk = chunk.with_context(|| format!("the input cannot be read on; {}", so_far(sent)))?;
@@ -86,7 +79,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
                     if !json {
                         say(format!("line {number}: {reason}: {message}"));
                     } else if refused.len() < KEPT {
-                        refused.push(Refused { line: number, reason: reason.name(), message });
+                        refused.push(Refused { line: number, field: None, reason: reason.name(), message });
                     }
                 }
             }
@@ -119,6 +112,29 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
         ));
     }
     Ok(refused_count == 0)
+}
+
+/// What is to be read: a file, or standard input for none or `-`.
+fn open(file: Option<&Path>) -> anyhow::Result<Box<dyn Read + Send>> {
+    Ok(match file.filter(|file| *file != Path::new("-")) {
+        Some(path) => {
+            Box::new(File::open(path).with_context(|| format!("{} cannot be read", path.display()))?)
+        }
+        None => Box::new(io::stdin()),
+    })
+}
+
+/// The lines of the input in chunks, read on a thread of its own.
+fn lines_of(input: Box<dyn Read + Send>, max_bytes: usize) -> mpsc::Receiver<io::Result<Vec<Line>>> {
+    // Not a task of the runtime, which would wait for a terminal's next line before it ends.
+    let (lines, chunks) = mpsc::channel(2);
+    std::thread::spawn(move || {
+        if let Err(error) = read(input, max_bytes, &lines) {
+            // where nobody listens any more, nobody cares
+            let _ = lines.blocking_send(Err(error));
+        }
+    });
+    chunks
 }
 
 /// The topic of that name, with or without the prefix.
@@ -157,21 +173,18 @@ pub(crate) fn require_topics(settings: &Settings, topics: &[Topic]) -> anyhow::R
     Ok(())
 }
 
-/// What a line is sent as, or why the daemon could not use it.
-fn checked(topic: Topic, line: Line, limits: Limits) -> Result<Outgoing, Unusable> {
+/// The record that a line would be, sent at `timestamp`, in milliseconds since 1970.
+fn record_of(topic: Topic, line: Line, timestamp: i64) -> Result<Record, Unusable> {
     if line.is_cut {
         return Err(Unusable::new(Reason::TooLarge, "the line has more bytes than RECORD_MAX_BYTES"));
     }
-    let timestamp = Utc::now().timestamp_millis();
-    let record = Record {
-        topic,
-        partition: 0,
-        offset: 0,
-        timestamp,
-        key: None,
-        value: Some(line.bytes),
-        headers: Vec::new(),
-    };
+    let value = Some(line.bytes);
+    Ok(Record { topic, partition: 0, offset: 0, timestamp, key: None, value, headers: Vec::new() })
+}
+
+/// What a line is sent as, or why the daemon could not use it.
+fn checked(topic: Topic, line: Line, limits: Limits) -> Result<Outgoing, Unusable> {
+    let record = record_of(topic, line, Utc::now().timestamp_millis())?;
     let key = match decode(&record, limits)? {
         Event::Ready(event) => event.caller_id,
         Event::Failed(event) => event.caller_id,
@@ -185,7 +198,7 @@ fn checked(topic: Topic, line: Line, limits: Limits) -> Result<Outgoing, Unusabl
         key,
         value: record.value,
         headers: Vec::new(),
-        timestamp: Some(timestamp),
+        timestamp: Some(record.timestamp),
     })
 }
 

@@ -7,7 +7,7 @@ use crate::record::{Header, Record, Topic};
 
 /// Names that may count at the top level of a value: the topic's fields of section 4 in a bare object,
 /// the last five in an envelope.
-fn names(topic: Topic) -> &'static [&'static str] {
+pub(super) fn names(topic: Topic) -> &'static [&'static str] {
     match topic {
         Topic::CloneReady => &[
             "caller_id",
@@ -84,6 +84,9 @@ fn names(topic: Topic) -> &'static [&'static str] {
         ],
     }
 }
+
+/// How many of [`names`] are an envelope's.
+pub(super) const ENVELOPE_NAMES: usize = 5;
 
 /// The object that holds the fields, with the time that stands in for a missing event time.
 pub(super) struct Content<'a> {

@@ -229,6 +229,12 @@ pub struct MappingState<'a> {
     pub account_id: Option<Cow<'a, str>>,
 }
 
+/// The names of the topic's fields (contract, section 4).
+pub fn field_names(topic: Topic) -> &'static [&'static str] {
+    let names = envelope::names(topic);
+    names.get(..names.len() - envelope::ENVELOPE_NAMES).unwrap_or(names)
+}
+
 /// The members of a stored `metadata`, in the form in which events' are compared; `None` where it is no
 /// object that an event could have brought.
 pub fn stored_metadata(text: &str) -> Option<BTreeMap<String, String>> {

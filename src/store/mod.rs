@@ -20,6 +20,7 @@ pub mod status;
 mod unnest;
 pub mod unpublished;
 mod waits;
+pub mod whereabouts;
 pub mod write;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
 //! - [`wait`]: polling with a deadline. Nothing else in the tests sleeps;
 //! - [`processes`]: child processes and folders that go away with the test process, however it ends;
+//! - [`tools`]: packages of npm and PyPI;
 //! - [`left_out`]: tests that cannot run on this machine, named and counted.
 //!
 //! Every function here blocks and needs no async runtime around it, but may be called within one; the few that are
@@ -36,6 +37,7 @@ pub mod protocol;
 pub mod proxy;
 pub mod scene;
 pub mod tables;
+pub mod tools;
 pub mod wait;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -21,7 +21,7 @@ pub const TOPICS: [&str; 5] =
     ["clone.ready", "clone.failed", "clone.transfer", "call.lifecycle", "caller.voice_mapping"];
 
 /// All topics of a scene: the daemon writes the last two.
-const OWN_TOPICS: [&str; 7] = [
+pub const OWN_TOPICS: [&str; 7] = [
     "clone.ready",
     "clone.failed",
     "clone.transfer",

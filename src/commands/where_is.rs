@@ -1,0 +1,109 @@
+//! `where-is`: counts the places that hold a caller, without showing them (contract, section 8).
+
+use std::io::BufRead as _;
+
+use anyhow::Context as _;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+
+use crate::cli::Usage;
+use crate::config::Settings;
+use crate::output::print;
+use crate::store::whereabouts::Place;
+
+/// An id with fewer digits is looked for as it is.
+const DIGITS: usize = 7;
+
+/// The caller's id as given, or the first line of standard input for `-`.
+pub fn caller(given: &str) -> anyhow::Result<String> {
+    let mut caller = given.to_owned();
+    if given == "-" {
+        caller.clear();
+        std::io::stdin().lock().read_line(&mut caller).context("standard input could not be read")?;
+        caller.truncate(caller.trim_end_matches(['\r', '\n']).len());
+    }
+    if caller.trim().is_empty() {
+        return Err(Usage::new("--caller is empty: give the caller's id, like +12025550143").into());
+    }
+    if caller.contains('\0') {
+        return Err(Usage::new("--caller holds U+0000, which no caller's id does: give another id").into());
+    }
+    Ok(caller)
+}
+
+/// Prints the counts.
+pub async fn run(settings: &Settings, caller: &str, json: bool) -> anyhow::Result<()> {
+    let store = super::store(settings).await?;
+    let places = store.whereabouts(caller, &needles(caller)).await;
+    let places = places.context("the tables could not be searched")?;
+    let total: i64 = places.iter().map(Place::total).sum();
+    if json {
+        return print(json!({ "total": total, "places": places }));
+    }
+    print(table(&places))?;
+    print(match total {
+        0 => "Nothing here holds the caller.".to_owned(),
+        1 => "1 row holds the caller.".to_owned(),
+        _ => format!("{total} rows hold the caller."),
+    })?;
+    print("Not looked at: Kafka's topics, backups, logs. docs/privacy.md says what an erasure takes.")
+}
+
+/// How the caller's id may stand in texts and bytes. The digits of a phone number are in each way to write it without
+/// spaces: with + or 00, or with an escaped +.
+fn needles(caller: &str) -> Vec<String> {
+    if let Some(digits) = caller.strip_prefix('+')
+        && digits.len() >= DIGITS
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return vec![digits.to_owned()];
+    }
+    let mut needles = vec![caller.to_owned()];
+    let quoted = json!(caller).to_string();
+    if let Some(escaped) = quoted.get(1..quoted.len() - 1).filter(|escaped| *escaped != caller) {
+        needles.push(escaped.to_owned());
+    }
+    needles
+}
+
+fn table(places: &[Place]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([
+        "table",
+        "by caller",
+        "by call or voice",
+        "by text",
+    ]);
+    for place in places {
+        let counts = [place.by_caller, place.by_call_or_voice, place.by_text];
+        let mut row = vec![place.place.clone()];
+        row.extend(counts.map(|count| count.to_string()));
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phone_number_is_looked_for_by_its_digits_and_any_other_id_as_it_is_and_as_json_writes_it() {
+        assert_eq!(needles("+12025550143"), ["12025550143"]);
+        assert_eq!(needles("+123"), ["+123"]);
+        assert_eq!(needles("sip:ada@pbx"), ["sip:ada@pbx"]);
+        assert_eq!(needles("a\"b"), ["a\"b", "a\\\"b"]);
+    }
+
+    #[test]
+    fn a_caller_that_is_none_is_wrong_usage() {
+        for given in ["", "  ", "a\0b"] {
+            assert!(caller(given).unwrap_err().is::<Usage>(), "{given:?}");
+        }
+        assert_eq!(caller("+12025550143").unwrap(), "+12025550143");
+    }
+}

@@ -1,0 +1,112 @@
+//! Where a caller stands in the database: counts, and nothing of what they count.
+
+use diesel::sql_types::{Array, BigInt, Text};
+use diesel_async::RunQueryDsl;
+use serde::Serialize;
+
+use super::{Fault, Store};
+
+/// How many rows of a place hold a caller. A row is counted once, by the first of the three that finds it.
+#[derive(diesel::QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The table.
+    #[diesel(sql_type = Text)]
+    pub place: String,
+    /// Rows (of the outbox: events) with the caller's id in their column for it.
+    #[diesel(sql_type = BigInt)]
+    pub by_caller: i64,
+    /// Rows that the id of a call, a greeting or a voice of the caller joins.
+    #[diesel(sql_type = BigInt)]
+    pub by_call_or_voice: i64,
+    /// Rows in whose texts or bytes the caller's id stands.
+    #[diesel(sql_type = BigInt)]
+    pub by_text: i64,
+}
+
+impl Place {
+    /// All of them.
+    pub fn total(&self) -> i64 {
+        self.by_caller + self.by_call_or_voice + self.by_text
+    }
+}
+
+/// `$1` is the caller's id, `$2` what is looked for in texts. A transfer by a voice that several callers share leads to
+/// calls of other callers, which do not count.
+const COUNT: &str = r#"
+WITH own AS (
+    SELECT 'call' AS kind, call_id AS id FROM public.call_log WHERE caller_id = $1
+    UNION SELECT 'call', greeting_call_id FROM public.clone_ready_events WHERE caller_id = $1
+    UNION SELECT 'call', greeting_call_id FROM public.clone_failed_events WHERE caller_id = $1
+    UNION SELECT 'voice', cloned_voice_id FROM public.clone_ready_events WHERE caller_id = $1
+    UNION SELECT 'voice', cloned_voice_id FROM public.voice_clone_cache WHERE caller_id = $1
+    UNION SELECT 'voice', cloned_voice_id FROM public.voice_clone_log WHERE caller_id = $1
+    UNION SELECT 'voice', cloned_voice_id FROM public.call_log WHERE caller_id = $1
+), transfers AS MATERIALIZED (
+    SELECT greeting_call_id, agent_call_id FROM public.clone_transfer_events
+    WHERE greeting_call_id IN (SELECT id FROM own WHERE kind = 'call')
+       OR agent_call_id IN (SELECT id FROM own WHERE kind = 'call')
+       OR cloned_voice_id IN (SELECT id FROM own WHERE kind = 'voice')
+), calls AS MATERIALIZED (
+    SELECT id FROM (
+        SELECT id FROM own WHERE kind = 'call'
+        UNION SELECT greeting_call_id FROM transfers
+        UNION SELECT agent_call_id FROM transfers) AS c
+    WHERE id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM public.call_log l WHERE l.call_id = c.id AND l.caller_id <> $1)
+), voices AS MATERIALIZED (
+    SELECT id FROM own WHERE kind = 'voice' AND id IS NOT NULL
+), needles AS MATERIALIZED (
+    SELECT text, convert_to(text, 'UTF8') AS bytes FROM unnest($2) AS n (text)
+), ids AS MATERIALIZED (
+    SELECT convert_to(id, 'UTF8') AS bytes, convert_to(to_json(id)::text, 'UTF8') AS json
+    FROM (SELECT id FROM calls UNION SELECT id FROM voices) AS i
+), letters AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM needles n WHERE position(n.bytes IN l.key) > 0 OR position(n.bytes IN l.value) > 0
+                   OR position(n.text IN l.note) > 0
+                   OR EXISTS (SELECT FROM unnest(l.headers) AS h (bytes) WHERE position(n.bytes IN h.bytes) > 0)) AS by_text,
+           EXISTS (SELECT FROM ids i WHERE l.key = i.bytes OR position(i.json IN l.value) > 0
+                   OR i.bytes = ANY (l.headers)) AS by_id
+    FROM ingest.dead_letters l
+)
+SELECT * FROM (VALUES
+    ('caller_voice_mapping',
+     (SELECT count(*) FROM public.caller_voice_mapping WHERE caller_id = $1), 0,
+     (SELECT count(*) FROM public.caller_voice_mapping t WHERE caller_id IS DISTINCT FROM $1 AND EXISTS (
+        SELECT FROM needles n WHERE position(n.text IN concat_ws(' ', voice_sample_url, voice_name, t.description)) > 0))),
+    ('voice_clone_cache', (SELECT count(*) FROM public.voice_clone_cache WHERE caller_id = $1), 0, 0),
+    ('call_log',
+     (SELECT count(*) FROM public.call_log WHERE caller_id = $1),
+     (SELECT count(*) FROM public.call_log WHERE caller_id IS NULL AND call_id IN (SELECT id FROM calls)),
+     (SELECT count(*) FROM public.call_log WHERE caller_id IS DISTINCT FROM $1
+        AND NOT (caller_id IS NULL AND call_id IN (SELECT id FROM calls)) AND EXISTS (
+            SELECT FROM needles n WHERE position(n.text IN transcript) > 0 OR position(n.text IN metadata::text) > 0))),
+    ('voice_clone_log',
+     (SELECT count(*) FROM public.voice_clone_log WHERE caller_id = $1), 0,
+     (SELECT count(*) FROM public.voice_clone_log WHERE caller_id IS DISTINCT FROM $1 AND EXISTS (
+        SELECT FROM needles n WHERE position(n.text IN error_message) > 0))),
+    ('clone_ready_events', (SELECT count(*) FROM public.clone_ready_events WHERE caller_id = $1), 0, 0),
+    ('clone_failed_events',
+     (SELECT count(*) FROM public.clone_failed_events WHERE caller_id = $1), 0,
+     (SELECT count(*) FROM public.clone_failed_events WHERE caller_id IS DISTINCT FROM $1 AND EXISTS (
+        SELECT FROM needles n WHERE position(n.text IN error_message) > 0))),
+    ('clone_transfer_events', 0, (SELECT count(*) FROM transfers), 0),
+    ('ingest.mappings', (SELECT count(*) FROM ingest.mappings WHERE caller_id = $1), 0, 0),
+    ('ingest.calls', 0, (SELECT count(*) FROM ingest.calls WHERE call_id IN (SELECT id FROM calls)), 0),
+    ('ingest.voices', 0, (SELECT count(*) FROM ingest.voices WHERE cloned_voice_id IN (SELECT id FROM voices)), 0),
+    ('ingest.outbox', (SELECT count(*) FROM ingest.outbox, unnest(caller_ids) AS c (id) WHERE c.id = $1), 0, 0),
+    ('ingest.dead_letters', 0, (SELECT count(*) FROM letters WHERE by_id AND NOT by_text),
+     (SELECT count(*) FROM letters WHERE by_text)),
+    ('ingest.skips', 0, 0, (SELECT count(*) FROM ingest.skips s WHERE EXISTS (
+        SELECT FROM needles n WHERE position(n.text IN s.note) > 0)))
+) AS places (place, by_caller, by_call_or_voice, by_text)
+"#;
+
+impl Store {
+    /// Counts what holds a caller, as one statement sees it. `needles` are the forms in which the caller's id may stand
+    /// in texts and bytes. Texts have no index: all of them are read.
+    pub async fn whereabouts(&self, caller_id: &str, needles: &[String]) -> Result<Vec<Place>, Fault> {
+        let mut connection = self.connection().await?;
+        let places = diesel::sql_query(COUNT).bind::<Text, _>(caller_id).bind::<Array<Text>, _>(needles);
+        Ok(places.load(&mut connection).await?)
+    }
+}

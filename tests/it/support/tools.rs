@@ -1,0 +1,29 @@
+//! Tools that `scripts/setup.sh test` installs under `target/tools`: packages of npm and PyPI.
+
+use std::path::{Path, PathBuf};
+
+const MISSING: &str = "run scripts/setup.sh test, which needs";
+
+/// Where they are: beside the folder that Cargo gives to tests.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools")
+}
+
+/// The folder of npm's packages, if this one is among them.
+pub fn node(package: &str) -> Result<PathBuf, String> {
+    let modules = folder().join("node_modules");
+    if modules.join(package).is_dir() {
+        return Ok(modules);
+    }
+    Err(format!("npm's package {package} is not installed: {MISSING} node and npm"))
+}
+
+/// The Python in whose environment this package is.
+pub fn python(package: &str) -> Result<PathBuf, String> {
+    let python = folder().join("python/bin/python");
+    let found = std::process::Command::new(&python).args(["-c", &format!("import {package}")]).output();
+    if found.is_ok_and(|found| found.status.success()) {
+        return Ok(python);
+    }
+    Err(format!("Python's package {package} is not installed: {MISSING} python3 with venv"))
+}
