@@ -146,7 +146,9 @@ async fn the_caller_may_be_given_on_standard_input_and_one_that_stands_nowhere_h
     assert_eq!(nobody.code, 0, "{nobody:?}");
     assert!(nobody.stdout.contains("Nothing here holds the caller."), "{nobody:?}");
     assert!(nobody.stdout.contains("Not looked at: Kafka's topics, backups, logs."), "{nobody:?}");
-    let empty = where_is(&database, &["--caller", "-"], "\n");
+    // what it says shows how to write a number
+    let words = ["where-is", "--caller", "-"];
+    let empty = run_command_with_input(&words, &[("DATABASE_URL", database.url())], b"\n", MINUTES);
     assert_eq!(empty.code, 2, "{empty:?}");
     assert!(empty.stderr.contains("--caller is empty"), "{empty:?}");
 }

@@ -73,12 +73,8 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
         let (lines, warnings) = (of(checked, "line"), of(warnings_count, "warning"));
         print(format!("{lines} checked for {topic}: {refused_count} of no use to the daemon, {warnings}"))?;
         if refused_count > 0 {
-            let what = if refused_count == 1 {
-                "a line would be a dead letter"
-            } else {
-                "lines would be dead letters"
-            };
-            say(format!("{what}: correct what stands above"));
+            let lines = of(refused_count, "line");
+            say(format!("{lines} would be dead letters: correct what stands above"));
         }
     }
     Ok(refused_count == 0)

@@ -44,8 +44,12 @@ fn events(schema: &Value) -> BoxedStrategy<Value> {
         .iter()
         .map(|(name, field)| {
             let name = name.clone();
-            let weight = if always.contains(&name) { 1.0 } else { 0.6 };
-            let given = prop::option::weighted(weight, values(field));
+            let values = values(field);
+            let given = if always.contains(&name) {
+                values.prop_map(Some).boxed()
+            } else {
+                prop::option::weighted(0.6, values).boxed()
+            };
             given.prop_map(move |value| value.map(|value| (name.clone(), value))).boxed()
         })
         .collect();
