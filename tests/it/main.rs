@@ -1,5 +1,6 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
+mod analytics;
 mod bounded;
 mod check;
 mod commands;
