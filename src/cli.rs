@@ -13,6 +13,7 @@ pub use self::dead_letters::DeadLetters;
 pub use self::usage::Usage;
 use self::usage::usage;
 
+use crate::event::Time;
 use crate::record::Topic;
 
 const PROGRAM: &str = "voiceclone-events";
@@ -214,18 +215,30 @@ pub enum Command {
     },
     /// Publish the traffic of a plausible service
     ///
-    /// Calls, clones, failures, transfers and mappings; the same seed makes the same traffic.
+    /// Calls, clones, failures, transfers and mappings of the last minutes, or over days and nights with --since: a
+    /// believable rhythm, callers who come back, some long calls and one bad hour of the voice API. Each time it is other
+    /// traffic; the last line says how to get the same once more. Records have the time of their calls: where that is
+    /// longer ago than a topic keeps records, let the daemon run meanwhile.
     #[command(after_help = NEEDS_BROKER)]
     Simulate {
-        /// How many calls
-        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole)]
-        calls: u64,
+        /// How many calls [default: 1000, with --since 500 a day]
+        #[arg(long, value_name = "N", value_parser = whole)]
+        calls: Option<u64>,
         /// Calls a second [default: as fast as the broker takes them]
-        #[arg(long, value_name = "R", value_parser = rate)]
+        #[arg(long, value_name = "R", value_parser = rate, conflicts_with_all = ["since", "until"])]
         rate: Option<f64>,
-        /// Where the random numbers start
-        #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole)]
-        seed: u64,
+        /// Where the random numbers start [default: another place each time]
+        ///
+        /// The same seed with other times makes the same calls again, and so changes the times of the earlier ones: give
+        /// --until, too.
+        #[arg(long, value_name = "S", value_parser = whole)]
+        seed: Option<u64>,
+        /// Spread the calls over the days from this time on: 2026-01-05T00:00:00Z, or 30d for thirty days ago
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        since: Option<Time>,
+        /// When the calls end [default: now]
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        until: Option<Time>,
         /// Late, doubled and unusable records, too
         #[arg(long)]
         disorder: bool,

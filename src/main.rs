@@ -165,9 +165,16 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         }
         Command::Completions { shell } => Ok(manual::completions(*shell)?),
         Command::Man { command } => Ok(manual::man(command)?),
-        Command::Simulate { calls, rate, seed, disorder } => {
-            let settings = settings(false, true)?;
-            Ok(simulate::run(&settings, *calls, *rate, *seed, *disorder, cli.json).await?)
+        Command::Simulate { calls, rate, seed, since, until, disorder } => {
+            let options = simulate::Options {
+                calls: *calls,
+                rate: *rate,
+                seed: *seed,
+                disorder: *disorder,
+                since: *since,
+                until: *until,
+            };
+            Ok(simulate::run(&settings(false, true)?, options, cli.json).await?)
         }
         Command::Demo { calls, seed, keep, disorder } => {
             let options = demo::Options { calls: *calls, seed: *seed, keep: *keep, disorder: *disorder };

@@ -26,6 +26,7 @@ mod replay;
 mod rules;
 mod schema;
 mod security;
+mod simulate;
 mod status;
 mod support;
 mod tables;
