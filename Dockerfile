@@ -16,9 +16,10 @@ RUN mkdir -p src tests/it bench \
     && cargo build --release --locked --bins \
     && rm -r src
 
-# The migrations and schema.rs become part of the program.
+# The migrations, schema.rs and the page become part of the program.
 COPY build.rs diesel.toml schema.rs ./
 COPY migrations migrations
+COPY templates templates
 COPY src src
 # Cargo goes by the files' times, and those of a checkout may be older than the layer above.
 RUN touch build.rs src/main.rs src/lib.rs \

@@ -243,6 +243,25 @@ pub enum Command {
         #[arg(long)]
         disorder: bool,
     },
+    /// Show success, latency, hand-overs, cache use, failures and volume of the calls
+    ///
+    /// Reads the views of schema analytics and changes nothing; a role that may read these is enough. Periods are hours,
+    /// or days where the time is long.
+    #[command(after_help = NEEDS_DATABASE)]
+    Report {
+        /// From this time on: 2026-01-05T00:00:00Z, or 7d for seven days ago [default: 24h]
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        since: Option<Time>,
+        /// Up to this time [default: now]
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        until: Option<Time>,
+        /// Write a page with plots, which needs no other file
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Print one value a line, for a spreadsheet: section, time, name, value
+        #[arg(long, conflicts_with_all = ["html", "json"])]
+        csv: bool,
+    },
     /// See everything at once, on an embedded broker and a throw-away PostgreSQL
     ///
     /// Migrates, simulates, consumes, expires and shows the tables.
@@ -392,7 +411,7 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, publish, simulate, demo, completions, man",
+                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, publish, simulate, report, demo, completions, man",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),

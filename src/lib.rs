@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main -> logging, output           dispatches; text or JSON lines; what commands print
-//!      -> commands                  one module a command: publish, simulate, replay, check, status, migrate, dead-letters, skip, pause, demo
+//!      -> commands                  one module a command: publish, simulate, replay, report, check, status, migrate, dead-letters, skip, pause, demo
 //!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
 //!      -> consumer                  the live consumer: a machine that decides for each partition, a driver that does
 //!      -> kafka                     the only place that knows rdkafka: the group, questions to brokers, ranges, sending

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Asked, Cli, Command, FailOn, Usage};
 use voiceclone_events::commands::{
-    check, dead_letters, demo, manual, migrate, pause, publish, replay, simulate, skip, status,
+    check, dead_letters, demo, manual, migrate, pause, publish, replay, report, simulate, skip, status,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
@@ -175,6 +175,11 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 until: *until,
             };
             Ok(simulate::run(&settings(false, true)?, options, cli.json).await?)
+        }
+        Command::Report { since, until, html, csv } => {
+            let settings = settings(true, false)?;
+            let form = report::Form::of(html.as_deref(), *csv, cli.json);
+            Ok(report::run(&settings, *since, *until, form).await?)
         }
         Command::Demo { calls, seed, keep, disorder } => {
             let options = demo::Options { calls: *calls, seed: *seed, keep: *keep, disorder: *disorder };

@@ -11,7 +11,7 @@
 
 mod accept;
 mod discard;
-mod export;
+pub(super) mod export;
 mod layout;
 mod list;
 mod purge;
