@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod plans;
+mod questions;
 mod report;
 
 use std::time::Duration;
