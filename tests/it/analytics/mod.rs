@@ -178,7 +178,7 @@ async fn every_view_table_and_column_has_a_comment_and_those_of_others_stay() {
         "SELECT obj_description('call_log'::regclass, 'pg_class'), col_description('call_log'::regclass, 2)";
     assert_eq!(lines(&database, theirs), ["theirs|theirs, too"]);
 
-    while database.value("SELECT to_regclass('analytics.clones')") != "" {
+    while !database.value("SELECT to_regclass('analytics.clones')").is_empty() {
         migrate::down(database.url(), Some(1)).await.unwrap();
     }
     assert_eq!(lines(&database, theirs), ["theirs|theirs, too"]);
