@@ -39,14 +39,14 @@ DECLARE
 BEGIN
     FOR its IN
         SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname IN ('public', 'ingest') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+        WHERE n.nspname IN ('public', 'ingest', 'analytics') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
           AND pg_has_role(c.relowner, 'USAGE')
     LOOP
         EXECUTE format('REVOKE ALL ON TABLE %s FROM voiceclone_events, voiceclone_reader', its);
     END LOOP;
 END
 $$;
-REVOKE ALL ON SCHEMA public, ingest FROM voiceclone_events, voiceclone_reader;
+REVOKE ALL ON SCHEMA public, ingest, analytics FROM voiceclone_events, voiceclone_reader;
 
 -- The daemon: rows of the seven tables are made and changed, never deleted; what was published leaves the outbox,
 -- and dead letters that are resolved and published are deleted where that is asked for.
@@ -61,9 +61,13 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ingest.outbox, ingest.dead_letters, inge
     TO voiceclone_events;
 GRANT SELECT, INSERT ON ingest.skips TO voiceclone_events;
 
--- Analysts: the seven tables. Not ingest: dead letters hold personal data as it came.
+-- Analysts: the seven tables and the views over them, which `report` reads. Not ingest: dead letters hold personal data
+-- as it came.
 -- GRANT voiceclone_reader TO somebody;
-GRANT USAGE ON SCHEMA public TO voiceclone_reader;
+GRANT USAGE ON SCHEMA public, analytics TO voiceclone_reader;
+GRANT SELECT ON
+    analytics.clones, analytics.calls, analytics.handovers, analytics.voices, analytics.hourly
+    TO voiceclone_reader;
 GRANT SELECT ON
     public.caller_voice_mapping, public.voice_clone_cache, public.call_log, public.voice_clone_log,
     public.clone_ready_events, public.clone_failed_events, public.clone_transfer_events

@@ -14,6 +14,7 @@ pub use self::dead_letters::DeadLetters;
 pub use self::usage::Usage;
 use self::usage::usage;
 
+use crate::event::Time;
 use crate::record::Topic;
 
 const PROGRAM: &str = "voiceclone-events";
@@ -242,21 +243,52 @@ pub enum Command {
     },
     /// Publish the traffic of a plausible service
     ///
-    /// Calls, clones, failures, transfers and mappings; the same seed makes the same traffic.
+    /// Calls, clones, failures, transfers and mappings of the last minutes, or over days and nights with --since: a
+    /// believable rhythm, callers who come back, some long calls and one bad hour of the voice API. Each time it is other
+    /// traffic; the last line says how to get the same once more. Records have the time of their calls: where that is
+    /// longer ago than a topic keeps records, let the daemon run meanwhile.
     #[command(after_help = NEEDS_BROKER)]
     Simulate {
-        /// How many calls
-        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole)]
-        calls: u64,
+        /// How many calls [default: 1000, with --since 500 a day]
+        #[arg(long, value_name = "N", value_parser = whole)]
+        calls: Option<u64>,
         /// Calls a second [default: as fast as the broker takes them]
-        #[arg(long, value_name = "R", value_parser = rate)]
+        #[arg(long, value_name = "R", value_parser = rate, conflicts_with_all = ["since", "until"])]
         rate: Option<f64>,
-        /// Where the random numbers start
-        #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole)]
-        seed: u64,
+        /// Where the random numbers start [default: another place each time]
+        ///
+        /// The same seed with other times makes the same calls again, and so changes the times of the earlier ones: give
+        /// --until, too.
+        #[arg(long, value_name = "S", value_parser = whole)]
+        seed: Option<u64>,
+        /// Spread the calls over the days from this time on: 2026-01-05T00:00:00Z, or 30d for thirty days ago
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        since: Option<Time>,
+        /// When the calls end [default: now]
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        until: Option<Time>,
         /// Late, doubled and unusable records, too
         #[arg(long)]
         disorder: bool,
+    },
+    /// Show success, latency, hand-overs, cache use, failures and volume of the calls
+    ///
+    /// Reads the views of schema analytics and changes nothing; a role that may read these is enough. Periods are hours,
+    /// or days where the time is long.
+    #[command(after_help = NEEDS_DATABASE)]
+    Report {
+        /// From this time on: 2026-01-05T00:00:00Z, or 7d for seven days ago [default: 24h]
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        since: Option<Time>,
+        /// Up to this time [default: now]
+        #[arg(long, value_name = "TIME", value_parser = dead_letters::moment)]
+        until: Option<Time>,
+        /// Write a page with plots, which needs no other file
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Print one value a line, for a spreadsheet: section, time, name, value
+        #[arg(long, conflicts_with_all = ["html", "json"])]
+        csv: bool,
     },
     /// See everything at once, on an embedded broker and a throw-away PostgreSQL
     ///
@@ -407,7 +439,7 @@ mod tests {
         for (words, expected) in [
             (
                 &[][..],
-                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, tap, publish, schema, where-is, simulate, demo, completions, man",
+                "a command is missing: give one of run, migrate, check, status, replay, skip, pause, resume, dead-letters, tap, publish, schema, where-is, simulate, report, demo, completions, man",
             ),
             (&["migrate"], "a command is missing after migrate: give one of up, down, status"),
             (&["migrate", "--json"], "a command is missing after migrate: give one of up, down, status"),

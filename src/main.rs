@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, FailOn, Usage};
 use voiceclone_events::commands::{
-    check, dead_letters, demo, manual, migrate, pause, publish, replay, schema, simulate, skip, status, tap,
-    where_is,
+    check, dead_letters, demo, manual, migrate, pause, publish, replay, report, schema, simulate, skip,
+    status, tap, where_is,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
 use voiceclone_events::output::say;
@@ -181,9 +181,21 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         }
         Command::Completions { shell } => Ok(manual::completions(*shell)?),
         Command::Man { command } => Ok(manual::man(command)?),
-        Command::Simulate { calls, rate, seed, disorder } => {
-            let settings = settings(false, true)?;
-            Ok(simulate::run(&settings, *calls, *rate, *seed, *disorder, cli.json).await?)
+        Command::Simulate { calls, rate, seed, since, until, disorder } => {
+            let options = simulate::Options {
+                calls: *calls,
+                rate: *rate,
+                seed: *seed,
+                disorder: *disorder,
+                since: *since,
+                until: *until,
+            };
+            Ok(simulate::run(&settings(false, true)?, options, cli.json).await?)
+        }
+        Command::Report { since, until, html, csv } => {
+            let settings = settings(true, false)?;
+            let form = report::Form::of(html.as_deref(), *csv, cli.json);
+            Ok(report::run(&settings, *since, *until, form).await?)
         }
         Command::Demo { calls, seed, keep, disorder } => {
             let options = demo::Options { calls: *calls, seed: *seed, keep: *keep, disorder: *disorder };

@@ -295,7 +295,7 @@ pub(super) fn reason(text: &str) -> Result<Reason, String> {
     known.ok_or_else(|| format!("give one of {}", Reason::ALL.map(Reason::name).join(", ")))
 }
 
-fn moment(text: &str) -> Result<Time, &'static str> {
+pub(super) fn moment(text: &str) -> Result<Time, &'static str> {
     let ago = crate::config::duration::duration(text).map(before_now);
     let time = ago.or_else(|| Time::parse(text).ok());
     time.ok_or("give a time such as 2025-06-01T12:00:00Z, or 2h for two hours ago")

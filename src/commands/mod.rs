@@ -8,6 +8,7 @@ pub mod migrate;
 pub mod pause;
 pub mod publish;
 pub mod replay;
+pub mod report;
 pub mod schema;
 pub mod simulate;
 pub mod skip;

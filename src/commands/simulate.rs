@@ -12,12 +12,23 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use super::publish::require_topics;
+use crate::cli::Usage;
 use crate::config::Settings;
+use crate::event::Time;
 use crate::kafka::send::Sender;
 use crate::output::{print, say};
 use crate::record::{Outgoing, Topic};
-use crate::traffic::{Plan, Sent, traffic};
+use crate::traffic::{Plan, Sent, traffic, traffic_over_days};
 
+/// So many calls where it is not said how many.
+const CALLS: u64 = 1000;
+/// So many a day where they are spread over days.
+const CALLS_A_DAY: i64 = 500;
+const HOUR_MS: i64 = 3_600_000;
+/// Days that calls can be spread over.
+const MOST_DAYS: i64 = 3660;
+/// A call that is no long one ends so soon after its start, in milliseconds.
+const LONGEST_CALL_MS: i64 = 1_200_000;
 /// So many records are sent together.
 const CHUNK: usize = 1000;
 /// How often records are sent where the rate is given.
@@ -33,20 +44,40 @@ const PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1
 /// Between two lines of progress where there is no terminal.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// Publishes so many calls, which end about when the sending ends; `rate` calls a second, or as fast as the
-/// broker takes them. Says how many records went to each topic, and how many of them have to become dead letters.
-pub async fn run(
-    settings: &Settings,
-    calls: u64,
-    rate: Option<f64>,
-    seed: u64,
-    disorder: bool,
-    json: bool,
-) -> anyhow::Result<()> {
+/// What to simulate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// So many calls; `None` for the default.
+    pub calls: Option<u64>,
+    /// Calls a second; `None` for as fast as the broker takes them.
+    pub rate: Option<f64>,
+    /// Where the random numbers start; `None` for a place of their own each time.
+    pub seed: Option<u64>,
+    /// Late, doubled and unusable records, too.
+    pub disorder: bool,
+    /// Spread over the days from here on; `None` for calls of the last minutes.
+    pub since: Option<Time>,
+    /// When the calls end; `None` for now.
+    pub until: Option<Time>,
+}
+
+/// Publishes calls, which end about when the sending ends, or at `until`. Says how many records went to each topic, and
+/// how many of them have to become dead letters.
+pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::Result<()> {
+    let now = options.until.map_or_else(|| Utc::now().timestamp_millis(), |until| until.micros() / 1000);
+    let seed = options.seed.unwrap_or_else(new_seed);
+    let Options { rate, disorder, since, .. } = options;
+    let (plan, end) = match since {
+        Some(since) => {
+            let (plan, end) = plan_over_days(options.calls, since, seed, disorder, now)?;
+            (plan, Some(end))
+        }
+        None => (plan(options.calls.unwrap_or(CALLS), rate, seed, disorder, now), None),
+    };
+    let calls = plan.calls;
     let ours = settings.clone();
     tokio::task::spawn_blocking(move || require_topics(&ours, &Topic::ALL)).await??;
     let sender = Sender::new(settings)?;
-    let plan = plan(calls, rate, seed, disorder, Utc::now().timestamp_millis());
 
     // Calls overlap, so it is the records that are spread evenly over the time that the calls may take.
     let (total, mut ticks) = match rate {
@@ -64,7 +95,11 @@ pub async fn run(
     let progress = Progress::new(total);
     let (mut sent, mut unusable) = (BTreeMap::new(), BTreeMap::new());
     let (mut count, mut due) = (0_u64, 0.0);
-    let mut records = traffic(&plan).peekable();
+    let all: Box<dyn Iterator<Item = Sent> + Send> = match end {
+        Some(end) => Box::new(traffic_over_days(&plan, end)),
+        None => Box::new(traffic(&plan)),
+    };
+    let mut records = all.peekable();
     while records.peek().is_some() {
         let mut quota = CHUNK;
         if let Some((interval, per_tick)) = &mut ticks {
@@ -92,10 +127,13 @@ pub async fn run(
     }
     progress.end();
 
+    let until = Time::from_micros(now * 1000);
     if json {
-        let all = json!({"calls": calls, "seed": seed, "records": count, "sent": sent, "unusable": unusable});
-        print(all)?;
-        return Ok(());
+        let all = json!({
+            "calls": calls, "seed": seed, "records": count, "sent": sent, "unusable": unusable,
+            "since": since.map(|since| since.to_string()), "until": until.to_string(),
+        });
+        return print(all);
     }
     print(counts("topic", "records", &settings.topic_prefix, &sent))?;
     if !unusable.is_empty() {
@@ -103,7 +141,45 @@ pub async fn run(
         print(counts("reason", "records", "", &unusable))?;
     }
     print(format!("{count} records of {calls} calls sent (seed {seed})"))?;
+    // with a rate the calls' times follow the clock
+    if rate.is_none() {
+        let since = since.map_or_else(String::new, |since| format!(" --since {since}"));
+        let disorder = if disorder { " --disorder" } else { "" };
+        print(format!(
+            "The same records once more: voiceclone-events simulate --calls {calls} --seed {seed}{since} --until \
+             {until}{disorder}"
+        ))?;
+    }
     Ok(())
+}
+
+/// Another one each time, and short enough to be read out.
+fn new_seed() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000_000_000
+}
+
+/// What to simulate over the days from `since` up to `now`, and when the last call may start.
+pub fn plan_over_days(
+    calls: Option<u64>,
+    since: Time,
+    seed: u64,
+    disorder: bool,
+    now: i64,
+) -> anyhow::Result<(Plan, i64)> {
+    let (start, end) = (since.micros() / 1000, now - LONGEST_CALL_MS);
+    if !(HOUR_MS..=MOST_DAYS * SPAN_MS).contains(&(end - start)) {
+        return Err(Usage::new(format!(
+            "--since {since} leaves no time or too much for the calls: give a time between two hours and {MOST_DAYS} \
+             days before --until, which is now unless it is given"
+        ))
+        .into());
+    }
+    let calls = calls.unwrap_or_else(|| {
+        let calls = CALLS_A_DAY * (end - start) / SPAN_MS;
+        calls.max(1).unsigned_abs()
+    });
+    let plan = Plan { calls, seed, disorder, start, spacing_ms: 1, ttl_seconds: None };
+    Ok((plan, end))
 }
 
 /// What to simulate, such that it ends about when the sending does.
@@ -215,6 +291,18 @@ mod tests {
         for rate in [None, Some(f64::MIN_POSITIVE), Some(f64::MAX)] {
             let plan = plan(u64::MAX, rate, 1, false, now);
             assert!(plan.spacing_ms >= 1 && plan.start >= 0);
+        }
+    }
+
+    #[test]
+    fn over_days_there_are_as_many_calls_a_day_as_not_said_otherwise_and_none_after_the_end() {
+        let now = 1_750_000_000_000;
+        let ago = |hours: i64| Time::from_micros((now - hours * HOUR_MS) * 1000);
+        let (plan, end) = plan_over_days(None, ago(720), 1, false, now).unwrap();
+        assert_eq!((plan.calls, plan.start, end), (14_993, now - 720 * HOUR_MS, now - LONGEST_CALL_MS));
+        assert_eq!(plan_over_days(Some(7), ago(2), 1, false, now).unwrap().0.calls, 7);
+        for wrong in [ago(1), ago(-5), Time::from_micros(0)] {
+            assert!(plan_over_days(None, wrong, 1, false, now).unwrap_err().is::<Usage>(), "{wrong}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! PostgreSQL: the only place that knows Diesel.
 
+pub mod analytics;
 pub mod claim;
 pub mod connect;
 pub mod dead_letters;

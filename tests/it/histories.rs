@@ -67,7 +67,7 @@ pub async fn migrated() -> Database {
     database
 }
 
-fn inputs(records: &[Record]) -> Vec<Input> {
+pub fn inputs(records: &[Record]) -> Vec<Input> {
     let headers = |record: &Record| {
         record
             .headers

@@ -1,6 +1,7 @@
 //! The tests that need the world outside: a broker, a database, the compiled program.
 
 mod alerts;
+mod analytics;
 mod bounded;
 mod check;
 mod commands;
@@ -34,6 +35,7 @@ mod schema;
 mod schemas;
 mod secure;
 mod security;
+mod simulate;
 mod status;
 mod support;
 mod tables;

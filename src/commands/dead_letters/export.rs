@@ -134,8 +134,8 @@ fn cells(letter: &Letter, reveal: bool) -> [String; 13] {
     ]
 }
 
-/// A cell; one that a spreadsheet would take for a formula begins with an apostrophe.
-fn cell(text: &str) -> String {
+/// A cell of CSV; one that a spreadsheet would take for a formula begins with an apostrophe.
+pub fn cell(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = if formula { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }

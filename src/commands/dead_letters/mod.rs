@@ -13,7 +13,7 @@
 mod accept;
 mod correct;
 mod discard;
-mod export;
+pub(super) mod export;
 mod fix;
 mod layout;
 mod list;

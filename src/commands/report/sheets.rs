@@ -1,0 +1,137 @@
+//! What the report's tables say, for a terminal and for the page. No I/O.
+
+use super::{kind, moment, number, percent, steps};
+use crate::store::analytics::{Period, Report};
+
+/// A table.
+#[derive(Debug, PartialEq)]
+pub struct Sheet {
+    /// What it is about.
+    pub title: String,
+    /// Its header.
+    pub header: Vec<String>,
+    /// Its cells: the first of a row is text, the others are numbers.
+    pub rows: Vec<Vec<String>>,
+    /// For each row its part of a hundred, where that is to be seen.
+    pub shares: Vec<f64>,
+    /// What is to be said below.
+    pub note: Option<String>,
+}
+
+impl Sheet {
+    fn new(title: &str, header: &[&str], rows: Vec<Vec<String>>) -> Sheet {
+        let header = header.iter().map(|name| (*name).to_owned()).collect();
+        Sheet { title: title.to_owned(), header, rows, shares: Vec::new(), note: None }
+    }
+}
+
+/// Hours or days, one a row.
+pub fn periods(report: &Report) -> Sheet {
+    let row = |period: &Period| {
+        vec![
+            moment(&period.at, report.step),
+            period.clones.to_string(),
+            percent(period.clones - period.clones_failed, period.clones),
+            number(period.p50_ms, 0),
+            number(period.p95_ms, 0),
+            period.handovers.to_string(),
+            period.from_cache.to_string(),
+            period.calls.to_string(),
+            period.calls_failed.to_string(),
+            number(Some(period.call_seconds as f64 / 60.0), 0),
+        ]
+    };
+    let header = [
+        report.step,
+        "clones",
+        "success",
+        "p50 ms",
+        "p95 ms",
+        "hand-overs",
+        "from cache",
+        "calls",
+        "failed",
+        "minutes",
+    ];
+    let title = format!("Clones and calls by {}", report.step);
+    Sheet::new(&title, &header, report.periods.iter().map(row).collect())
+}
+
+/// The others.
+pub fn sheets(report: &Report) -> [Sheet; 4] {
+    [funnel(report), cache(report), failures(report), calls(report)]
+}
+
+fn share(part: i64, whole: i64) -> f64 {
+    if whole > 0 { 100.0 * part as f64 / whole as f64 } else { 0.0 }
+}
+
+fn funnel(report: &Report) -> Sheet {
+    let (steps, all, waited) = (steps(&report.funnel), report.funnel.greetings, &report.handovers);
+    let row = |(name, count): &(&str, i64)| vec![(*name).to_owned(), count.to_string(), percent(*count, all)];
+    let rows = steps.iter().map(row).collect();
+    Sheet {
+        shares: steps.iter().map(|(_, count)| share(*count, all)).collect(),
+        note: Some(format!(
+            "Seconds from the start of the greeting to the hand-over: p50 {}, p95 {}",
+            number(waited.p50_seconds, 1),
+            number(waited.p95_seconds, 1)
+        )),
+        ..Sheet::new("From the greeting to the agent", &["step", "greetings", "share"], rows)
+    }
+}
+
+fn cache(report: &Report) -> Sheet {
+    let (handovers, voices) = (&report.handovers, &report.voices);
+    let rows = [
+        ("hand-overs", handovers.handovers, None),
+        ("with a voice from the cache", handovers.from_cache, Some(handovers.handovers)),
+        ("voices in the cache", voices.voices, None),
+        ("never used", voices.unused, Some(voices.voices)),
+        ("used more than once", voices.reused, Some(voices.voices)),
+        ("uses of the voice that was used most", voices.most_uses, None),
+        ("live now", voices.live, None),
+        ("of these expire within the hour", voices.expiring, Some(voices.live)),
+    ];
+    let row = |(name, count, whole): (&str, i64, Option<i64>)| {
+        let share = whole.map_or_else(String::new, |whole| percent(count, whole));
+        vec![name.to_owned(), count.to_string(), share]
+    };
+    Sheet::new("Voice cache", &["what", "count", "share"], rows.into_iter().map(row).collect())
+}
+
+fn failures(report: &Report) -> Sheet {
+    let all = report.failures.iter().map(|failure| failure.count).sum();
+    let rows = report.failures.iter().map(|failure| {
+        let (count, share) = (failure.count.to_string(), percent(failure.count, all));
+        vec![failure.error.clone(), count, share, moment(&failure.latest_at, "hour")]
+    });
+    Sheet {
+        shares: report.failures.iter().map(|failure| share(failure.count, all)).collect(),
+        ..Sheet::new(
+            "Failed clones by error",
+            &["error (# is a number)", "count", "share", "latest"],
+            rows.collect(),
+        )
+    }
+}
+
+fn calls(report: &Report) -> Sheet {
+    let rows = report.calls.iter().map(|calls| {
+        vec![
+            kind(calls.kind.as_deref()).to_owned(),
+            calls.calls.to_string(),
+            calls.completed.to_string(),
+            calls.failed.to_string(),
+            number(calls.average_seconds, 0),
+            number(calls.p95_seconds, 0),
+            number(calls.longest_seconds, 0),
+        ]
+    });
+    let header = ["kind", "calls", "completed", "failed", "average s", "p95 s", "longest s"];
+    let callers = &report.callers;
+    Sheet {
+        note: Some(format!("{} callers, {} of them more than once", callers.callers, callers.returned)),
+        ..Sheet::new("Calls", &header, rows.collect())
+    }
+}

@@ -1,0 +1,51 @@
+//! The report as tables for a terminal. No I/O.
+
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
+
+use super::sheets::{Sheet, periods, sheets};
+use crate::store::analytics::Report;
+
+/// The whole report.
+pub fn text(report: &Report) -> String {
+    let mut text = format!("From {} to {}\n", report.since, report.until);
+    if report.periods.is_empty() {
+        text.push_str("\nNothing happened in this time: --since asks for a longer one.");
+        return text;
+    }
+    for sheet in std::iter::once(periods(report)).chain(sheets(report)) {
+        let _ = writeln!(text, "\n{}", sheet.title);
+        if sheet.rows.is_empty() {
+            text.push_str("None.\n");
+            continue;
+        }
+        let _ = writeln!(text, "{}", table(&sheet));
+        if let Some(note) = &sheet.note {
+            let _ = writeln!(text, "{note}");
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+fn table(sheet: &Sheet) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(&sheet.header)
+        .add_rows(&sheet.rows);
+    // no lines between rows: there may be many
+    for part in [
+        TableComponent::HorizontalLines,
+        TableComponent::MiddleIntersections,
+        TableComponent::LeftBorderIntersections,
+        TableComponent::RightBorderIntersections,
+    ] {
+        table.remove_style(part);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}

@@ -1,0 +1,203 @@
+//! Made-up traffic: what a service that clones its callers' voices would send, call after call.
+//! The same plan gives the same records, byte for byte, on every machine; hence only whole numbers,
+//! exactly rounded arithmetic (no logarithms) and a generator with a fixed definition (ChaCha8).
+//!
+//! Every phone number lies in a range that its country keeps free for film and fiction.
+//!
+//! ```text
+//! call ──> events of the call ──> records ──> waiting, by moment of sending ──> out
+//!                                    └─ disorder: late, doubled, corrected, unusable
+//! ```
+
+mod calls;
+mod dice;
+mod event;
+mod faults;
+mod people;
+mod rhythm;
+mod words;
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+use self::dice::Dice;
+use self::event::{Envelope, Event};
+use self::faults::{FAULTS, fields};
+use self::rhythm::Rhythm;
+use crate::record::{Outgoing, Topic};
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many calls, each about five records.
+    pub calls: u64,
+    /// Another seed, other callers and calls.
+    pub seed: u64,
+    /// Whether some records are late, doubled, corrected or unusable. The calls are the same either way.
+    pub disorder: bool,
+    /// When the first call starts, in milliseconds since 1970.
+    pub start: i64,
+    /// Mean time between the starts of two calls, in milliseconds.
+    pub spacing_ms: i64,
+    /// `ttl_seconds` of every second clone, for a show of expiry; `None` leaves all to `CACHE_TTL`.
+    pub ttl_seconds: Option<i32>,
+}
+
+/// A record, and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The record; its timestamp is the moment of sending.
+    pub record: Outgoing,
+    /// The reason of the dead letter that it has to become (contract, section 6); `None` if it is usable.
+    pub unusable: Option<&'static str>,
+}
+
+/// The records of a plausible service, in the order in which they are sent.
+pub fn traffic(plan: &Plan) -> impl Iterator<Item = Sent> + use<> {
+    Traffic::new(plan.clone(), None)
+}
+
+/// The same over days and nights, from the plan's start up to `end` (milliseconds since 1970): more calls by day than by
+/// night and on weekdays than at weekends, some long ones, and one bad hour of the voice API. The plan's spacing is not
+/// looked at. No event lies after `end` but for the last 16 minutes of calls that start close to it.
+pub fn traffic_over_days(plan: &Plan, end: i64) -> impl Iterator<Item = Sent> + use<> {
+    let rhythm = Rhythm::new(plan.seed, plan.calls, plan.start.clamp(0, LATEST_START), end.min(LATEST_START));
+    Traffic::new(plan.clone(), Some(rhythm))
+}
+
+/// So many records at most wait for their moment; past that the earliest goes out before it.
+const WINDOW: usize = 16_384;
+/// So many callers at most, and numbers to go with them.
+const CALLERS: u64 = 1 << 14;
+/// In the year 8307, which leaves room before the last time that events may have.
+const LATEST_START: i64 = 200_000_000_000_000;
+/// How long the service thinks that a voice without a `ttl_seconds` lives: the default of `CACHE_TTL`.
+const DAY_MS: i64 = 86_400_000;
+
+struct Traffic {
+    plan: Plan,
+    /// Decides about the calls.
+    dice: Dice,
+    /// Decides about disorder, so that there are the same calls without it.
+    trouble: Dice,
+    /// When the calls start; without it the plan's spacing says so.
+    rhythm: Option<Rhythm>,
+    first_caller: u64,
+    calls_left: u64,
+    next_call: i64,
+    callers: HashMap<u64, Caller>,
+    /// By moment of sending, then in the order in which they were made.
+    waiting: BTreeMap<(i64, u64), Sent>,
+    made: u64,
+    last_sent: i64,
+    spoiled: usize,
+}
+
+/// What the service remembers of a caller.
+#[derive(Default)]
+struct Caller {
+    voice: Option<Voice>,
+    mapped: bool,
+}
+
+#[derive(Clone)]
+struct Voice {
+    id: String,
+    ready: i64,
+    expires: i64,
+}
+
+impl Iterator for Traffic {
+    type Item = Sent;
+
+    fn next(&mut self) -> Option<Sent> {
+        // A call's records are all sent after its start: what is due before the next start can go out.
+        while self.calls_left > 0
+            && self.waiting.len() < WINDOW
+            && self.waiting.first_key_value().is_none_or(|((due, _), _)| *due >= self.next_call)
+        {
+            self.calls_left -= 1;
+            self.call();
+        }
+        let ((due, _), mut sent) = self.waiting.pop_first()?;
+        self.last_sent = self.last_sent.max(due);
+        sent.record.timestamp = Some(self.last_sent);
+        Some(sent)
+    }
+}
+
+impl Traffic {
+    fn new(plan: Plan, mut rhythm: Option<Rhythm>) -> Traffic {
+        let mut dice = Dice::new(plan.seed, 0);
+        let start = plan.start.clamp(0, LATEST_START);
+        let start = rhythm.as_mut().map_or(start, Rhythm::next_start);
+        Traffic {
+            rhythm,
+            trouble: Dice::new(plan.seed, 1),
+            first_caller: dice.below(CALLERS),
+            dice,
+            calls_left: plan.calls,
+            next_call: start,
+            callers: HashMap::new(),
+            waiting: BTreeMap::new(),
+            made: 0,
+            last_sent: start,
+            spoiled: 0,
+            plan,
+        }
+    }
+
+    /// Makes an event's records: one, and with disorder perhaps more. `at` is in milliseconds.
+    fn tell(&mut self, topic: Topic, key: &str, at: i64, body: Value) {
+        let Value::Object(body) = body else { return };
+        let at = at * 1000 + if self.dice.chance(300) { self.dice.range(0, 999) } else { 0 };
+        let mut event = Event { topic, key: key.to_owned(), at, body };
+        let envelope = match self.dice.below(10) {
+            0 => Envelope::Structured,
+            1 => Envelope::Binary,
+            _ => Envelope::Bare,
+        };
+        let late = self.plan.disorder && self.trouble.chance(50);
+        let (time, timed) = (self.dice.time(at), self.dice.chance(900));
+        // A failure's time is part of what it is, and that of a late event is not when it is sent.
+        if timed || late || topic == Topic::CloneFailed {
+            event.body.insert(fields(topic).0.to_owned(), time);
+        }
+        let record = event.record(&mut self.dice, envelope, topic.name());
+        let mut due = at / 1000 + self.dice.range(2, 250);
+        if self.plan.disorder {
+            due += if late { self.trouble.delay() } else { 0 };
+            self.disturb(&event, &record, due);
+        }
+        self.send(due, record, None);
+    }
+
+    /// What disorder adds to a record that is sent then.
+    fn disturb(&mut self, event: &Event, record: &Outgoing, due: i64) {
+        if self.trouble.chance(30) {
+            let again = due + self.trouble.delay();
+            self.send(again, record.clone(), None);
+        }
+        if self.trouble.chance(15) {
+            let again = due + self.trouble.delay();
+            let corrected = event.corrected(&mut self.trouble);
+            self.send(again, corrected, None);
+        }
+        // Of a delete little is looked at: not every fault would be one.
+        if self.trouble.chance(10) && !event.body.contains_key("deleted") {
+            let (reason, faults) = FAULTS.get(self.spoiled % FAULTS.len()).copied().unwrap_or_default();
+            self.spoiled += 1;
+            let spoiled = event.spoiled(&mut self.trouble, reason, faults);
+            self.send(due, spoiled, Some(reason));
+        }
+    }
+
+    fn send(&mut self, due: i64, record: Outgoing, unusable: Option<&'static str>) {
+        self.made += 1;
+        self.waiting.insert((due, self.made), Sent { record, unusable });
+    }
+}
+
+#[cfg(test)]
+mod tests;
