@@ -71,10 +71,10 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     } else {
         let of = |count: u64, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
         let (lines, warnings) = (of(checked, "line"), of(warnings_count, "warning"));
-        print(format!("{lines} checked for {topic}: {refused_count} of no use to the daemon, {warnings}"))?;
+        print(format!("{lines} checked for {topic}: {refused_count} cannot be used, {warnings}"))?;
         if refused_count > 0 {
             let lines = of(refused_count, "line");
-            say(format!("{lines} would be dead letters: correct what stands above"));
+            say(format!("{lines} cannot be used by the daemon: correct what stands above"));
         }
     }
     Ok(refused_count == 0)

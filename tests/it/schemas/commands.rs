@@ -35,7 +35,7 @@ fn good_lines_pass_without_a_broker_or_a_database() {
         r#"{"specversion":"1.0","type":"call.lifecycle","data":{"call_id":"c","status":"failed"}}"#;
     let checked = check("call.lifecycle", &[GOOD, "", envelope], false);
     assert_eq!(checked.code, 0, "{checked:?}");
-    assert_eq!(checked.stdout, "2 lines checked for call.lifecycle: 0 of no use to the daemon, 0 warnings\n");
+    assert_eq!(checked.stdout, "2 lines checked for call.lifecycle: 0 cannot be used, 0 warnings\n");
     assert_eq!(checked.stderr, "");
 }
 
