@@ -89,6 +89,6 @@ impl PgBouncer {
 
     /// The URL of a database through the pooler.
     pub fn url(&self, database: &Database) -> String {
-        self.url_of(&database.name())
+        self.url_of(database.name())
     }
 }
