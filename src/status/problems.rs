@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn each_code_has_its_entry_in_the_runbooks_and_each_entry_its_code() {
-        let runbooks = include_str!("../../docs/runbooks.md");
+        // the alerts' entries come after these, and have a test of their own
+        let (runbooks, _) = include_str!("../../docs/runbooks.md").split_once("\n# Alerts\n").unwrap();
         let entries: Vec<&str> = runbooks.lines().filter_map(|line| line.strip_prefix("## ")).collect();
         assert_eq!(entries, Code::ALL.map(Code::name));
         for code in Code::ALL {
