@@ -12,6 +12,7 @@ mod voices;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use diesel::QueryResult;
 use diesel::connection::CacheSize;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::Uuid as SqlUuid;
@@ -226,16 +227,19 @@ async fn write_all(
 /// most of the work where they are there, as when a topic is read again. So the last batch decides. Either
 /// way the same rows come out: what a row has taken in once, it never loses.
 #[derive(Debug, Default)]
-struct Habit(AtomicBool);
+struct Habit {
+    looks_first: AtomicBool,
+    is_partitioned: AtomicBool,
+}
 
 impl Habit {
     fn looks_first(&self) -> bool {
-        AtomicBool::load(&self.0, Ordering::Relaxed)
+        AtomicBool::load(&self.looks_first, Ordering::Relaxed)
     }
 
     fn learn(&self, met: usize, touched: usize) {
         if met > 0 {
-            self.0.store(2 * touched < met, Ordering::Relaxed);
+            self.looks_first.store(2 * touched < met, Ordering::Relaxed);
         }
     }
 }
@@ -345,13 +349,34 @@ where
     } else if worth.is_empty() {
         (0, 0)
     } else {
-        let counting = Counting(Unnest::<Upsert>::new(table.written(worth, further)));
-        let counts: (i64, i64) = counting.get_result(&mut &*target.connection).await?;
-        (usize::try_from(counts.0).unwrap_or(0), usize::try_from(counts.1).unwrap_or(0))
+        counted(target.connection, table, Unnest::<Upsert>::new(table.written(worth, further))).await?
     };
     written.count_met(table.name, table.met.len(), made, changed);
     table.habit.learn(table.met.len(), made + changed);
     Ok(written)
+}
+
+/// Executes an upsert, and returns how many rows it inserted and updated. PostgreSQL refuses to tell them apart in a
+/// partitioned table: the transaction fails once, and from then on all rows of that table count as inserted.
+async fn counted<Upsert, R>(
+    connection: &AsyncPgConnection,
+    table: &Table<'_, R>,
+    upsert: Unnest<'_, Upsert>,
+) -> Result<(usize, usize), Fault>
+where
+    Upsert: Statement<Row = ()> + Send + 'static,
+{
+    if AtomicBool::load(&table.habit.is_partitioned, Ordering::Relaxed) {
+        return Ok((upsert.execute(&mut &*connection).await?, 0));
+    }
+    let counts: QueryResult<(i64, i64)> = Counting(upsert).get_result(&mut &*connection).await;
+    if let Err(error) = &counts
+        && error.to_string().contains("cannot retrieve a system column")
+    {
+        table.habit.is_partitioned.store(true, Ordering::Relaxed);
+    }
+    let (inserted, updated) = counts?;
+    Ok((usize::try_from(inserted).unwrap_or(0), usize::try_from(updated).unwrap_or(0)))
 }
 
 type At = Option<PgTimestamp>;
