@@ -28,8 +28,8 @@
 //!
 //! `docs/design.md` draws the states of a partition, and says how the promise is kept.
 //!
-//! A rule of `event` or `fold` is the contract's; what the database adds to it stands in `store::write`.
-//! `traffic` makes up the records of a plausible service for `simulate` and `demo`.
+//! The rules in `event` and `fold` are the contract's. `store::write` has what the database adds to them.
+//! `traffic` generates the records of a plausible service for `simulate` and `demo`.
 
 pub mod certificates;
 pub mod cli;

@@ -1,11 +1,11 @@
-//! Parse, dispatch, exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.
+//! Parses the command line, dispatches, and sets the exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, FailOn, Usage};
+use voiceclone_events::cli::{self, Cli, Command, CommandLine, DeadLetters, FailOn, Usage};
 use voiceclone_events::commands::{
     check, dead_letters, demo, manual, migrate, pause, publish, replay, report, schema, simulate, skip,
     status, tap, where_is,
@@ -20,11 +20,11 @@ use voiceclone_events::{daemon, database_url, kafka, logging, memory};
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
-/// How a command ended that could not do what it was asked for.
+/// The failure of a command.
 enum Failure {
-    /// To be reported.
+    /// The error is to be reported.
     Failed(anyhow::Error),
-    /// Reported already; the exit status.
+    /// The error was reported already. Holds the exit status.
     Said(u8),
 }
 
@@ -37,8 +37,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 fn main() -> ExitCode {
     memory::return_large_blocks();
     let cli = match cli::parse() {
-        Ok(Asked::Command(cli)) => cli,
-        Ok(Asked::Text(text)) => {
+        Ok(CommandLine::Command(cli)) => cli,
+        Ok(CommandLine::Text(text)) => {
             return match text.print().and_then(|()| std::io::stdout().flush()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -79,13 +79,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// The exit status of an error. Wrong usage and a wrong setting have their own, wherever they are found.
+/// The exit status of an error. Wrong usage and a wrong setting have a status of their own, wherever they are found.
 fn status(error: &anyhow::Error) -> u8 {
     let is_usage = error.is::<Usage>() || error.is::<SettingErrors>() || error.is::<SettingError>();
     if is_usage { WRONG_USAGE } else { FAILED }
 }
 
-/// The settings, what is wrong with them, and the variables that are probably meant as settings.
+/// The settings, the errors in them, and the variables that are probably misspelt settings.
 fn settings(
     cli: &Cli,
     mut errors: Vec<SettingError>,
@@ -163,7 +163,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             good(dead_letters::run(&settings, what.as_ref(), cli.json, cancel).await?)
         }
         Command::Tap(args) => {
-            // what is known without a database is shown without one
+            // without a database, the command shows what it can
             let database = std::env::var_os("DATABASE_URL").is_some_and(|url| !url.is_empty());
             Ok(tap::run(&settings(database, true)?, args, cli.json, cancel).await?)
         }
@@ -175,7 +175,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         }
         Command::Schema { topic } => Ok(schema::run(topic.as_deref())?),
         Command::WhereIs { caller } => {
-            // found out first, as it may be read from a terminal
+            // checked first, as the caller's id may be read from a terminal
             let caller = where_is::caller(caller)?;
             Ok(where_is::run(&settings(true, false)?, &caller, cli.json).await?)
         }
@@ -204,7 +204,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
     }
 }
 
-/// Says in one line which parameters of `DATABASE_URL` mean something to another driver only.
+/// Logs in one line the parameters of `DATABASE_URL` that only another driver knows.
 fn note_ignored_parameters(settings: &Settings) {
     let ignored = database_url::check(&settings.database_url).unwrap_or_default();
     if !ignored.is_empty() {

@@ -22,17 +22,17 @@ struct Current {
     times: u64,
 }
 
-/// The numbers of a log line.
+/// The numbers in a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
     /// Failures since the outage began.
     pub times: u64,
-    /// How long the outage lasts.
+    /// How long the outage has lasted.
     pub lasted: Duration,
 }
 
 impl Outage {
-    /// Counts a failure. `Some` where it is to be logged.
+    /// Counts a failure. Returns `Some` if it is to be logged.
     pub fn failed(&mut self, now: Instant) -> Option<Line> {
         let Some(current) = &mut self.current else {
             self.current = Some(Current { since: now, logged: now, times: 1 });
@@ -46,7 +46,7 @@ impl Outage {
         Some(Line { times: current.times, lasted: now.saturating_duration_since(current.since) })
     }
 
-    /// Ends the outage. `Some` where there was one.
+    /// Ends the outage. Returns `Some` if there was one.
     pub fn recovered(&mut self, now: Instant) -> Option<Line> {
         let current = self.current.take()?;
         Some(Line { times: current.times, lasted: now.saturating_duration_since(current.since) })
@@ -59,8 +59,8 @@ fn outages() -> MutexGuard<'static, BTreeMap<String, Outage>> {
     OUTAGES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Notes that `subject` ("PostgreSQL", "Kafka") cannot be used. `reason` is the server's or client's own, with host
-/// and port, and without personal data or secrets.
+/// Notes that `subject` ("PostgreSQL", "Kafka") cannot be used. `reason` is the server's or client's own text, with
+/// host and port, and without personal data or secrets.
 pub fn failed(subject: &str, reason: &str) {
     let line = outages().entry(subject.to_owned()).or_default().failed(Instant::now());
     if let Some(Line { times, lasted }) = line {

@@ -1,4 +1,4 @@
-//! One computation for all who ask: at most one at a time, and its result is good for some seconds.
+//! One computation for all callers: at most one at a time, and its result is reused for some seconds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,23 +6,24 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-/// A result that is younger is not computed again.
+/// Maximum age of a result that is reused.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How long a caller waits for a result; then it gets the one before.
+/// Maximum time that a caller waits for a result. Then it gets the previous one.
 const PATIENCE: Duration = Duration::from_secs(7);
 
-/// Callers that wait at a time. Further ones get the result before, so that they take no connection from `/healthz`.
+/// Maximum number of waiting callers. Others get the previous result, so that they take no connection from
+/// `/healthz`.
 const WAITING: usize = 16;
 
 type Compute<T> = dyn Fn() -> Pin<Box<dyn Future<Output = Option<T>> + Send>> + Send + Sync;
 
-/// A result with its moment.
+/// A result, and the time when it was ready.
 #[derive(Debug)]
 pub struct Made<T> {
     /// The result.
     pub result: Arc<T>,
-    /// When it was there.
+    /// When it was ready.
     pub at: Instant,
 }
 
@@ -53,7 +54,7 @@ impl<T> Clone for Shared<T> {
     }
 }
 
-/// Ends the computation, also where it panics or is dropped.
+/// Marks the computation as ended when dropped, also after a panic.
 struct Busy<T>(Arc<Inner<T>>);
 
 impl<T> Drop for Busy<T> {
@@ -63,7 +64,7 @@ impl<T> Drop for Busy<T> {
 }
 
 impl<T: Send + Sync + 'static> Shared<T> {
-    /// Nothing is computed until somebody asks. A computation that gives `None` leaves the result before.
+    /// Computes nothing until somebody asks. A computation that returns `None` leaves the previous result in place.
     pub fn new<F>(compute: impl Fn() -> F + Send + Sync + 'static) -> Shared<T>
     where
         F: Future<Output = Option<T>> + Send + 'static,
@@ -80,7 +81,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         Shared(Arc::new(Inner { compute, state, places: Semaphore::new(WAITING), patience }))
     }
 
-    /// The latest result, computed anew where it is old; `None` where there is none within the time.
+    /// The latest result, computed again if it is old; `None` if there is none within the time.
     pub async fn get(&self) -> Option<Made<T>> {
         let mut changes = self.0.state.subscribe();
         let begins = self.0.state.send_if_modified(|state| {
@@ -100,7 +101,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         }
         if let Ok(_place) = self.0.places.try_acquire() {
             let ended = changes.wait_for(|state| !state.busy);
-            // the sender lives as long as this
+            // the sender lives as long as `self`
             drop(tokio::time::timeout(self.0.patience, ended).await);
         }
         self.latest()
@@ -119,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is computed; each computation ends once it is let go.
+    /// Counts the computations. Each one ends once it is released.
     fn counting(patience: Duration) -> (Shared<u32>, Arc<AtomicU32>, Arc<Semaphore>) {
         let (count, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
         let (counted, waits) = (count.clone(), gate.clone());

@@ -1,4 +1,4 @@
-//! Environment and flags to [`Settings`]: every wrong one is gathered, none hides another.
+//! From environment and flags to [`Settings`]. All errors are gathered; none hides another.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,17 +15,17 @@ use crate::cli::SettingFlags;
 use crate::database_url;
 
 const MAX_RECORD_BYTES: u64 = 100 << 20;
-/// Kafka takes 249 characters for a topic's name; this leaves room for ours.
+/// Kafka allows 249 characters in a topic's name. This leaves room for ours.
 const MAX_PREFIX: usize = 200;
 
-/// Reads settings and gathers what is wrong with them.
+/// Reads settings and gathers the errors in them.
 pub(super) struct Reader {
     pub(super) env: BTreeMap<String, String>,
     pub(super) errors: Vec<SettingError>,
 }
 
 impl Reader {
-    /// All settings; a default stands in for one that is wrong.
+    /// All settings. A default replaces an invalid one.
     pub(super) fn settings(&mut self, flags: &SettingFlags, need: Need) -> Settings {
         let database_url = if need.database { self.database_url() } else { String::new() };
         let broker = if need.broker { self.broker() } else { kafka::Broker::default() };
@@ -70,7 +70,7 @@ impl Reader {
         }
     }
 
-    /// The value as written, without the blanks around it; `None` where it is unset or empty.
+    /// The value, without the blanks around it; `None` if it is unset or empty.
     fn given(&self, name: &str, flag: &Option<String>) -> Option<String> {
         let filled = |text: &String| !text.trim().is_empty();
         let value = flag
@@ -165,7 +165,7 @@ impl Reader {
         address
     }
 
-    /// Never shows the value: it can hold a password.
+    /// Its errors never show the value, which can hold a password.
     fn database_url(&mut self) -> String {
         let name = "DATABASE_URL";
         let Some(text) = self.given(name, &None) else {
@@ -176,7 +176,7 @@ impl Reader {
             self.error(name, problem, remedy);
             return String::new();
         }
-        // without the driver that other services write into the scheme
+        // without the name of the driver, which other services write into the scheme
         text.split_once("://").map_or_else(String::new, |(_, rest)| format!("postgresql://{rest}"))
     }
 

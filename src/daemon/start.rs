@@ -1,4 +1,4 @@
-//! The database before the pool is filled: the pooler between, the encoding, the schema.
+//! Checks of the database before the pool is filled: a pooler in between, the encoding, the schema.
 
 use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
@@ -10,8 +10,8 @@ use crate::retry::{pause_for, pauses};
 use crate::store::connect::{self, Refusal};
 use crate::store::{fault, migrate};
 
-/// Waits for a database that the daemon can work with, and migrates it where that is asked for; `false` when cancelled
-/// before. An error is one for a person.
+/// Waits for a database that the daemon can work with, and migrates it if `bring_up` says so. Returns `false` if it
+/// was cancelled before. An error needs a person.
 pub(super) async fn prepare_database(
     settings: &Settings,
     bring_up: bool,
@@ -47,8 +47,8 @@ async fn prepare(url: &str, bring_up: bool) -> Result<(), Refusal> {
     if bring_up && !pending.is_empty() {
         let done = match migrate::up(url, None).await {
             Ok(done) => done,
-            // an error while PostgreSQL can be reached is one for a person, unless it was gone for a moment
-            Err(error) if !fault::passes(&error) && connect::connect(url).await.is_ok() => {
+            // an error while PostgreSQL can be reached needs a person, unless PostgreSQL was away for a moment
+            Err(error) if !fault::is_transient(&error) && connect::connect(url).await.is_ok() => {
                 return Err(Refusal::Person(format!("{error:#}")));
             }
             Err(error) => return Err(Refusal::Away(format!("{error:#}"))),

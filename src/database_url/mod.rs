@@ -12,22 +12,22 @@ use tokio_postgres::config::{ChannelBinding, Config, Host, SslNegotiation};
 use self::parameters::{SHOWN, decode, is_among, one_of, parameters, whole_number};
 use self::tls::Tls;
 
-/// How long one address of a server may take to be reached.
+/// Timeout of the connection to one address of a server.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// `connect_timeout=0`: the operating system gives up by then.
+/// For `connect_timeout=0`: the operating system gives up by then.
 const NO_CONNECT_TIMEOUT: Duration = Duration::from_secs(130);
-/// A connection whose packets nobody acknowledges is given up after this time.
+/// A connection whose packets are not acknowledged is closed after this time.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
-/// An idle connection is first asked whether it still lives after this time: before a NAT or firewall forgets it.
+/// Idle time before the first keepalive: shorter than the memory of a NAT or firewall.
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 
-/// A URL as an example.
+/// An example of a URL.
 pub const EXAMPLE: &str = "postgresql://user:password@host:5432/database";
 
-/// A problem of a URL, without a part of it that can be a secret.
+/// A problem of a URL. It quotes no part that can be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// To be read after `DATABASE_URL`: "has the unknown parameter x".
+    /// The problem, to be read after `DATABASE_URL`: "has the unknown parameter x".
     pub problem: String,
     /// The remedy.
     pub remedy: String,
@@ -55,7 +55,7 @@ pub(crate) fn unreadable(why: &str) -> Problem {
 /// libpq's `target_session_attrs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attrs {
-    /// Not given: of several servers one that takes writes, where there is one.
+    /// Not given: of several servers one that takes writes, if there is one.
     Unset,
     Any,
     ReadWrite,
@@ -85,14 +85,14 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A URL that was read.
+/// A parsed URL.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub places: Vec<Place>,
-    /// `load_balance_hosts=random`.
+    /// Whether `load_balance_hosts=random`.
     pub shuffled: bool,
     pub attrs: Attrs,
-    /// All but the places and TLS.
+    /// Everything but the places and TLS.
     pub config: Config,
     pub passfile: Option<PathBuf>,
     pub tls: Tls,
@@ -100,18 +100,18 @@ pub(crate) struct Target {
     pub ignored: Vec<String>,
 }
 
-/// Checks a URL without contacting anybody, and names the parameters that are ignored. The error is a problem and
-/// its remedy, and never holds a secret.
+/// Checks a URL without contacting anybody, and returns the names of the ignored parameters. The error has a problem
+/// and its remedy, and never holds a secret.
 pub fn check(url: &str) -> Result<Vec<String>, String> {
     parse(url).map(|target| target.ignored).map_err(|problem| problem.to_string())
 }
 
-/// As [`check`], with the problem and its remedy apart.
+/// As [`check`], with the problem and its remedy as separate texts.
 pub fn problem(url: &str) -> Result<(), Problem> {
     parse(url).map(drop)
 }
 
-/// The URL's parts, still encoded.
+/// The parts of a URL, still encoded.
 struct Parts<'u> {
     user: Option<&'u str>,
     password: Option<&'u str>,
@@ -149,7 +149,7 @@ fn split(url: &str) -> Result<Parts<'_>, Problem> {
 
 pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
     let parts = split(url)?;
-    // an @ after the host may be the end of a password with a / in it: then nothing of the rest is shown
+    // an @ after the host may be the end of a password that contains a /: no later part is shown then
     let may_show = !parts.query.contains('@');
     let (values, ignored) = parameters(parts.query, may_show)?;
     let get = |name: &str| values.get(name).map(String::as_str).filter(|value| !value.is_empty());
@@ -217,7 +217,7 @@ pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
         "prefer-standby" => Attrs::PreferStandby,
         _ => Attrs::Unset,
     };
-    // accepted, as their meaning is what happens anyway
+    // accepted, as they ask for what happens anyway
     one_of("gssencmode", get("gssencmode"), &["disable", "prefer"])?;
     one_of("replication", get("replication"), &["false", "off", "no", "0"])?;
     one_of("sslcompression", get("sslcompression"), &["0", "1"])?;
@@ -229,7 +229,7 @@ pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
     Ok(Target { places, shuffled, attrs, config, passfile: get("passfile").map(PathBuf::from), tls, ignored })
 }
 
-/// The servers, in their order. `host`, `hostaddr` and `port` are those of the parameters, which go first.
+/// The servers, in order. `host`, `hostaddr` and `port` are parameters of the URL, which take precedence.
 fn places(
     hosts: &str,
     host: Option<&str>,
@@ -312,7 +312,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<String>), Problem> {
     })
 }
 
-/// The URL with its secrets hidden; `None` where it cannot be read.
+/// The URL with its secrets hidden; `None` if it cannot be read.
 pub fn shown(url: &str) -> Option<String> {
     parse(url).ok()?;
     let (scheme, _) = url.trim().split_once("://")?;

@@ -1,10 +1,10 @@
-//! The parameters of a database URL: their names, and how a value is read.
+//! The parameters of a database URL: their names, and the reading of their values.
 
 use std::collections::BTreeMap;
 
 use super::{Problem, unreadable};
 
-/// Parameters that mean something to another driver or pool, and nothing here.
+/// Parameters of other drivers and pools, which have no meaning here.
 const OF_OTHER_DRIVERS: &str = "\
     async_creator async_fallback autocommit autosave binary_parameters binaryTransfer cache_prepared_statements \
     checkout_timeout command_timeout conn_health_checks conn_max_age connection_class connection_limit connectTimeout \
@@ -31,7 +31,7 @@ const KNOWN: &str = "\
     sslcertmode sslcompression sslkey ssl_max_protocol_version ssl_min_protocol_version sslmode sslnegotiation \
     sslpassword sslrootcert sslsni target_session_attrs tcp_user_timeout user";
 
-/// Parameters that may be shown; any other can hold a secret, or be a misspelt `password`.
+/// Parameters that may be shown. Any other can hold a secret, or be a misspelt `password`.
 pub(super) const SHOWN: &str = "\
     application_name channel_binding client_encoding connect_timeout dbname gssencmode host hostaddr keepalives \
     keepalives_count keepalives_idle keepalives_interval load_balance_hosts port ssl sslcert sslkey sslmode \
@@ -41,7 +41,7 @@ pub(super) fn is_among(list: &str, name: &str) -> bool {
     list.split_whitespace().any(|listed| listed == name)
 }
 
-/// The parameters that mean something, decoded, and the names of those that mean nothing here.
+/// The known parameters, decoded, and the names of those that have no meaning here.
 pub(super) fn parameters(
     query: &str,
     may_show: bool,
@@ -65,7 +65,7 @@ pub(super) fn parameters(
                 "correct its name as libpq writes it (sslmode, connect_timeout, ...), or remove it",
             ));
         } else if matches!(name.as_str(), "host" | "port" | "hostaddr") {
-            // several, as SQLAlchemy writes them: host=a:1&host=b:2
+            // repeated, as SQLAlchemy writes them: host=a:1&host=b:2
             let all = values.entry(name).or_default();
             if !all.is_empty() {
                 all.push(',');
@@ -90,7 +90,7 @@ pub(super) fn whole_number(name: &str, value: Option<&str>) -> Result<Option<u64
     value.map(read).transpose()
 }
 
-/// The value, which must be one of these; without a value the first of them.
+/// The value, which must be one of `values`; without a value, the first of them.
 pub(super) fn one_of<'v>(name: &str, value: Option<&'v str>, values: &[&'v str]) -> Result<&'v str, Problem> {
     let Some(value) = value else { return Ok(values.first().copied().unwrap_or_default()) };
     if values.contains(&value) {

@@ -1,4 +1,4 @@
-//! The metrics: name, what it is, labels, help. In the order of `docs/metrics.md`.
+//! The metrics: name, kind, labels, help. In the order of `docs/metrics.md`.
 
 use super::{Kind, Label, Metric};
 use crate::event::Reason;
@@ -6,14 +6,14 @@ use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::record::Topic;
 use crate::store::overview::TABLES;
 
-/// Of the write of a batch, in seconds: OpenTelemetry's, and some for outages.
+/// Buckets for the write of a batch, in seconds: those of OpenTelemetry, and some for outages.
 const BATCH_SECONDS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0];
 const RECORDS: &[f64] = &[1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 const AGE_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 const EXPIRY_SECONDS: &[f64] = &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0];
 
-/// The states of a partition that this process has, as `status` names them.
+/// The states of a partition of this process, as `status` names them.
 pub const STATES: [&str; 8] =
     ["ok", "catching_up", "stalled", "stopped_by_limit", "paused", "unreadable", "no_leader", "drift"];
 
@@ -39,7 +39,7 @@ const RETRY: Label = label!(
 const CONNECTION: Label = label!("state": "idle", "used");
 const CLOSED: Label = label!("cause": "broken", "invalid", "max_lifetime", "idle_timeout");
 
-/// Of the settings or the build; their only values are set at the start.
+/// A label whose only values come from the settings or the build, and are set at the start.
 const fn given(name: &'static str) -> Label {
     Label { name, values: Vec::new }
 }
@@ -50,12 +50,12 @@ macro_rules! metrics {
             #[doc = $help]
             pub static $metric: Metric = Metric { name: $name, kind: $kind, help: $help, labels: &[$($label),*] };
         )+
-        /// All of them.
+        /// All metrics.
         pub static ALL: &[&Metric] = &[$(&$metric),+];
     };
 }
 
-use Kind::{Asked, Counter, Gauge, Histogram, Seconds};
+use Kind::{Counter, Gauge, Histogram, Polled, Seconds};
 
 metrics! {
     BUILD_INFO: "voiceclone_build_info", Gauge,
@@ -113,14 +113,14 @@ metrics! {
         "Unusable records since the last usable one, of the worst partition.";
     DEAD_LETTER_LIMIT: "voiceclone_dead_letter_limit", Gauge, [],
         "DEAD_LETTER_LIMIT: a partition stops when so many came in a row.";
-    DEAD_LETTERS_UNRESOLVED: "voiceclone_dead_letters_unresolved", Asked, [REASON],
+    DEAD_LETTERS_UNRESOLVED: "voiceclone_dead_letters_unresolved", Polled, [REASON],
         "Dead letters in the database that nobody has resolved.";
-    DEAD_LETTERS_UNPUBLISHABLE: "voiceclone_dead_letters_unpublishable", Asked, [],
+    DEAD_LETTERS_UNPUBLISHABLE: "voiceclone_dead_letters_unpublishable", Polled, [],
         "Dead letters in the database that the broker refuses for what they are.";
 
-    PUBLISH_BACKLOG: "voiceclone_publish_backlog", Asked, [WRITTEN_TOPIC],
+    PUBLISH_BACKLOG: "voiceclone_publish_backlog", Polled, [WRITTEN_TOPIC],
         "Records in the database that are to be published.";
-    PUBLISH_BACKLOG_AGE: "voiceclone_publish_backlog_age_seconds", Asked, [WRITTEN_TOPIC],
+    PUBLISH_BACKLOG_AGE: "voiceclone_publish_backlog_age_seconds", Polled, [WRITTEN_TOPIC],
         "Age of the oldest of them, 0 where there is none.";
     PUBLISHED: "voiceclone_published_total", Counter, [WRITTEN_TOPIC],
         "Records that the broker has.";
@@ -129,9 +129,9 @@ metrics! {
 
     EXPIRED: "voiceclone_expired_total", Counter, [],
         "Cache rows that expired.";
-    EXPIRY_OVERDUE_ROWS: "voiceclone_expiry_overdue_rows", Asked, [],
+    EXPIRY_OVERDUE_ROWS: "voiceclone_expiry_overdue_rows", Polled, [],
         "Cache rows past their time that the expiry has not reached.";
-    EXPIRY_OVERDUE_SECONDS: "voiceclone_expiry_overdue_seconds", Asked, [],
+    EXPIRY_OVERDUE_SECONDS: "voiceclone_expiry_overdue_seconds", Polled, [],
         "How long the first of them is past its time, 0 where there is none.";
     EXPIRY_LAST_SUCCESS: "voiceclone_expiry_last_success_timestamp_seconds", Gauge, [],
         "When a run of the expiry last reached every row that was due, 0 before the first.";
@@ -160,16 +160,16 @@ metrics! {
 
     PROCESS_CPU: "process_cpu_seconds_total", Seconds, [],
         "User and system CPU time of the process.";
-    PROCESS_MEMORY: "process_resident_memory_bytes", Asked, [],
+    PROCESS_MEMORY: "process_resident_memory_bytes", Polled, [],
         "Resident memory of the process.";
-    PROCESS_VIRTUAL_MEMORY: "process_virtual_memory_bytes", Asked, [],
+    PROCESS_VIRTUAL_MEMORY: "process_virtual_memory_bytes", Polled, [],
         "Virtual memory of the process.";
-    PROCESS_OPEN_FDS: "process_open_fds", Asked, [],
+    PROCESS_OPEN_FDS: "process_open_fds", Polled, [],
         "Open file descriptors of the process.";
-    PROCESS_MAX_FDS: "process_max_fds", Asked, [],
+    PROCESS_MAX_FDS: "process_max_fds", Polled, [],
         "The most file descriptors that the process may open.";
-    PROCESS_START: "process_start_time_seconds", Asked, [],
+    PROCESS_START: "process_start_time_seconds", Polled, [],
         "When the process was started.";
-    PROCESS_THREADS: "process_threads", Asked, [],
+    PROCESS_THREADS: "process_threads", Polled, [],
         "Threads of the process.";
 }

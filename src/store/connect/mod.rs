@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL: which server a URL leads to, and whether its sessions can be used.
+//! Connections to PostgreSQL: the choice of a server of the URL, and the check that its sessions can be used.
 
 mod certificates;
 mod pool;
@@ -17,7 +17,7 @@ use crate::database_url::{self, CONNECT_TIMEOUT, Place, Target, tls};
 pub use certificates::certificates;
 pub use pool::{Pool, Pooled, pool, waiting_pool};
 pub use remedy::remedy;
-use session::{Facts, Fit, Trial, Wire};
+use session::{Fit, ServerFacts, Trial, Wire};
 
 use crate::config::SettingError;
 
@@ -28,19 +28,19 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// or the password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It does not pass by itself: a person must act.
+    /// Retrying cannot help: a person must act.
     #[error("{0}")]
     Person(String),
-    /// It may pass by itself.
+    /// Retrying may help.
     #[error("{0}")]
     Away(String),
 }
 
-/// A connection, its server, and what that says of itself.
+/// A connection, its server, and the server's facts.
 struct Opened {
     connection: AsyncPgConnection,
     place: String,
-    facts: Facts,
+    facts: ServerFacts,
 }
 
 /// Opens one connection, its time zone UTC and, where the role may choose, its messages in English. A pooler that
@@ -54,7 +54,7 @@ pub async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
     }
 }
 
-/// As [`connect`], of a database that the daemon can work with.
+/// As [`connect`], but refuses a database that the daemon cannot work with.
 pub async fn look_over(url: &str) -> Result<AsyncPgConnection, Refusal> {
     let target =
         database_url::parse(url).map_err(|problem| Refusal::Person(format!("DATABASE_URL {problem}")))?;
@@ -66,14 +66,14 @@ pub async fn look_over(url: &str) -> Result<AsyncPgConnection, Refusal> {
     }
 }
 
-/// Whether a pooler that mixes sessions up lies between: [`Refusal::Person`] with the remedy.
+/// Checks for a pooler that mixes sessions up. [`Refusal::Person`] has the remedy.
 pub async fn pooler(url: &str) -> Result<(), Refusal> {
     let target =
         database_url::parse(url).map_err(|problem| Refusal::Person(format!("DATABASE_URL {problem}")))?;
     open(&target, &Trial::default()).await.map(drop)
 }
 
-/// The problem of a database of another encoding than UTF8, and the remedy.
+/// The problem of a database whose encoding is not UTF8, and the remedy.
 pub async fn encoding_problem(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<String>> {
     let asked = diesel::dsl::sql::<diesel::sql_types::Text>("current_setting('server_encoding')");
     let encoding: String = diesel::select(asked).get_result(connection).await?;
@@ -87,7 +87,7 @@ pub async fn encoding_problem(connection: &mut AsyncPgConnection) -> diesel::Que
     )))
 }
 
-/// Reads the files that the URL names, before anything is contacted.
+/// Checks the files that the URL names, before anything is contacted.
 pub fn check_files(url: &str) -> Result<(), SettingError> {
     let error = |problem: String, remedy: &str| Err(SettingError::new("DATABASE_URL", problem, remedy));
     let target = match database_url::parse(url) {
@@ -108,7 +108,8 @@ pub fn check_files(url: &str) -> Result<(), SettingError> {
     }
 }
 
-/// The first server that `target_session_attrs` asks for. `trial` is held unless it was passed.
+/// Opens a connection to the first server that satisfies `target_session_attrs`. Holds the `trial` unless it was
+/// passed.
 async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
     let (mut reasons, mut second_best) = (Vec::new(), None);
     let mut chosen = None;
@@ -142,7 +143,7 @@ async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
     }
 }
 
-/// Each address of each host, in their order. A host without one is a reason.
+/// All addresses of all hosts, in order. A host without an address adds to `reasons`.
 async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
     let mut all = Vec::new();
     for place in &target.places {
@@ -175,8 +176,8 @@ async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
     all
 }
 
-/// A connection to one address, and what its server says of itself.
-async fn reach(target: &Target, place: &Place) -> Result<(Wire, Facts), String> {
+/// Connects to one address, and asks the server for its facts.
+async fn reach(target: &Target, place: &Place) -> Result<(Wire, ServerFacts), String> {
     let mut config = target.config.clone();
     match (&place.host, place.address) {
         (Host::Tcp(name), Some(address)) => config.host(name).hostaddr(address),
@@ -193,15 +194,15 @@ async fn reach(target: &Target, place: &Place) -> Result<(Wire, Facts), String> 
         config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT).saturating_add(LOGIN_TIMEOUT);
     let reached = async {
         let mut wire = log_in(target, &config).await?;
-        let facts = Facts::ask(&mut wire).await?;
+        let facts = ServerFacts::ask(&mut wire).await?;
         Ok((wire, facts))
     };
     tokio::time::timeout(limit, reached).await.unwrap_or_else(|_| Err(silence(limit)))
 }
 
-/// `sslmode` means what it means to libpq: `allow` and `prefer` (the default) take TLS where the server offers it and go
-/// on without where it cannot be had, `require` insists on it, `verify-ca` and `verify-full` check the certificate;
-/// `require` with an `sslrootcert` is `verify-ca`. Without an `sslrootcert` the system's authorities are trusted.
+/// `sslmode` means what it means to libpq. `allow` and `prefer` (the default) use TLS if the server offers it, and go
+/// on without it otherwise. `require` insists on it. `verify-ca` and `verify-full` check the certificate. `require`
+/// with an `sslrootcert` is `verify-ca`. Without an `sslrootcert` the system's authorities are trusted.
 async fn log_in(target: &Target, config: &Config) -> Result<Wire, String> {
     let local = config.get_hosts().iter().any(|host| !matches!(host, Host::Tcp(_)));
     let mode = if local { SslMode::Disable } else { target.tls.driver_mode() };
@@ -211,7 +212,7 @@ async fn log_in(target: &Target, config: &Config) -> Result<Wire, String> {
     let connector = target.tls.connector().map_err(|error| format!("{error:#}"))?;
     match config.clone().ssl_mode(mode).connect(connector).await {
         Ok((client, connection)) => Ok(Wire::Tls(client, connection)),
-        // such a server may still take a connection without TLS
+        // the server may still take a connection without TLS
         Err(error) if target.tls.may_go_without() && tls::was_refused(&error) => {
             log_in_plain(config).await.map_err(|_| explain(error))
         }
@@ -224,7 +225,7 @@ async fn log_in_plain(config: &Config) -> Result<Wire, tokio_postgres::Error> {
     connected.map(|(client, connection)| Wire::Plain(client, connection))
 }
 
-/// The server's own reason, with the remedy where its words do not lead to one.
+/// The server's own reason, with the remedy if its words do not suggest one.
 fn explain(error: tokio_postgres::Error) -> String {
     let mut text = causes(&error);
     if text.contains("unsupported startup parameter") {
@@ -240,7 +241,7 @@ fn silence(limit: Duration) -> String {
     format!("no answer within {} s", limit.as_secs())
 }
 
-/// The password that a file in libpq's format (`host:port:database:user:password`) holds.
+/// The password from a file in libpq's format (`host:port:database:user:password`).
 fn password_from(path: &Path, config: &Config, place: &Place) -> Option<String> {
     let host = match &place.host {
         Host::Tcp(name) => name.clone(),
@@ -267,7 +268,7 @@ fn password_from(path: &Path, config: &Config, place: &Place) -> Option<String> 
     })
 }
 
-/// An error with all that lies behind it: `tokio-postgres` itself says little more than "db error".
+/// An error with all its causes: `tokio-postgres` itself says little more than "db error".
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
