@@ -53,7 +53,7 @@ impl Certificate {
 
 /// The certificate that a server presented, and its errors.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct PresentedCertificate {
     /// OpenSSL's error numbers and texts.
     pub faults: Vec<(i32, String)>,
     pub certificate: Option<X509>,
@@ -74,8 +74,8 @@ pub(crate) fn look(
     stream: TcpStream,
     host: &str,
     checks_name: bool,
-) -> anyhow::Result<Seen> {
-    let seen: Arc<Mutex<Seen>> = Arc::default();
+) -> anyhow::Result<PresentedCertificate> {
+    let seen: Arc<Mutex<PresentedCertificate>> = Arc::default();
     let noted = seen.clone();
     // each error is noted, and verification continues
     builder.set_verify_callback(SslVerifyMode::PEER, move |is_good, context| {

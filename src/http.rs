@@ -32,12 +32,12 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Maximum number of connections at a time. Others wait until one of these ends.
 const CONNECTIONS: usize = 64;
 /// Maximum duration of a connection, from its first byte to the last of the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum bytes of a request's head.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 
 /// Allows only the program's own style sheet, script and answers, and no frame around it.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
 /// The conditions of `/readyz`: ready where all hold (contract, section 7).
@@ -138,7 +138,7 @@ async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
         connections.spawn(async move {
             // the end of one client's connection is no error of the server
-            let _ = tokio::time::timeout(PATIENCE, connection).await;
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
             drop(place);
         });
     }
@@ -163,7 +163,7 @@ fn router(state: Probe) -> Router {
 /// Adds the headers that restrict what a browser may do with an answer.
 async fn with_headers(mut answer: Response<Body>) -> Response<Body> {
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),

@@ -20,27 +20,27 @@ type Compute<T> = dyn Fn() -> Pin<Box<dyn Future<Output = Option<T>> + Send>> + 
 
 /// A result, and the time when it was ready.
 #[derive(Debug)]
-pub struct Made<T> {
+pub struct Computed<T> {
     /// The result.
     pub result: Arc<T>,
     /// When it was ready.
     pub at: Instant,
 }
 
-impl<T> Clone for Made<T> {
-    fn clone(&self) -> Made<T> {
-        Made { result: self.result.clone(), at: self.at }
+impl<T> Clone for Computed<T> {
+    fn clone(&self) -> Computed<T> {
+        Computed { result: self.result.clone(), at: self.at }
     }
 }
 
-struct State<T> {
-    made: Option<Made<T>>,
+struct SharedState<T> {
+    made: Option<Computed<T>>,
     busy: bool,
 }
 
 struct Inner<T> {
     compute: Box<Compute<T>>,
-    state: watch::Sender<State<T>>,
+    state: watch::Sender<SharedState<T>>,
     places: Semaphore,
     patience: Duration,
 }
@@ -55,9 +55,9 @@ impl<T> Clone for Shared<T> {
 }
 
 /// Marks the computation as ended when dropped, also after a panic.
-struct Busy<T>(Arc<Inner<T>>);
+struct BusyGuard<T>(Arc<Inner<T>>);
 
-impl<T> Drop for Busy<T> {
+impl<T> Drop for BusyGuard<T> {
     fn drop(&mut self) {
         self.0.state.send_modify(|state| state.busy = false);
     }
@@ -76,13 +76,13 @@ impl<T: Send + Sync + 'static> Shared<T> {
     where
         F: Future<Output = Option<T>> + Send + 'static,
     {
-        let state = watch::Sender::new(State { made: None, busy: false });
+        let state = watch::Sender::new(SharedState { made: None, busy: false });
         let compute: Box<Compute<T>> = Box::new(move || Box::pin(compute()));
         Shared(Arc::new(Inner { compute, state, places: Semaphore::new(WAITING), patience }))
     }
 
     /// The latest result, computed again if it is old; `None` if there is none within the time.
-    pub async fn get(&self) -> Option<Made<T>> {
+    pub async fn get(&self) -> Option<Computed<T>> {
         let mut changes = self.0.state.subscribe();
         let begins = self.0.state.send_if_modified(|state| {
             let begins = !state.busy && state.made.as_ref().is_none_or(|made| made.at.elapsed() >= FRESH);
@@ -90,11 +90,11 @@ impl<T: Send + Sync + 'static> Shared<T> {
             begins
         });
         if begins {
-            let busy = Busy(self.0.clone());
+            let busy = BusyGuard(self.0.clone());
             tokio::spawn(async move {
                 let inner = &busy.0;
                 if let Some(result) = (inner.compute)().await {
-                    let made = Made { result: Arc::new(result), at: Instant::now() };
+                    let made = Computed { result: Arc::new(result), at: Instant::now() };
                     inner.state.send_modify(|state| state.made = Some(made));
                 }
             });
@@ -108,7 +108,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     }
 
     /// The latest result, however old.
-    pub fn latest(&self) -> Option<Made<T>> {
+    pub fn latest(&self) -> Option<Computed<T>> {
         self.0.state.borrow().made.clone()
     }
 }

@@ -85,7 +85,7 @@ pub enum DeadLetters {
     },
     /// Write dead letters to a file or to standard output
     ///
-    /// With --reveal, ndjson can be sent again with `publish`; a value that is no JSON object is base64, with its
+    /// With --reveal, ndjson can be sent again with `publish`; a value that is not a JSON object is base64, with its
     /// place. Without it, phone numbers are masked, and other texts are left out.
     #[command(after_help = NEEDS_DATABASE)]
     Export {
@@ -277,7 +277,7 @@ fn field(text: &str) -> Result<(String, String), String> {
     let (name, value) = pair(text).ok_or("give FIELD=JSON, such as status='\"completed\"'")?;
     if serde_json::from_str::<serde::de::IgnoredAny>(value).is_err() {
         return Err(format!(
-            "the value of {name} is no JSON: write a text in quotes, such as {name}='\"text\"'"
+            "the value of {name} is not JSON: write a text in quotes, such as {name}='\"text\"'"
         ));
     }
     Ok((name.to_owned(), value.to_owned()))

@@ -45,7 +45,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A duration as it is written in a setting.
-pub(super) fn written(time: Duration) -> String {
+pub(super) fn format_duration(time: Duration) -> String {
     if time.subsec_millis() > 0 {
         return format!("{}ms", time.as_millis());
     }

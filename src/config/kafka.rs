@@ -7,13 +7,13 @@ use super::SettingError;
 
 /// The brokers' addresses, and the properties of the connection to them.
 #[derive(Default)]
-pub(super) struct Broker {
+pub(super) struct BrokerSettings {
     pub(super) servers: String,
     pub(super) properties: BTreeMap<String, String>,
 }
 
 /// The values of a property that keep the guarantees.
-enum Taken {
+enum Allowed {
     /// One of these values.
     Only(&'static [&'static str]),
     /// A number from the first to the second, both included.
@@ -21,13 +21,13 @@ enum Taken {
     /// No value: the daemon sets the property by itself, or not at all.
     Nothing,
 }
-use Taken::{Nothing, Only, Within};
+use Allowed::{Nothing, Only, Within};
 
 /// librdkafka's words for false and true.
-const NO: Taken = Only(&["false", "f", "0"]);
-const YES: Taken = Only(&["true", "t", "1"]);
+const NO: Allowed = Only(&["false", "f", "0"]);
+const YES: Allowed = Only(&["true", "t", "1"]);
 /// librdkafka's upper bound of numbers that have no bound of their own.
-const MOST: i64 = 2_147_483_647;
+const MAX_NUMBER: i64 = 2_147_483_647;
 
 const OFFSETS: &str = "offsets are committed after the rows they stand for";
 const ACKS: &str = "an event is published once all in-sync replicas have it";
@@ -38,7 +38,7 @@ const AGREE: &str = "instances of one group must agree on it";
 const ALL_TOPICS: &str = "all five topics are read";
 
 /// Properties on which the guarantees depend: the values accepted, and why. Aliases follow their property.
-const GUARDED: &[(&str, Taken, &str)] = &[
+const GUARDED: &[(&str, Allowed, &str)] = &[
     ("enable.auto.commit", NO, OFFSETS),
     ("auto.commit.enable", NO, OFFSETS),
     ("enable.auto.offset.store", NO, OFFSETS),
@@ -55,8 +55,8 @@ const GUARDED: &[(&str, Taken, &str)] = &[
     ("allow.auto.create.topics", NO, "a missing topic must be reported, not made"),
     ("acks", Only(&["all", "-1"]), ACKS),
     ("request.required.acks", Only(&["all", "-1"]), ACKS),
-    ("retries", Within(1, MOST), RETRIES),
-    ("message.send.max.retries", Within(1, MOST), RETRIES),
+    ("retries", Within(1, MAX_NUMBER), RETRIES),
+    ("message.send.max.retries", Within(1, MAX_NUMBER), RETRIES),
     ("max.in.flight", Within(1, 5), IN_FLIGHT),
     ("max.in.flight.requests.per.connection", Within(1, 5), IN_FLIGHT),
     ("enable.idempotence", YES, "each event is published once where nothing fails"),
@@ -84,7 +84,7 @@ pub(super) fn properties(env: &BTreeMap<String, String>) -> (BTreeMap<String, St
             None => {
                 properties.insert(property, value.clone());
             }
-            Some((_, taken, why)) => errors.extend(refusal(name, value, taken, why)),
+            Some((_, allowed, why)) => errors.extend(refusal(name, value, allowed, why)),
         }
     }
     errors.extend(contradiction(&properties, HEARTBEAT_INTERVAL, SESSION_TIMEOUT, "below"));
@@ -92,10 +92,10 @@ pub(super) fn properties(env: &BTreeMap<String, String>) -> (BTreeMap<String, St
     (properties, errors)
 }
 
-fn refusal(name: &str, value: &str, taken: &Taken, why: &str) -> Option<SettingError> {
+fn refusal(name: &str, value: &str, allowed: &Allowed, why: &str) -> Option<SettingError> {
     let remedy = "remove it";
     let value = value.trim().to_ascii_lowercase();
-    let problem = match taken {
+    let problem = match allowed {
         Nothing => format!("cannot be set, as {why}"),
         Only(values) if values.contains(&value.as_str()) => return None,
         Only(values) => format!("can only be {}, as {why}", values.first().unwrap_or(&"")),

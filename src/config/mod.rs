@@ -14,8 +14,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use self::duration::written;
-use self::reader::Reader;
+use self::duration::format_duration;
+use self::reader::SettingsReader;
 use self::secrets::{HIDDEN, is_secret, without_secrets};
 use crate::cli::SettingFlags;
 use crate::event::Limits;
@@ -75,7 +75,7 @@ impl Settings {
         env: impl Iterator<Item = (String, String)>,
         need: Need,
     ) -> (Settings, Vec<SettingError>) {
-        let mut reader = Reader { env: env.collect(), errors: Vec::new() };
+        let mut reader = SettingsReader { env: env.collect(), errors: Vec::new() };
         let settings = reader.settings(flags, need);
         (settings, reader.errors)
     }
@@ -96,7 +96,8 @@ impl Settings {
     /// The name and effective value of every setting, with secrets hidden.
     pub fn effective(&self) -> Vec<(String, String)> {
         let or = |text: String, empty: &str| if text.is_empty() { empty.to_owned() } else { text };
-        let optional = |time: Option<Duration>, none: &str| time.map_or_else(|| none.to_owned(), written);
+        let optional =
+            |time: Option<Duration>, none: &str| time.map_or_else(|| none.to_owned(), format_duration);
         let mut all: Vec<(String, String)> = [
             ("DATABASE_URL", or(without_secrets(&self.database_url), "(not set)")),
             ("DB_POOL_SIZE", self.db_pool_size.to_string()),
@@ -104,11 +105,11 @@ impl Settings {
             ("KAFKA_BOOTSTRAP_SERVERS", or(self.kafka_bootstrap_servers.clone(), "(not set)")),
             ("KAFKA_GROUP_ID", self.kafka_group_id.clone()),
             ("TOPIC_PREFIX", or(self.topic_prefix.clone(), "(empty)")),
-            ("CACHE_TTL", written(self.cache_ttl)),
-            ("EXPIRY_INTERVAL", written(self.expiry_interval)),
+            ("CACHE_TTL", format_duration(self.cache_ttl)),
+            ("EXPIRY_INTERVAL", format_duration(self.expiry_interval)),
             ("EXPIRED_EVENT_MAX_AGE", optional(self.expired_event_max_age, "(no limit)")),
             ("BATCH_MAX_RECORDS", self.batch_max_records.to_string()),
-            ("BATCH_MAX_WAIT", written(self.batch_max_wait)),
+            ("BATCH_MAX_WAIT", format_duration(self.batch_max_wait)),
             ("RECORD_MAX_BYTES", self.record_max_bytes.to_string()),
             ("DEAD_LETTER_LIMIT", self.dead_letter_limit.to_string()),
             ("DEAD_LETTER_RETENTION", optional(self.dead_letter_retention, "(kept)")),

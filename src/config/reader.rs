@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::duration::{MAX_TIME, MAX_WAIT, SHORT_TIME, TIME, duration, short_duration, written};
+use super::duration::{MAX_TIME, MAX_WAIT, SHORT_TIME, TIME, duration, format_duration, short_duration};
 use super::{Need, SettingError, Settings, kafka};
 use crate::cli::SettingFlags;
 use crate::database_url;
@@ -19,16 +19,16 @@ const MAX_RECORD_BYTES: u64 = 100 << 20;
 const MAX_PREFIX: usize = 200;
 
 /// Reads settings and gathers the errors in them.
-pub(super) struct Reader {
+pub(super) struct SettingsReader {
     pub(super) env: BTreeMap<String, String>,
     pub(super) errors: Vec<SettingError>,
 }
 
-impl Reader {
+impl SettingsReader {
     /// All settings. A default replaces an invalid one.
     pub(super) fn settings(&mut self, flags: &SettingFlags, need: Need) -> Settings {
         let database_url = if need.database { self.database_url() } else { String::new() };
-        let broker = if need.broker { self.broker() } else { kafka::Broker::default() };
+        let broker = if need.broker { self.broker() } else { kafka::BrokerSettings::default() };
         let count = "give a whole number";
         Settings {
             database_url,
@@ -123,7 +123,7 @@ impl Reader {
                 self.error(name, format!("is {text:?}"), format!("give at least {least}s"));
             }
             Some(time) if time > MAX_TIME => {
-                let remedy = format!("give at most {}", written(MAX_TIME));
+                let remedy = format!("give at most {}", format_duration(MAX_TIME));
                 self.error(name, format!("is {text:?}"), remedy);
             }
             Some(time) => return Some(time),
@@ -172,7 +172,7 @@ impl Reader {
             self.error(name, "is not set", format!("set it to a URL like {}", database_url::EXAMPLE));
             return String::new();
         };
-        if let Err(database_url::Problem { problem, remedy }) = database_url::problem(&text) {
+        if let Err(database_url::UrlProblem { problem, remedy }) = database_url::problem(&text) {
             self.error(name, problem, remedy);
             return String::new();
         }
@@ -180,7 +180,7 @@ impl Reader {
         text.split_once("://").map_or_else(String::new, |(_, rest)| format!("postgresql://{rest}"))
     }
 
-    fn broker(&mut self) -> kafka::Broker {
+    fn broker(&mut self) -> kafka::BrokerSettings {
         let name = "KAFKA_BOOTSTRAP_SERVERS";
         let servers = self.given(name, &None);
         let like = "like host:9092,host2:9092";
@@ -189,12 +189,12 @@ impl Reader {
             Some(text) => {
                 if let Some(bad) = kafka::unusable_server(text) {
                     let remedy = format!("name the brokers with their ports, {like}");
-                    self.error(name, format!("holds {bad:?}, which is no host and port"), remedy);
+                    self.error(name, format!("holds {bad:?}, which is not a host and port"), remedy);
                 }
             }
         }
         let (properties, errors) = kafka::properties(&self.env);
         self.errors.extend(errors);
-        kafka::Broker { servers: servers.unwrap_or_default(), properties }
+        kafka::BrokerSettings { servers: servers.unwrap_or_default(), properties }
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
                     }
                 }
                 Err(fault) => {
-                    warn!(%fault, "an expiry run failed; what it did not reach, the next one will");
+                    warn!(%fault, "an expiry run failed; the next one does what is left");
                     break;
                 }
             }

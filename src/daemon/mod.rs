@@ -46,7 +46,7 @@ const CLIENT_LIVES: Duration = Duration::from_secs(300);
 
 /// Runs the daemon until `cancel`. An error is one that only a person can fix.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
-    say_what_runs(settings);
+    log_start(settings);
     let pool = connect::waiting_pool(settings)?;
     let store = Store::new(pool.clone());
     let (status_sender, status) = watch::channel(Status::default());
@@ -59,7 +59,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
         tasks.spawn(sampler::sample(store.clone(), pool.clone(), cancel.clone()));
         let listener = tokio::net::TcpListener::bind(address)
             .await
-            .with_context(|| format!("HTTP_ADDR {address} cannot be listened on: give another one"))?;
+            .with_context(|| format!("HTTP_ADDR {address} cannot be bound: give another one"))?;
         let (status, history) = (shared_status(settings), History::default());
         let sampling = history::sample(handle.clone(), status.clone(), history.clone());
         let probe = Probe { handle, ready, status, history };
@@ -87,7 +87,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
     let result = tokio::select! {
         result = work(settings, bring_up, pool, store, status_sender, &tasks, &cancel) => result,
         () = overdue => {
-            warn!("the consumer did not end in time; what was not committed will be read again");
+            warn!("the consumer did not end in time; uncommitted records will be read again");
             Ok(())
         }
     };
@@ -100,7 +100,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
 }
 
 /// Logs the first line.
-fn say_what_runs(settings: &Settings) {
+fn log_start(settings: &Settings) {
     let topics: Vec<String> = Topic::ALL.iter().map(|topic| settings.topic_name(topic)).collect();
     let effective: Vec<String> =
         settings.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -170,7 +170,7 @@ async fn consume(
     status: &watch::Sender<Status>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut deaths = pauses();
+    let mut client_pauses = pauses();
     loop {
         let consumer = Consumer::join(settings, ingest.clone(), status.clone(), cancel).await?;
         let joined = Instant::now();
@@ -190,13 +190,13 @@ async fn consume(
             End::ClientDied { fenced, reason } => {
                 metrics::RESTARTS.add(&["fatal"], 1);
                 if joined.elapsed() > CLIENT_LIVES {
-                    deaths = pauses();
+                    client_pauses = pauses();
                 }
-                let pause = deaths.next().unwrap_or_default().max(Duration::from_secs(1));
+                let pause = client_pauses.next().unwrap_or_default().max(Duration::from_secs(1));
                 let remedy = if fenced {
                     "another instance runs with the same KAFKA_GROUP_INSTANCE_ID: give each instance one of its own"
                 } else {
-                    "where this comes again, run `voiceclone-events check`"
+                    "if this happens again, run `voiceclone-events check`"
                 };
                 error!(
                     reason,

@@ -44,7 +44,7 @@ pub(super) async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, can
         while !cancel.is_cancelled() {
             let round = publish_expired(&store, &sender).await;
             if let Some(pause) = report(EXPIRED_TOPIC, round, &mut failures) {
-                rest(pause, poke.notified(), &cancel).await;
+                wait_for_more(pause, poke.notified(), &cancel).await;
             }
         }
     };
@@ -53,7 +53,7 @@ pub(super) async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, can
         while !cancel.is_cancelled() {
             let round = publish_dead_letters(&store, &sender).await;
             if let Some(pause) = report(DEAD_LETTER_TOPIC, round, &mut failures) {
-                rest(pause, std::future::pending(), &cancel).await;
+                wait_for_more(pause, std::future::pending(), &cancel).await;
             }
         }
     };
@@ -97,7 +97,7 @@ fn report(topic: &'static str, round: Result<Round, Fault>, failures: &mut u32) 
     (claimed == 0).then_some(PUBLISH_EVERY)
 }
 
-async fn rest(pause: Duration, poked: impl Future<Output = ()>, cancel: &CancellationToken) {
+async fn wait_for_more(pause: Duration, poked: impl Future<Output = ()>, cancel: &CancellationToken) {
     tokio::select! {
         () = cancel.cancelled() => {}
         () = tokio::time::sleep(pause) => {}
@@ -156,7 +156,7 @@ async fn publish_dead_letters(store: &Store, sender: &Sender) -> Result<Round, F
 /// Sends a record in a batch of its own, unless that could outlast the lease.
 async fn alone(sender: &Sender, outgoing: &Outgoing, begin: Instant) -> Result<(), SendError> {
     if begin.elapsed() > ALONE_UNTIL {
-        let text = "no time was left to send it alone".to_owned();
+        let text = "no time was left to send it in a batch of its own".to_owned();
         return Err(SendError { text, refused: false });
     }
     sender.send(outgoing).await
@@ -168,7 +168,7 @@ async fn settle<F: Future<Output = Result<(), Fault>>>(begin: Instant, attempt: 
     let never = CancellationToken::new();
     let settled = retry("noting what was published", &never, attempt);
     if tokio::time::timeout(left, settled).await.is_err() {
-        warn!("what was published could not be noted in time, and is published again");
+        warn!("published records could not be noted in time, and are published again");
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn watch_readiness(
 ) {
     let instance = Uuid::new_v4();
     let mut client = None;
-    let mut database = Database::default();
+    let mut database = DatabaseState::default();
     loop {
         let status = consumer.borrow().clone();
         let heard = |moment: Option<Instant>, within| moment.is_some_and(|moment| moment.elapsed() < within);
@@ -79,13 +79,13 @@ pub(super) async fn watch_readiness(
 
 /// The known state of the database.
 #[derive(Default)]
-struct Database {
+struct DatabaseState {
     schema: bool,
     writes: bool,
     next_beat: Option<Instant>,
 }
 
-impl Database {
+impl DatabaseState {
     /// Queries the schema, and proves by a write that the database takes writes, unless a batch has just `landed`.
     async fn look(
         &mut self,

@@ -26,27 +26,27 @@ pub const EXAMPLE: &str = "postgresql://user:password@host:5432/database";
 
 /// A problem of a URL. It quotes no part that can be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct UrlProblem {
     /// The problem, to be read after `DATABASE_URL`: "has the unknown parameter x".
     pub problem: String,
     /// The remedy.
     pub remedy: String,
 }
 
-impl Problem {
-    pub(crate) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Problem {
-        Problem { problem: problem.into(), remedy: remedy.into() }
+impl UrlProblem {
+    pub(crate) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> UrlProblem {
+        UrlProblem { problem: problem.into(), remedy: remedy.into() }
     }
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for UrlProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.problem, self.remedy)
     }
 }
 
-pub(crate) fn unreadable(why: &str) -> Problem {
-    Problem::new(
+pub(crate) fn unreadable(why: &str) -> UrlProblem {
+    UrlProblem::new(
         format!("is not a URL ({why})"),
         format!("write it like {EXAMPLE}, with %40 for @, %2F for /, %3A for : and %25 for % in a password"),
     )
@@ -67,13 +67,13 @@ pub(crate) enum Attrs {
 
 /// One server to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ServerAddress {
     pub host: Host,
     pub address: Option<IpAddr>,
     pub port: u16,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.host, self.address) {
             (Host::Unix(path), _) => write!(f, "{}", path.display()),
@@ -87,8 +87,8 @@ impl std::fmt::Display for Place {
 
 /// A parsed URL.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
-    pub places: Vec<Place>,
+pub(crate) struct ParsedUrl {
+    pub places: Vec<ServerAddress>,
     /// Whether `load_balance_hosts=random`.
     pub shuffled: bool,
     pub attrs: Attrs,
@@ -107,7 +107,7 @@ pub fn check(url: &str) -> Result<Vec<String>, String> {
 }
 
 /// As [`check`], with the problem and its remedy as separate texts.
-pub fn problem(url: &str) -> Result<(), Problem> {
+pub fn problem(url: &str) -> Result<(), UrlProblem> {
     parse(url).map(drop)
 }
 
@@ -120,11 +120,11 @@ struct Parts<'u> {
     query: &'u str,
 }
 
-fn split(url: &str) -> Result<Parts<'_>, Problem> {
+fn split(url: &str) -> Result<Parts<'_>, UrlProblem> {
     let Some((scheme, rest)) = url.trim().split_once("://") else { return Err(unreadable("it has no ://")) };
     let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
     if !matches!(scheme.to_ascii_lowercase().as_str(), "postgres" | "postgresql") {
-        return Err(Problem::new(
+        return Err(UrlProblem::new(
             "is not a URL of PostgreSQL",
             format!("begin it with postgresql://, like {EXAMPLE}"),
         ));
@@ -147,7 +147,7 @@ fn split(url: &str) -> Result<Parts<'_>, Problem> {
     Ok(Parts { user, password, hosts, database, query })
 }
 
-pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
+pub(crate) fn parse(url: &str) -> Result<ParsedUrl, UrlProblem> {
     let parts = split(url)?;
     // an @ after the host may be the end of a password that contains a /: no later part is shown then
     let may_show = !parts.query.contains('@');
@@ -157,7 +157,7 @@ pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
     let places = places(parts.hosts, get("host"), get("hostaddr"), get("port"))?;
     let mut config = Config::new();
     let text = |encoded: &str, what: &str| {
-        String::from_utf8(decode(encoded)?).map_err(|_| unreadable(&format!("its {what} is no UTF-8")))
+        String::from_utf8(decode(encoded)?).map_err(|_| unreadable(&format!("its {what} is not UTF-8")))
     };
     let user = parts.user.filter(|user| !user.is_empty()).map(|user| text(user, "user")).transpose()?;
     if let Some(user) = get("user").map(str::to_owned).or(user) {
@@ -223,10 +223,18 @@ pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
     one_of("sslcompression", get("sslcompression"), &["0", "1"])?;
     let encoding = get("client_encoding").map(|name| name.to_ascii_lowercase().replace(['-', '_'], ""));
     if !matches!(encoding.as_deref(), None | Some("utf8" | "unicode" | "auto")) {
-        return Err(Problem::new("has a client_encoding other than utf8", "remove it"));
+        return Err(UrlProblem::new("has a client_encoding other than utf8", "remove it"));
     }
     let tls = Tls::new(&get, places.iter().all(|place| !matches!(place.host, Host::Tcp(_))))?;
-    Ok(Target { places, shuffled, attrs, config, passfile: get("passfile").map(PathBuf::from), tls, ignored })
+    Ok(ParsedUrl {
+        places,
+        shuffled,
+        attrs,
+        config,
+        passfile: get("passfile").map(PathBuf::from),
+        tls,
+        ignored,
+    })
 }
 
 /// The servers, in order. `host`, `hostaddr` and `port` are parameters of the URL, which take precedence.
@@ -235,7 +243,7 @@ fn places(
     host: Option<&str>,
     hostaddr: Option<&str>,
     port: Option<&str>,
-) -> Result<Vec<Place>, Problem> {
+) -> Result<Vec<ServerAddress>, UrlProblem> {
     let mut names: Vec<(String, Option<String>)> = Vec::new();
     match host {
         Some(list) => {
@@ -252,7 +260,7 @@ fn places(
             for name in hosts.split(',') {
                 let (name, port) = host_and_port(name)?;
                 let name =
-                    String::from_utf8(decode(&name)?).map_err(|_| unreadable("its host is no UTF-8"))?;
+                    String::from_utf8(decode(&name)?).map_err(|_| unreadable("its host is not UTF-8"))?;
                 names.push((name, port));
             }
         }
@@ -261,7 +269,7 @@ fn places(
         None => vec![None; names.len()],
         Some(list) => list
             .split(',')
-            .map(|text| text.parse().map(Some).map_err(|_| unreadable("its hostaddr is no IP address")))
+            .map(|text| text.parse().map(Some).map_err(|_| unreadable("its hostaddr is not an IP address")))
             .collect::<Result<_, _>>()?,
     };
     if names.is_empty() {
@@ -283,21 +291,21 @@ fn places(
                 .parse()
                 .ok()
                 .filter(|port| *port > 0)
-                .ok_or_else(|| unreadable("a port is no number from 1 to 65535"))?,
+                .ok_or_else(|| unreadable("a port is not a number from 1 to 65535"))?,
         };
         let host = if name.starts_with('/') {
             Host::Unix(PathBuf::from(name))
         } else if name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%')) {
             Host::Tcp(name)
         } else {
-            return Err(unreadable("a host's name has a character that no name has"));
+            return Err(unreadable("a host's name has a character that is not allowed in names"));
         };
-        places.push(Place { host, address, port });
+        places.push(ServerAddress { host, address, port });
     }
     Ok(places)
 }
 
-fn host_and_port(text: &str) -> Result<(String, Option<String>), Problem> {
+fn host_and_port(text: &str) -> Result<(String, Option<String>), UrlProblem> {
     if let Some(rest) = text.strip_prefix('[') {
         let Some((address, rest)) = rest.split_once(']') else { return Err(unreadable("a [ has no ]")) };
         let port = rest.strip_prefix(':');

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Problem, unreadable};
+use super::{UrlProblem, unreadable};
 
 /// Parameters of other drivers and pools, which have no meaning here.
 const OF_OTHER_DRIVERS: &str = "\
@@ -45,12 +45,12 @@ pub(super) fn is_among(list: &str, name: &str) -> bool {
 pub(super) fn parameters(
     query: &str,
     may_show: bool,
-) -> Result<(BTreeMap<String, String>, Vec<String>), Problem> {
+) -> Result<(BTreeMap<String, String>, Vec<String>), UrlProblem> {
     let (mut values, mut ignored) = (BTreeMap::<String, String>::new(), Vec::new());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let text = |encoded: &str| {
-            String::from_utf8(decode(encoded)?).map_err(|_| unreadable("a parameter is no UTF-8"))
+            String::from_utf8(decode(encoded)?).map_err(|_| unreadable("a parameter is not UTF-8"))
         };
         let (name, value) = (text(name)?, text(value)?);
         if is_among(OF_OTHER_DRIVERS, &name) {
@@ -58,9 +58,9 @@ pub(super) fn parameters(
         } else if !is_among(KNOWN, &name) {
             let is_a_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
             if !may_show || !is_a_name || name.is_empty() || !pair.contains('=') {
-                return Err(unreadable("after its ? is something other than known parameters"));
+                return Err(unreadable("something other than known parameters follows its ?"));
             }
-            return Err(Problem::new(
+            return Err(UrlProblem::new(
                 format!("has the unknown parameter {name}"),
                 "correct its name as libpq writes it (sslmode, connect_timeout, ...), or remove it",
             ));
@@ -78,11 +78,11 @@ pub(super) fn parameters(
     Ok((values, ignored))
 }
 
-pub(super) fn whole_number(name: &str, value: Option<&str>) -> Result<Option<u64>, Problem> {
+pub(super) fn whole_number(name: &str, value: Option<&str>) -> Result<Option<u64>, UrlProblem> {
     let read = |text: &str| {
         text.trim().parse::<i32>().map(|number| u64::try_from(number).unwrap_or(0)).map_err(|_| {
-            Problem::new(
-                format!("has a {name} that is no whole number"),
+            UrlProblem::new(
+                format!("has a {name} that is not a whole number"),
                 format!("give {name} a whole number"),
             )
         })
@@ -91,20 +91,24 @@ pub(super) fn whole_number(name: &str, value: Option<&str>) -> Result<Option<u64
 }
 
 /// The value, which must be one of `values`; without a value, the first of them.
-pub(super) fn one_of<'v>(name: &str, value: Option<&'v str>, values: &[&'v str]) -> Result<&'v str, Problem> {
+pub(super) fn one_of<'v>(
+    name: &str,
+    value: Option<&'v str>,
+    values: &[&'v str],
+) -> Result<&'v str, UrlProblem> {
     let Some(value) = value else { return Ok(values.first().copied().unwrap_or_default()) };
     if values.contains(&value) {
         return Ok(value);
     }
     let listed: Vec<&str> = values.iter().copied().filter(|value| !value.is_empty()).collect();
-    Err(Problem::new(
-        format!("has another {name} than can be honoured"),
+    Err(UrlProblem::new(
+        format!("has a {name} that is not supported"),
         format!("give {name} one of {}, or remove it", listed.join(", ")),
     ))
 }
 
 /// Percent-encoding as libpq reads it: a + is a +.
-pub(super) fn decode(text: &str) -> Result<Vec<u8>, Problem> {
+pub(super) fn decode(text: &str) -> Result<Vec<u8>, UrlProblem> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -10,7 +10,7 @@ use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 
-use super::Problem;
+use super::UrlProblem;
 use super::parameters::one_of;
 
 /// libpq's `sslmode`.
@@ -47,13 +47,13 @@ impl std::fmt::Debug for Tls {
 impl Tls {
     /// From the URL's parameters. `local` means that all servers are reached over Unix sockets, which have no TLS,
     /// whatever the parameters say.
-    pub fn new<'v>(get: &impl Fn(&str) -> Option<&'v str>, local: bool) -> Result<Tls, Problem> {
+    pub fn new<'v>(get: &impl Fn(&str) -> Option<&'v str>, local: bool) -> Result<Tls, UrlProblem> {
         let root = get("sslrootcert").map(str::to_owned);
         let name = if get("sslmode").is_some() { "sslmode" } else { "ssl" };
         let given = match get("sslmode").or(get("ssl")) {
             None => None,
             Some(text) => Some(mode(name, text).ok_or_else(|| {
-                Problem::new(
+                UrlProblem::new(
                     format!("has an {name} that libpq does not know"),
                     format!("give {name} disable, allow, prefer, require, verify-ca or verify-full"),
                 )
@@ -64,7 +64,7 @@ impl Tls {
         let mode = match given {
             None if is_system => TlsMode::VerifyFull,
             Some(weaker) if is_system && weaker != TlsMode::VerifyFull => {
-                return Err(Problem::new(
+                return Err(UrlProblem::new(
                     "has sslrootcert=system with a weaker sslmode",
                     "give sslmode verify-full",
                 ));
@@ -76,7 +76,7 @@ impl Tls {
             (Some(certificate), Some(key)) => Some((certificate.to_owned(), key.to_owned())),
             (None, None) => None,
             _ => {
-                return Err(Problem::new(
+                return Err(UrlProblem::new(
                     "has one of sslcert and sslkey without the other",
                     "give both, or neither",
                 ));

@@ -4,7 +4,7 @@ use super::{Kind, Label, Metric};
 use crate::event::Reason;
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::record::Topic;
-use crate::store::overview::TABLES;
+use crate::store::tables::TABLES;
 
 /// Buckets for the write of a batch, in seconds: those of OpenTelemetry, and some for outages.
 const BATCH_SECONDS: &[f64] =
@@ -101,7 +101,7 @@ metrics! {
     BATCH_RECORDS: "voiceclone_batch_records", Histogram(RECORDS), [],
         "Records of a batch that landed.";
     ROWS: "voiceclone_rows_total", Counter, [TABLE, CHANGE],
-        "Rows that batches met, by what became of them.";
+        "Rows of batches, by outcome.";
     WRITE_RETRIES: "voiceclone_write_retries_total", Counter, [RETRY],
         "Writes after which records were kept to be tried again.";
     BATCHES_HALVED: "voiceclone_batches_halved_total", Counter, [],
@@ -112,7 +112,7 @@ metrics! {
     DEAD_IN_A_ROW: "voiceclone_dead_letters_in_a_row", Gauge, [TOPIC],
         "Unusable records since the last usable one, of the worst partition.";
     DEAD_LETTER_LIMIT: "voiceclone_dead_letter_limit", Gauge, [],
-        "DEAD_LETTER_LIMIT: a partition stops when so many came in a row.";
+        "DEAD_LETTER_LIMIT: a partition stops after this many unusable records in a row.";
     DEAD_LETTERS_UNRESOLVED: "voiceclone_dead_letters_unresolved", Polled, [REASON],
         "Dead letters in the database that nobody has resolved.";
     DEAD_LETTERS_UNPUBLISHABLE: "voiceclone_dead_letters_unpublishable", Polled, [],
@@ -125,7 +125,7 @@ metrics! {
     PUBLISHED: "voiceclone_published_total", Counter, [WRITTEN_TOPIC],
         "Records that the broker has.";
     PUBLISH_FAILURES: "voiceclone_publish_failures_total", Counter, [WRITTEN_TOPIC],
-        "Tries of records that the broker did not take.";
+        "Attempts to publish records that the broker did not take.";
 
     EXPIRED: "voiceclone_expired_total", Counter, [],
         "Cache rows that expired.";

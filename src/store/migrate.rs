@@ -9,8 +9,9 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connect::{Refusal, connect, look_over};
+use super::connect::{ConnectError, connect, look_over};
 use super::fault::NO_CONNECTION;
+use super::tables::COLUMNS;
 
 /// The directory `migrations` at build time.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
@@ -21,69 +22,6 @@ const TABLES_MIGRATION: &str = "2026-11-23-000002_tables";
 
 /// The advisory lock of a running migration (`voiceclo` in ASCII).
 const LOCK: i64 = 0x766f_6963_6563_6c6f;
-
-/// The columns of the schema document: table, column, and PostgreSQL's name of the type.
-pub const COLUMNS: &[(&str, &str, &str)] = &[
-    ("caller_voice_mapping", "id", "uuid"),
-    ("caller_voice_mapping", "caller_id", "character varying(255)"),
-    ("caller_voice_mapping", "voice_sample_url", "character varying(2048)"),
-    ("caller_voice_mapping", "voice_name", "character varying(255)"),
-    ("caller_voice_mapping", "description", "text"),
-    ("caller_voice_mapping", "account_id", "character varying(255)"),
-    ("caller_voice_mapping", "created_at", "timestamp without time zone"),
-    ("caller_voice_mapping", "updated_at", "timestamp without time zone"),
-    ("caller_voice_mapping", "deleted_at", "timestamp without time zone"),
-    ("voice_clone_cache", "id", "uuid"),
-    ("voice_clone_cache", "caller_id", "character varying(255)"),
-    ("voice_clone_cache", "cloned_voice_id", "character varying(255)"),
-    ("voice_clone_cache", "clone_created_at", "timestamp without time zone"),
-    ("voice_clone_cache", "ttl_expires_at", "timestamp without time zone"),
-    ("voice_clone_cache", "reuse_count", "integer"),
-    ("voice_clone_cache", "last_used_at", "timestamp without time zone"),
-    ("voice_clone_cache", "created_at", "timestamp without time zone"),
-    ("voice_clone_cache", "deleted_at", "timestamp without time zone"),
-    ("call_log", "id", "uuid"),
-    ("call_log", "call_id", "character varying(255)"),
-    ("call_log", "threecx_call_id", "character varying(255)"),
-    ("call_log", "caller_id", "character varying(255)"),
-    ("call_log", "cloned_voice_id", "character varying(255)"),
-    ("call_log", "call_started_at", "timestamp without time zone"),
-    ("call_log", "call_ended_at", "timestamp without time zone"),
-    ("call_log", "duration_seconds", "integer"),
-    ("call_log", "transcript", "text"),
-    ("call_log", "status", "character varying(50)"),
-    ("call_log", "metadata", "json"),
-    ("call_log", "created_at", "timestamp without time zone"),
-    ("call_log", "updated_at", "timestamp without time zone"),
-    ("voice_clone_log", "id", "uuid"),
-    ("voice_clone_log", "caller_id", "character varying(255)"),
-    ("voice_clone_log", "cloned_voice_id", "character varying(255)"),
-    ("voice_clone_log", "clone_created_at", "timestamp without time zone"),
-    ("voice_clone_log", "api_response_time_ms", "integer"),
-    ("voice_clone_log", "sample_file_size_bytes", "integer"),
-    ("voice_clone_log", "status", "character varying(50)"),
-    ("voice_clone_log", "error_message", "text"),
-    ("voice_clone_log", "created_at", "timestamp without time zone"),
-    ("clone_ready_events", "id", "uuid"),
-    ("clone_ready_events", "caller_id", "character varying(255)"),
-    ("clone_ready_events", "greeting_call_id", "character varying(255)"),
-    ("clone_ready_events", "cloned_voice_id", "character varying(255)"),
-    ("clone_ready_events", "clone_duration_ms", "integer"),
-    ("clone_ready_events", "ready_at", "timestamp without time zone"),
-    ("clone_ready_events", "created_at", "timestamp without time zone"),
-    ("clone_failed_events", "id", "uuid"),
-    ("clone_failed_events", "caller_id", "character varying(255)"),
-    ("clone_failed_events", "greeting_call_id", "character varying(255)"),
-    ("clone_failed_events", "error_message", "text"),
-    ("clone_failed_events", "failed_at", "timestamp without time zone"),
-    ("clone_failed_events", "created_at", "timestamp without time zone"),
-    ("clone_transfer_events", "id", "uuid"),
-    ("clone_transfer_events", "greeting_call_id", "character varying(255)"),
-    ("clone_transfer_events", "agent_call_id", "character varying(255)"),
-    ("clone_transfer_events", "cloned_voice_id", "character varying(255)"),
-    ("clone_transfer_events", "transferred_at", "timestamp without time zone"),
-    ("clone_transfer_events", "created_at", "timestamp without time zone"),
-];
 
 /// How far a database is migrated. Names are those of the directories; a migration that this program does not know
 /// has its version for a name.
@@ -160,8 +98,8 @@ pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
 /// lists them. A database whose encoding is not UTF-8 is refused.
 pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     let conn = look_over(url).await.map_err(|refusal| match refusal {
-        Refusal::Person(why) => anyhow!(why),
-        Refusal::Away(why) => anyhow!("{NO_CONNECTION}: {why}"),
+        ConnectError::Person(why) => anyhow!(why),
+        ConnectError::Away(why) => anyhow!("{NO_CONNECTION}: {why}"),
     })?;
     let mut conn = locked(conn).await?;
     let mut pending = state(&mut conn).await?.pending;
@@ -187,7 +125,7 @@ pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     let State { mut applied, unknown, .. } = state(&mut conn).await?;
     if !unknown.is_empty() {
         bail!(
-            "the database has migrations that this program does not know ({}): roll those back first, with the \
+            "the database has migrations that this program does not know ({}): roll them back first, with the \
              version of the program that applied them",
             unknown.join(", ")
         );
@@ -214,28 +152,28 @@ pub async fn disagreements(conn: &mut AsyncPgConnection) -> anyhow::Result<Vec<S
     .context("reading the columns of the tables")?;
 
     let mut list = Vec::new();
-    let mut last_table = "";
-    for (table, column, expected) in COLUMNS {
-        let Some(kind) = found.iter().find(|f| f.table_name == *table).map(|f| f.kind.as_str()) else {
+    for (table, columns) in COLUMNS {
+        let Some(kind) = found.iter().find(|f| f.table_name == table).map(|f| f.kind.as_str()) else {
             continue;
         };
         if !matches!(kind, "r" | "p") {
-            if last_table != *table {
-                list.push(format!("{table} is {}, expected a table", kind_name(kind)));
-            }
-            last_table = table;
+            list.push(format!("{table} is {}, expected a table", kind_name(kind)));
             continue;
         }
-        let actual = found
-            .iter()
-            .find(|f| f.table_name == *table && f.column_name.as_deref() == Some(column))
-            .and_then(|f| f.type_name.as_deref());
-        match actual {
-            Some(found) if found != *expected => {
-                list.push(format!("{table}.{column} is {found}, expected {expected}"))
+        for (column, expected) in columns {
+            let actual = found
+                .iter()
+                .find(|f| f.table_name == table && f.column_name.as_deref() == Some(column))
+                .and_then(|f| f.type_name.as_deref());
+            match actual {
+                Some(actual) if actual != *expected => {
+                    list.push(format!("{table}.{column} is {actual}, expected {expected}"));
+                }
+                None if *column == "id" => {
+                    list.push(format!("{table}.{column} is missing, expected {expected}"));
+                }
+                _ => {}
             }
-            None if *column == "id" => list.push(format!("{table}.{column} is missing, expected {expected}")),
-            _ => {}
         }
     }
     Ok(list)
@@ -298,12 +236,12 @@ async fn in_turn(
         (harness.into_inner(), result)
     })
     .await
-    .context("the migration was broken off")?;
+    .context("the migration was aborted")?;
     let tidied = conn.batch_execute(TIDY).await;
     let unlocked = conn.batch_execute(&format!("SELECT pg_advisory_unlock({LOCK})")).await;
     let done = result?;
     tidied.context("removing Diesel's empty table of migrations")?;
-    unlocked.context("giving back the lock of migrations")?;
+    unlocked.context("releasing the lock of migrations")?;
     Ok(done)
 }
 
@@ -365,14 +303,5 @@ mod tests {
     fn the_migration_that_takes_tables_over_is_there() {
         let all = MigrationSource::<Pg>::migrations(&MIGRATIONS).unwrap();
         assert!(all.iter().any(|m| m.name().to_string() == TABLES_MIGRATION));
-    }
-
-    #[test]
-    fn every_column_stands_once() {
-        let mut names: Vec<_> = COLUMNS.iter().map(|(table, column, _)| (table, column)).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), COLUMNS.len());
-        assert_eq!(COLUMNS.iter().filter(|(_, column, _)| *column == "id").count(), 7);
     }
 }

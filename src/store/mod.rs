@@ -18,6 +18,7 @@ pub mod rights;
 pub mod samples;
 pub mod skips;
 pub mod status;
+pub mod tables;
 mod unnest;
 pub mod unpublished;
 mod waits;

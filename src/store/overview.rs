@@ -3,18 +3,8 @@
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::RunQueryDsl;
 
+pub use super::tables::TABLES;
 use super::{Fault, Store};
-
-/// The seven tables of the schema document, by name.
-pub const TABLES: [&str; 7] = [
-    "caller_voice_mapping",
-    "voice_clone_cache",
-    "call_log",
-    "voice_clone_log",
-    "clone_ready_events",
-    "clone_failed_events",
-    "clone_transfer_events",
-];
 
 /// Counts of everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,17 +4,17 @@ use diesel::sql_types::{Bool, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-/// The privileges that the daemon needs on tables: schema, table, privileges. `roles.sql` grants the same, and a test
-/// compares the two. Locking rows (`FOR UPDATE`) needs `UPDATE`.
-const RIGHTS: &[(&str, &str, &[&str])] = &[
-    ("public", "__diesel_schema_migrations", &["SELECT"]),
-    ("public", "caller_voice_mapping", WRITE),
-    ("public", "voice_clone_cache", WRITE),
-    ("public", "call_log", WRITE),
-    ("public", "voice_clone_log", WRITE),
-    ("public", "clone_ready_events", WRITE),
-    ("public", "clone_failed_events", WRITE),
-    ("public", "clone_transfer_events", WRITE),
+use super::tables::TABLES;
+
+/// A schema, a table of it, and privileges.
+type Rights = (&'static str, &'static str, &'static [&'static str]);
+
+const WRITE: &[&str] = &["SELECT", "INSERT", "UPDATE"];
+const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+const MIGRATIONS: Rights = ("public", "__diesel_schema_migrations", &["SELECT"]);
+
+const BOOKKEEPING: [Rights; 9] = [
     ("ingest", "consumer_offsets", WRITE),
     ("ingest", "dead_letters", ALL),
     ("ingest", "voices", WRITE),
@@ -25,12 +25,17 @@ const RIGHTS: &[(&str, &str, &[&str])] = &[
     ("ingest", "skips", &["SELECT", "INSERT"]),
     ("ingest", "pauses", ALL),
 ];
-const WRITE: &[&str] = &["SELECT", "INSERT", "UPDATE"];
-const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+/// The privileges that the daemon needs on tables. `roles.sql` grants the same, and a test compares the two. Locking
+/// rows (`FOR UPDATE`) needs `UPDATE`.
+fn rights() -> impl Iterator<Item = Rights> {
+    let written = TABLES.into_iter().map(|table| ("public", table, WRITE));
+    std::iter::once(MIGRATIONS).chain(written).chain(BOOKKEEPING)
+}
 
 /// The names of these tables.
 pub(super) fn tables() -> impl Iterator<Item = &'static str> {
-    RIGHTS.iter().map(|(_, table, _)| *table)
+    rights().map(|(_, table, _)| table)
 }
 
 /// Facts about the server that was reached.
@@ -105,10 +110,10 @@ struct Lack {
 /// The statements that would give this role the privileges that it lacks on the existing schemas and tables.
 pub async fn lacking(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Vec<String>> {
     let (mut schemas, mut tables, mut privileges) = (Vec::new(), Vec::new(), Vec::new());
-    for (schema, table, needed) in RIGHTS {
-        for privilege in *needed {
-            schemas.push(*schema);
-            tables.push(*table);
+    for (schema, table, needed) in rights() {
+        for privilege in needed {
+            schemas.push(schema);
+            tables.push(table);
             privileges.push(*privilege);
         }
     }

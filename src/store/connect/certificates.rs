@@ -9,7 +9,7 @@ use tokio_postgres::config::{Host, SslNegotiation};
 
 use crate::certificates::{self, Certificate};
 use crate::database_url::tls::{self, TlsMode};
-use crate::database_url::{self, Place, Target};
+use crate::database_url::{self, ParsedUrl, ServerAddress};
 
 /// PostgreSQL's SSLRequest: the length of the message, and its number.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -21,7 +21,7 @@ pub fn certificates(url: &str) -> Vec<Certificate> {
     if target.tls.mode == TlsMode::Disable || target.tls.may_go_without() {
         return Vec::new();
     }
-    let of_server = |place: &Place| {
+    let of_server = |place: &ServerAddress| {
         let seen = of_server(&target, place).inspect_err(|error| {
             tracing::debug!(error = format!("{error:#}"), %place, "the certificate was not seen");
         });
@@ -36,7 +36,7 @@ pub fn certificates(url: &str) -> Vec<Certificate> {
 }
 
 /// Returns `None` if the server offers no TLS.
-fn of_server(target: &Target, place: &Place) -> anyhow::Result<Option<X509>> {
+fn of_server(target: &ParsedUrl, place: &ServerAddress) -> anyhow::Result<Option<X509>> {
     let Host::Tcp(host) = &place.host else { return Ok(None) };
     let mut stream = match place.address {
         Some(address) => certificates::connect((address, place.port))?,

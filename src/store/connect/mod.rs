@@ -13,7 +13,7 @@ use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio_postgres::config::{Config, Host, SslMode};
 
-use crate::database_url::{self, CONNECT_TIMEOUT, Place, Target, tls};
+use crate::database_url::{self, CONNECT_TIMEOUT, ParsedUrl, ServerAddress, tls};
 pub use certificates::certificates;
 pub use pool::{Pool, Pooled, pool, waiting_pool};
 pub use remedy::remedy;
@@ -27,7 +27,7 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why there is no connection. The texts are the server's and the driver's, with host and port; neither quotes the URL
 /// or the password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum ConnectError {
     /// Retrying cannot help: a person must act.
     #[error("{0}")]
     Person(String),
@@ -55,21 +55,21 @@ pub async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
 }
 
 /// As [`connect`], but refuses a database that the daemon cannot work with.
-pub async fn look_over(url: &str) -> Result<AsyncPgConnection, Refusal> {
-    let target =
-        database_url::parse(url).map_err(|problem| Refusal::Person(format!("DATABASE_URL {problem}")))?;
+pub async fn look_over(url: &str) -> Result<AsyncPgConnection, ConnectError> {
+    let target = database_url::parse(url)
+        .map_err(|problem| ConnectError::Person(format!("DATABASE_URL {problem}")))?;
     let mut opened = open(&target, &Trial::default()).await?;
     match encoding_problem(&mut opened.connection).await {
         Ok(None) => Ok(opened.connection),
-        Ok(Some(problem)) => Err(Refusal::Person(problem)),
-        Err(error) => Err(Refusal::Away(format!("{}: {error}", opened.place))),
+        Ok(Some(problem)) => Err(ConnectError::Person(problem)),
+        Err(error) => Err(ConnectError::Away(format!("{}: {error}", opened.place))),
     }
 }
 
-/// Checks for a pooler that mixes sessions up. [`Refusal::Person`] has the remedy.
-pub async fn pooler(url: &str) -> Result<(), Refusal> {
-    let target =
-        database_url::parse(url).map_err(|problem| Refusal::Person(format!("DATABASE_URL {problem}")))?;
+/// Checks for a pooler that mixes sessions up. [`ConnectError::Person`] has the remedy.
+pub async fn pooler(url: &str) -> Result<(), ConnectError> {
+    let target = database_url::parse(url)
+        .map_err(|problem| ConnectError::Person(format!("DATABASE_URL {problem}")))?;
     open(&target, &Trial::default()).await.map(drop)
 }
 
@@ -92,7 +92,7 @@ pub fn check_files(url: &str) -> Result<(), SettingError> {
     let error = |problem: String, remedy: &str| Err(SettingError::new("DATABASE_URL", problem, remedy));
     let target = match database_url::parse(url) {
         Ok(target) => target,
-        Err(database_url::Problem { problem, remedy }) => return error(problem, &remedy),
+        Err(database_url::UrlProblem { problem, remedy }) => return error(problem, &remedy),
     };
     if let Err(why) = target.tls.connector() {
         return error(
@@ -110,7 +110,7 @@ pub fn check_files(url: &str) -> Result<(), SettingError> {
 
 /// Opens a connection to the first server that satisfies `target_session_attrs`. Holds the `trial` unless it was
 /// passed.
-async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
+async fn open(target: &ParsedUrl, trial: &Trial) -> Result<Opened, ConnectError> {
     let (mut reasons, mut second_best) = (Vec::new(), None);
     let mut chosen = None;
     for place in addresses(target, &mut reasons).await {
@@ -127,7 +127,7 @@ async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
         }
     }
     let Some((place, mut wire, facts)) = chosen.or(second_best) else {
-        return Err(Refusal::Away(reasons.join("; ")));
+        return Err(ConnectError::Away(reasons.join("; ")));
     };
     let name = place.to_string();
     trial.hold(&mut wire, target, &place, facts.backend).await?;
@@ -138,13 +138,13 @@ async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
     };
     match tokio::time::timeout(LOGIN_TIMEOUT, set_up).await {
         Ok(Ok(connection)) => Ok(Opened { connection, place: name, facts }),
-        Ok(Err(reason)) => Err(Refusal::Away(format!("{name}: {reason}"))),
-        Err(_) => Err(Refusal::Away(format!("{name}: {}", silence(LOGIN_TIMEOUT)))),
+        Ok(Err(reason)) => Err(ConnectError::Away(format!("{name}: {reason}"))),
+        Err(_) => Err(ConnectError::Away(format!("{name}: {}", silence(LOGIN_TIMEOUT)))),
     }
 }
 
 /// All addresses of all hosts, in order. A host without an address adds to `reasons`.
-async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
+async fn addresses(target: &ParsedUrl, reasons: &mut Vec<String>) -> Vec<ServerAddress> {
     let mut all = Vec::new();
     for place in &target.places {
         let Host::Tcp(name) = &place.host else {
@@ -161,11 +161,13 @@ async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
                 let mut found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
                 found.dedup();
                 all.extend(
-                    found.into_iter().map(|address| Place { address: Some(address), ..place.clone() }),
+                    found
+                        .into_iter()
+                        .map(|address| ServerAddress { address: Some(address), ..place.clone() }),
                 );
             }
             Ok(Err(error)) => reasons.push(format!("{place}: {error}")),
-            Err(_) => reasons.push(format!("{place}: no answer to the question for the host's address")),
+            Err(_) => reasons.push(format!("{place}: no answer to the lookup of the host's address")),
         }
     }
     if target.shuffled {
@@ -177,7 +179,7 @@ async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
 }
 
 /// Connects to one address, and asks the server for its facts.
-async fn reach(target: &Target, place: &Place) -> Result<(Wire, ServerFacts), String> {
+async fn reach(target: &ParsedUrl, place: &ServerAddress) -> Result<(Wire, ServerFacts), String> {
     let mut config = target.config.clone();
     match (&place.host, place.address) {
         (Host::Tcp(name), Some(address)) => config.host(name).hostaddr(address),
@@ -203,7 +205,7 @@ async fn reach(target: &Target, place: &Place) -> Result<(Wire, ServerFacts), St
 /// `sslmode` means what it means to libpq. `allow` and `prefer` (the default) use TLS if the server offers it, and go
 /// on without it otherwise. `require` insists on it. `verify-ca` and `verify-full` check the certificate. `require`
 /// with an `sslrootcert` is `verify-ca`. Without an `sslrootcert` the system's authorities are trusted.
-async fn log_in(target: &Target, config: &Config) -> Result<Wire, String> {
+async fn log_in(target: &ParsedUrl, config: &Config) -> Result<Wire, String> {
     let local = config.get_hosts().iter().any(|host| !matches!(host, Host::Tcp(_)));
     let mode = if local { SslMode::Disable } else { target.tls.driver_mode() };
     if mode == SslMode::Disable {
@@ -242,7 +244,7 @@ fn silence(limit: Duration) -> String {
 }
 
 /// The password from a file in libpq's format (`host:port:database:user:password`).
-fn password_from(path: &Path, config: &Config, place: &Place) -> Option<String> {
+fn password_from(path: &Path, config: &Config, place: &ServerAddress) -> Option<String> {
     let host = match &place.host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(path) => path.display().to_string(),

@@ -12,9 +12,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
 
 use super::session::{Trial, pooler};
-use super::{Opened, Refusal, open};
+use super::{ConnectError, Opened, open};
 use crate::config::Settings;
-use crate::database_url::{self, CONNECT_TIMEOUT, Target};
+use crate::database_url::{self, CONNECT_TIMEOUT, ParsedUrl};
 use crate::outage;
 
 /// How long a caller waits for a connection.
@@ -223,19 +223,19 @@ impl Drop for Session {
 /// Why a connection could not be opened, or can no longer be used.
 #[derive(Debug)]
 pub(super) struct Failed {
-    refusal: Refusal,
+    refusal: ConnectError,
     /// Whether the connection had been open.
     was_open: bool,
 }
 
 impl Failed {
-    fn closes(refusal: Refusal) -> Failed {
+    fn closes(refusal: ConnectError) -> Failed {
         Failed { refusal, was_open: true }
     }
 }
 
 pub(super) struct Manager {
-    target: Target,
+    target: ParsedUrl,
     shared: Arc<PoolShared>,
 }
 
@@ -283,21 +283,21 @@ impl bb8::ManageConnection for Manager {
                 if error.to_string().starts_with("prepared statement") {
                     self.shared.trial.doubt();
                 }
-                return Err(Failed::closes(Refusal::Away(format!("{place}: {error}"))));
+                return Err(Failed::closes(ConnectError::Away(format!("{place}: {error}"))));
             }
             Err(_) => {
                 let silence = format!("{place}: no answer within {} s", PING_TIMEOUT.as_secs());
-                return Err(Failed::closes(Refusal::Away(silence)));
+                return Err(Failed::closes(ConnectError::Away(silence)));
             }
         };
         if backend != session.backend {
             self.shared.trial.doubt();
             let evidence = "the process that serves a session has changed";
-            return Err(Failed::closes(Refusal::Person(pooler(&place, evidence))));
+            return Err(Failed::closes(ConnectError::Person(pooler(&place, evidence))));
         }
         let is_read_only = read_only == "on" && self.target.attrs.wants_writes();
         if is_read_only && (!session.read_only || session.opened.elapsed() > READ_ONLY_TIMEOUT) {
-            let refusal = Refusal::Person(format!("{place} takes no writes any more"));
+            let refusal = ConnectError::Person(format!("{place} takes no writes any more"));
             return Err(Failed::closes(refusal));
         }
         self.shared.state().answers = true;
@@ -326,8 +326,8 @@ impl bb8::ErrorSink<Failed> for ErrorLog {
             self.0.state().answers = false;
             // a connection that died is replaced; if that fails, it is an outage
             match failed.refusal {
-                Refusal::Person(_) => outage::failed(SUBJECT, &reason),
-                Refusal::Away(_) => tracing::debug!(reason, "a connection to PostgreSQL has died"),
+                ConnectError::Person(_) => outage::failed(SUBJECT, &reason),
+                ConnectError::Away(_) => tracing::debug!(reason, "a connection to PostgreSQL has died"),
             }
             return;
         }

@@ -9,8 +9,8 @@ use futures_util::future::{Either, select};
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Connection, SimpleQueryMessage, Socket};
 
-use super::{Refusal, causes, reach};
-use crate::database_url::{Attrs, Place, Target};
+use super::{ConnectError, causes, reach};
+use crate::database_url::{Attrs, ParsedUrl, ServerAddress};
 
 /// How long a transaction may wait for this program, unless the server has another limit: well above the time that a
 /// broker may take for records published within one.
@@ -189,10 +189,10 @@ impl Trial {
     pub async fn hold(
         &self,
         wire: &mut Wire,
-        target: &Target,
-        place: &Place,
+        target: &ParsedUrl,
+        place: &ServerAddress,
         backend: i32,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ConnectError> {
         let _running = self.running.lock().await;
         let is_shared = self.backends().contains(&backend);
         if self.passed.load(Ordering::Relaxed) && !is_shared {
@@ -215,7 +215,7 @@ impl Trial {
                 "whether {place} is a pooler that mixes sessions up was not tried, as there is no second connection: \
                  {reason}"
             ),
-            Err(reason) => return Err(Refusal::Away(format!("{place}: {reason}"))),
+            Err(reason) => return Err(ConnectError::Away(format!("{place}: {reason}"))),
         }
         self.passed.store(true, Ordering::Relaxed);
         Ok(())
@@ -228,7 +228,12 @@ fn is_limit(reason: &str) -> bool {
     limits.iter().any(|limit| reason.contains(limit))
 }
 
-async fn compare(first: &mut Wire, second: &mut Wire, place: &str, backend: &str) -> Result<(), Refusal> {
+async fn compare(
+    first: &mut Wire,
+    second: &mut Wire,
+    place: &str,
+    backend: &str,
+) -> Result<(), ConnectError> {
     const WHO: &str = "SELECT pg_backend_pid()";
     for round in 0..ROUNDS {
         if round > 0 {
@@ -239,7 +244,7 @@ async fn compare(first: &mut Wire, second: &mut Wire, place: &str, backend: &str
         let own = [own, [ask(first, WHO, place).await?]].concat();
         let others = [begun, ask(second, &format!("COMMIT; {WHO}"), place).await?];
         if own.iter().any(|seen| seen != backend) || others.iter().any(|seen| seen == backend) {
-            return Err(Refusal::Person(pooler(
+            return Err(ConnectError::Person(pooler(
                 place,
                 "two sessions were served by one server process, or one session by several",
             )));
@@ -248,13 +253,13 @@ async fn compare(first: &mut Wire, second: &mut Wire, place: &str, backend: &str
     Ok(())
 }
 
-async fn ask(wire: &mut Wire, sql: &str, place: &str) -> Result<String, Refusal> {
+async fn ask(wire: &mut Wire, sql: &str, place: &str) -> Result<String, ConnectError> {
     match wire.ask(sql).await {
         Ok(values) => Ok(values.into_iter().next().unwrap_or_default()),
         Err(reason) if reason.contains("statement pooling mode") => {
-            Err(Refusal::Person(pooler(place, &reason)))
+            Err(ConnectError::Person(pooler(place, &reason)))
         }
-        Err(reason) => Err(Refusal::Away(format!("{place}: {reason}"))),
+        Err(reason) => Err(ConnectError::Away(format!("{place}: {reason}"))),
     }
 }
 
