@@ -28,10 +28,10 @@ pub struct Certificate {
 impl Certificate {
     /// Returns `None` if the end is not a valid time.
     pub(crate) fn new(whose: impl Into<String>, certificate: &X509Ref) -> Option<Certificate> {
-        let left = Asn1Time::days_from_now(0).ok()?.diff(certificate.not_after()).ok()?;
-        let left =
-            TimeDelta::try_days(left.days.into())?.checked_add(&TimeDelta::seconds(left.secs.into()))?;
-        Some(Certificate { whose: whose.into(), ends: Utc::now().checked_add_signed(left)? })
+        let remaining = Asn1Time::days_from_now(0).ok()?.diff(certificate.not_after()).ok()?;
+        let remaining = TimeDelta::try_days(remaining.days.into())?
+            .checked_add(&TimeDelta::seconds(remaining.secs.into()))?;
+        Some(Certificate { whose: whose.into(), ends: Utc::now().checked_add_signed(remaining)? })
     }
 
     /// Whether somebody should renew it now.
@@ -105,8 +105,9 @@ mod tests {
     #[test]
     fn an_end_is_soon_from_14_days_before_it() {
         let now = Utc::now();
-        let ending = |left: TimeDelta| Certificate { whose: "the broker".to_owned(), ends: now + left };
-        for (left, soon, words) in [
+        let ending =
+            |remaining: TimeDelta| Certificate { whose: "the broker".to_owned(), ends: now + remaining };
+        for (remaining, soon, words) in [
             (TimeDelta::days(15), false, ", in 15 days"),
             (TimeDelta::days(14), true, ", in 14 days"),
             (TimeDelta::hours(30), true, ", in a day"),
@@ -114,9 +115,9 @@ mod tests {
             (TimeDelta::zero(), true, "ended at "),
             (-TimeDelta::days(3), true, "ended at "),
         ] {
-            let certificate = ending(left);
-            assert_eq!(certificate.ends_soon(now), soon, "{left}");
-            assert!(certificate.end(now).contains(words), "{left}: {}", certificate.end(now));
+            let certificate = ending(remaining);
+            assert_eq!(certificate.ends_soon(now), soon, "{remaining}");
+            assert!(certificate.end(now).contains(words), "{remaining}: {}", certificate.end(now));
         }
     }
 }

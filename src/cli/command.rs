@@ -53,7 +53,7 @@ pub enum Command {
         /// Repeat until Ctrl-C; with --json one line each time
         #[arg(long)]
         watch: bool,
-        /// Exit with 1 if there is a problem of at least this severity
+        /// Exit with 1 if a problem has at least this severity
         #[arg(long, value_name = "SEVERITY", value_enum)]
         fail_on: Option<FailOn>,
     },

@@ -38,7 +38,7 @@ pub enum DeadLetters {
     /// Phone numbers are masked, and other texts are left out, unless --reveal or --raw is given.
     #[command(after_help = NEEDS_DATABASE)]
     Show {
-        /// Its id
+        /// The letter's id
         #[arg(value_parser = id)]
         id: i64,
         /// Show phone numbers and texts as they are

@@ -165,7 +165,7 @@ impl SettingsReader {
         address
     }
 
-    /// Its errors never show the value, which can hold a password.
+    /// Errors never show the value, which can hold a password.
     fn database_url(&mut self) -> String {
         let name = "DATABASE_URL";
         let Some(text) = self.given(name, &None) else {

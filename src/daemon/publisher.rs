@@ -164,10 +164,10 @@ async fn alone(sender: &Sender, outgoing: &Outgoing, begin: Instant) -> Result<(
 
 /// Notes what the broker has, and retries while the lease lasts: records that are not noted are published again.
 async fn settle<F: Future<Output = Result<(), Fault>>>(begin: Instant, attempt: impl FnMut() -> F) {
-    let left = LEASE.saturating_sub(begin.elapsed());
+    let remaining = LEASE.saturating_sub(begin.elapsed());
     let never = CancellationToken::new();
     let settled = retry("noting what was published", &never, attempt);
-    if tokio::time::timeout(left, settled).await.is_err() {
+    if tokio::time::timeout(remaining, settled).await.is_err() {
         warn!("published records could not be noted in time, and are published again");
     }
 }

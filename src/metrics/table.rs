@@ -67,7 +67,7 @@ metrics! {
     OUTCOMES: "voiceclone_records_total", Counter, [TOPIC, OUTCOME],
         "Records that landed, as rows or as dead letters.";
     BYTES: "voiceclone_record_bytes_total", Counter, [TOPIC],
-        "Bytes of their keys, values and headers.";
+        "Bytes of the keys, values and headers of records that landed.";
     RECORD_AGE: "voiceclone_record_age_seconds", Histogram(AGE_SECONDS), [TOPIC],
         "Age of the oldest record of a topic in a batch, by its timestamp, when the batch landed.";
     LAST_RECORD: "voiceclone_last_record_timestamp_seconds", Gauge, [TOPIC],
@@ -121,7 +121,7 @@ metrics! {
     PUBLISH_BACKLOG: "voiceclone_publish_backlog", Polled, [WRITTEN_TOPIC],
         "Records in the database that are to be published.";
     PUBLISH_BACKLOG_AGE: "voiceclone_publish_backlog_age_seconds", Polled, [WRITTEN_TOPIC],
-        "Age of the oldest of them, 0 where there is none.";
+        "Age of the oldest record that is to be published, 0 if there is none.";
     PUBLISHED: "voiceclone_published_total", Counter, [WRITTEN_TOPIC],
         "Records that the broker has.";
     PUBLISH_FAILURES: "voiceclone_publish_failures_total", Counter, [WRITTEN_TOPIC],
@@ -132,16 +132,16 @@ metrics! {
     EXPIRY_OVERDUE_ROWS: "voiceclone_expiry_overdue_rows", Polled, [],
         "Cache rows past their time that the expiry has not reached.";
     EXPIRY_OVERDUE_SECONDS: "voiceclone_expiry_overdue_seconds", Polled, [],
-        "How long the first of them is past its time, 0 where there is none.";
+        "How long the most overdue cache row is past its time, 0 if there is none.";
     EXPIRY_LAST_SUCCESS: "voiceclone_expiry_last_success_timestamp_seconds", Gauge, [],
         "When a run of the expiry last reached every row that was due, 0 before the first.";
     EXPIRY_DURATION: "voiceclone_expiry_duration_seconds", Histogram(EXPIRY_SECONDS), [],
         "Time that a run of the expiry took.";
 
     DATABASE_UP: "voiceclone_database_up", Gauge, [],
-        "Whether the database answered the last question for these metrics.";
+        "Whether the database answered the last query for these metrics.";
     DATABASE_SCRAPE_ERRORS: "voiceclone_database_scrape_errors_total", Counter, [],
-        "Questions for these metrics that the database did not answer.";
+        "Queries for these metrics that the database did not answer.";
     CONNECTIONS: "voiceclone_db_connections", Gauge, [CONNECTION],
         "Connections of the pool.";
     CONNECTIONS_MAX: "voiceclone_db_connections_max", Gauge, [],

@@ -176,21 +176,21 @@ async fn settle(
 ) -> Result<(), Fault> {
     let (mut whole, mut others, mut first) = (Vec::new(), Vec::new(), 0);
     for (id, size) in &claimed.chunks {
-        let left: Vec<i64> = (1..)
+        let remaining: Vec<i64> = (1..)
             .zip(first..first + size)
             .filter(|(_, at)| !published.contains(at))
             .map(|(n, _)| n)
             .collect();
         first += size;
-        if left.is_empty() {
+        if remaining.is_empty() {
             whole.push(*id);
             continue;
         }
         others.push(*id);
-        if left.len() < *size {
+        if remaining.len() < *size {
             diesel::sql_query(KEEP)
                 .bind::<BigInt, _>(id)
-                .bind::<Array<BigInt>, _>(&left)
+                .bind::<Array<BigInt>, _>(&remaining)
                 .bind::<SqlUuid, _>(claimed.claim)
                 .execute(connection)
                 .await?;

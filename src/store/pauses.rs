@@ -64,8 +64,8 @@ impl Store {
         .bind::<Text, _>(name(topic))
         .load(&mut connection)
         .await?;
-        let said = |row: Paused| if row.topic.is_empty() { "all topics".to_owned() } else { row.topic };
-        Ok(rows.into_iter().map(said).collect())
+        let name_of = |row: Paused| if row.topic.is_empty() { "all topics".to_owned() } else { row.topic };
+        Ok(rows.into_iter().map(name_of).collect())
     }
 
     /// The topics that are paused now. An empty name in the table stands for all of them.

@@ -87,9 +87,9 @@ impl Store {
         let row: Row = connection
             .transaction::<Row, Fault, _>(async |connection| {
                 connection.batch_execute(&limit).await?;
-                let asked =
+                let query =
                     diesel::sql_query(ASK).bind::<BigInt, _>(COUNTED).bind::<BigInt, _>(CAME_DUE_LAST);
-                Ok(asked.get_result(connection).await?)
+                Ok(query.get_result(connection).await?)
             })
             .await?;
         let of = |reason: &Reason| {

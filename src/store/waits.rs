@@ -35,7 +35,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut connection = self.connection().await?;
-        let asked = diesel::sql_query(
+        let statements = diesel::sql_query(
             "SELECT upper(split_part(ltrim(a.query), ' ', 1)) AS statement,
                     extract(epoch FROM clock_timestamp() - a.query_start)::bigint AS seconds,
                     concat_ws(' ', a.wait_event_type, a.wait_event) AS waits_for,
@@ -49,7 +49,7 @@ impl Store {
              ORDER BY a.query_start",
         );
         let milliseconds = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        Ok(asked
+        Ok(statements
             .bind::<Array<Integer>, _>(backends)
             .bind::<Integer, _>(milliseconds)
             .load(&mut *connection)

@@ -75,8 +75,8 @@ pub async fn pooler(url: &str) -> Result<(), ConnectError> {
 
 /// The problem of a database whose encoding is not UTF8, and the remedy.
 pub async fn encoding_problem(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<String>> {
-    let asked = diesel::dsl::sql::<diesel::sql_types::Text>("current_setting('server_encoding')");
-    let encoding: String = diesel::select(asked).get_result(connection).await?;
+    let query = diesel::dsl::sql::<diesel::sql_types::Text>("current_setting('server_encoding')");
+    let encoding: String = diesel::select(query).get_result(connection).await?;
     if encoding == "UTF8" {
         return Ok(None);
     }
@@ -194,12 +194,12 @@ async fn reach(target: &ParsedUrl, place: &ServerAddress) -> Result<(Wire, Serve
     }
     let limit =
         config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT).saturating_add(LOGIN_TIMEOUT);
-    let reached = async {
+    let attempt = async {
         let mut wire = log_in(target, &config).await?;
         let facts = ServerFacts::ask(&mut wire).await?;
         Ok((wire, facts))
     };
-    tokio::time::timeout(limit, reached).await.unwrap_or_else(|_| Err(silence(limit)))
+    tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(silence(limit)))
 }
 
 /// `sslmode` means what it means to libpq. `allow` and `prefer` (the default) use TLS if the server offers it, and go
@@ -250,7 +250,7 @@ fn password_from(path: &Path, config: &Config, place: &ServerAddress) -> Option<
         Host::Unix(path) => path.display().to_string(),
     };
     let user = config.get_user().unwrap_or_default();
-    let asked =
+    let wanted =
         [host, place.port.to_string(), config.get_dbname().unwrap_or(user).to_owned(), user.to_owned()];
     let text = std::fs::read_to_string(path).ok()?;
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
@@ -266,7 +266,7 @@ fn password_from(path: &Path, config: &Config, place: &ServerAddress) -> Option<
             }
         }
         let password = (fields.len() == 5).then(|| fields.pop())??;
-        fields.iter().zip(&asked).all(|(field, asked)| field == "*" || field == asked).then_some(password)
+        fields.iter().zip(&wanted).all(|(field, wanted)| field == "*" || field == wanted).then_some(password)
     })
 }
 

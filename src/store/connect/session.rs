@@ -30,13 +30,13 @@ pub(super) enum Wire {
 impl Wire {
     /// Returns the values of the last row of a query, or none if there is no row.
     pub async fn ask(&mut self, sql: &str) -> Result<Vec<String>, String> {
-        let asked = async {
+        let answer = async {
             match self {
                 Wire::Plain(client, connection) => drive(client, connection, sql).await,
                 Wire::Tls(client, connection) => drive(client, connection, sql).await,
             }
         };
-        let messages = match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        let messages = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(answer) => answer.map_err(|error| causes(&error))?,
             Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
         };
