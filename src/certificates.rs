@@ -1,4 +1,4 @@
-//! Certificates of servers and of this client: what is wrong with them, and when they end.
+//! Certificates of servers and of this client: their errors, and their ends.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,28 +10,28 @@ use openssl::asn1::Asn1Time;
 use openssl::ssl::{SslConnectorBuilder, SslVerifyMode};
 use openssl::x509::{X509, X509Ref};
 
-/// A certificate that ends within this time is said.
+/// A certificate that ends within this time is reported.
 pub const SOON: TimeDelta = TimeDelta::days(14);
 
-/// How long the connection and each answer may take.
+/// Timeout of the connection, and of each answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A certificate and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Who shows it: `the broker kafka:9093`.
+    /// Who presents it: `the broker kafka:9093`.
     pub whose: String,
-    /// Not valid after this moment.
+    /// The end of its validity.
     pub ends: DateTime<Utc>,
 }
 
 impl Certificate {
-    /// `None` for an end that is no time.
+    /// Returns `None` if the end is not a valid time.
     pub(crate) fn new(whose: impl Into<String>, certificate: &X509Ref) -> Option<Certificate> {
-        let left = Asn1Time::days_from_now(0).ok()?.diff(certificate.not_after()).ok()?;
-        let left =
-            TimeDelta::try_days(left.days.into())?.checked_add(&TimeDelta::seconds(left.secs.into()))?;
-        Some(Certificate { whose: whose.into(), ends: Utc::now().checked_add_signed(left)? })
+        let remaining = Asn1Time::days_from_now(0).ok()?.diff(certificate.not_after()).ok()?;
+        let remaining = TimeDelta::try_days(remaining.days.into())?
+            .checked_add(&TimeDelta::seconds(remaining.secs.into()))?;
+        Some(Certificate { whose: whose.into(), ends: Utc::now().checked_add_signed(remaining)? })
     }
 
     /// Whether somebody should renew it now.
@@ -39,7 +39,7 @@ impl Certificate {
         self.ends - now <= SOON
     }
 
-    /// Its end in words: `ends at 2026-12-02T10:00:00Z, in 5 days`.
+    /// The end in words: `ends at 2026-12-02T10:00:00Z, in 5 days`.
     pub fn end(&self, now: DateTime<Utc>) -> String {
         let at = self.ends.to_rfc3339_opts(SecondsFormat::Secs, true);
         match (self.ends - now).num_days() {
@@ -51,10 +51,10 @@ impl Certificate {
     }
 }
 
-/// What a server showed.
+/// The certificate that a server presented, and its errors.
 #[derive(Default)]
-pub(crate) struct Seen {
-    /// OpenSSL's numbers and words.
+pub(crate) struct PresentedCertificate {
+    /// OpenSSL's error numbers and texts.
     pub faults: Vec<(i32, String)>,
     pub certificate: Option<X509>,
 }
@@ -68,30 +68,30 @@ pub(crate) fn connect(address: impl ToSocketAddrs) -> anyhow::Result<TcpStream> 
     Ok(stream)
 }
 
-/// Goes so far into TLS that the server shows its certificate, and sends nothing over the connection. Blocks.
+/// Runs the TLS handshake until the server presents its certificate, and sends nothing over the connection. Blocks.
 pub(crate) fn look(
     mut builder: SslConnectorBuilder,
     stream: TcpStream,
     host: &str,
     checks_name: bool,
-) -> anyhow::Result<Seen> {
-    let seen: Arc<Mutex<Seen>> = Arc::default();
+) -> anyhow::Result<PresentedCertificate> {
+    let seen: Arc<Mutex<PresentedCertificate>> = Arc::default();
     let noted = seen.clone();
-    // each fault is noted and the next one looked for
+    // each error is noted, and verification continues
     builder.set_verify_callback(SslVerifyMode::PEER, move |is_good, context| {
         let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_good {
             let fault = context.error();
             noted.faults.push((fault.as_raw(), fault.error_string().to_owned()));
         }
-        // 0 is the server's own; those of the authorities that signed it come before
+        // depth 0 is the server's own certificate; those of the authorities that signed it come before
         if context.error_depth() == 0 {
             noted.certificate = context.current_cert().map(X509Ref::to_owned);
         }
         true
     });
     let connect = builder.build().configure()?.verify_hostname(checks_name);
-    // a server that wants a certificate of this client ends it here, after it has shown its own
+    // a server that requires a client certificate ends the handshake here, after it has presented its own
     let _ = connect.connect(host, stream);
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(std::mem::take(&mut *seen))
@@ -105,8 +105,9 @@ mod tests {
     #[test]
     fn an_end_is_soon_from_14_days_before_it() {
         let now = Utc::now();
-        let ending = |left: TimeDelta| Certificate { whose: "the broker".to_owned(), ends: now + left };
-        for (left, soon, words) in [
+        let ending =
+            |remaining: TimeDelta| Certificate { whose: "the broker".to_owned(), ends: now + remaining };
+        for (remaining, soon, words) in [
             (TimeDelta::days(15), false, ", in 15 days"),
             (TimeDelta::days(14), true, ", in 14 days"),
             (TimeDelta::hours(30), true, ", in a day"),
@@ -114,9 +115,9 @@ mod tests {
             (TimeDelta::zero(), true, "ended at "),
             (-TimeDelta::days(3), true, "ended at "),
         ] {
-            let certificate = ending(left);
-            assert_eq!(certificate.ends_soon(now), soon, "{left}");
-            assert!(certificate.end(now).contains(words), "{left}: {}", certificate.end(now));
+            let certificate = ending(remaining);
+            assert_eq!(certificate.ends_soon(now), soon, "{remaining}");
+            assert!(certificate.end(now).contains(words), "{remaining}: {}", certificate.end(now));
         }
     }
 }

@@ -1,6 +1,5 @@
-//! `/healthz`, `/readyz`, `/metrics`, `/status.json` and the page at `/`. They have no password, so a client can take
-//! little: so many connections at a time, one request on each, a short head, no body that would be read, and an end to
-//! every wait.
+//! `/healthz`, `/readyz`, `/metrics`, `/status.json` and the page at `/`. They have no password, so each client's use
+//! is bounded: a maximum number of connections, one request on each, a short head, no body, and an end to every wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,19 +25,19 @@ use crate::page::history::History;
 use crate::shared::Shared;
 use crate::status::Document;
 
-/// A scrape comes every few seconds; without upkeep, what histograms gather between scrapes would grow.
+/// Upkeep of the histograms. Without it, their values would pile up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// How long answers under way may take once the program ends.
+/// Time for answers in flight when the program ends.
 const GRACE: Duration = Duration::from_secs(1);
-/// Connections at a time; further ones wait until one of these ends.
+/// Maximum number of connections at a time. Others wait until one of these ends.
 const CONNECTIONS: usize = 64;
-/// How long a connection may last, from its first byte to the last of the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a request's head.
+/// Maximum duration of a connection, from its first byte to the last of the answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum bytes of a request's head.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 
-/// Nothing but the program's own style sheet, script and answers; no frame around it.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+/// Allows only the program's own style sheet, script and answers, and no frame around it.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
 /// The conditions of `/readyz`: ready where all hold (contract, section 7).
@@ -57,7 +56,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// Each with its name.
+    /// The conditions with their names.
     pub fn named(&self) -> [(&'static str, bool); 5] {
         [
             ("schema", self.schema),
@@ -74,26 +73,26 @@ impl Conditions {
     }
 }
 
-/// What `/readyz` answers.
+/// The answer of `/readyz`.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Readiness {
     /// The conditions.
     #[serde(flatten)]
     pub conditions: Conditions,
-    /// The partitions that wait, and what for.
+    /// The waiting partitions, and what they wait for.
     pub waiting: Vec<Waiting>,
 }
 
-/// What the server answers from.
+/// The state from which the server answers.
 #[derive(Clone)]
 pub struct Probe {
     /// Renders the metrics.
     pub handle: PrometheusHandle,
     /// The conditions as they are now.
     pub ready: watch::Receiver<Readiness>,
-    /// The document of `status`, one for all who ask.
+    /// The document of `status`, computed once for all clients.
     pub status: Shared<Document>,
-    /// What the page plots.
+    /// The data of the page's plots.
     pub history: History,
 }
 
@@ -117,7 +116,7 @@ pub async fn serve(listener: TcpListener, state: Probe, cancel: CancellationToke
     let _ = tokio::time::timeout(GRACE, connections.wait()).await;
 }
 
-/// Takes connections for as long as it is polled.
+/// Accepts connections for as long as it is polled.
 async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -138,8 +137,8 @@ async fn accept(listener: TcpListener, router: Router, connections: &TaskTracker
             .max_buf_size(HEAD_MAX_BYTES)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
         connections.spawn(async move {
-            // a client that breaks off, or is cut off, is its own affair
-            let _ = tokio::time::timeout(PATIENCE, connection).await;
+            // the end of one client's connection is no error of the server
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
             drop(place);
         });
     }
@@ -161,10 +160,10 @@ fn router(state: Probe) -> Router {
         .with_state(state)
 }
 
-/// What a browser may do with an answer.
+/// Adds the headers that restrict what a browser may do with an answer.
 async fn with_headers(mut answer: Response<Body>) -> Response<Body> {
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),

@@ -7,18 +7,18 @@
 //! main -> logging, output           dispatches; text or JSON lines; what commands print
 //!      -> commands                  one module a command: publish, simulate, tap, replay, report, check, status, migrate, dead-letters, skip, pause, demo
 //!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
-//!      -> page, shared              the page at / and its plots; one document of `status` for all who ask for it
-//!      -> survey                    asks the database and the brokers what `status` judges
-//!      -> consumer                  the live consumer: a machine that decides for each partition, a driver that does
+//!      -> page, shared              the page at / and its plots; one document of `status` for all clients
+//!      -> survey                    gathers the facts about the database and the brokers that `status` judges
+//!      -> consumer                  the live consumer: a state machine for each partition, and a driver that executes its decisions
 //!      -> kafka                     the only place that knows rdkafka: the group, questions to brokers, ranges, sending
-//!      -> ingest                    a batch: decode, plan, write; parts, halves and the trial of what is refused
+//!      -> ingest                    a batch: decode, plan, write; retries in parts and halves, and the trial of refused records
 //!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
 //!      -> config -> cli             environment and flags, checked
 //!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
-//!      -> status                    pure: what the database and the brokers answered, to a verdict and the problems
-//!      -> certificates              what is wrong with a certificate, and when it ends
-//!      -> mask                      pure: what of an event may be shown
-//!      -> metrics                   what /metrics shows: names, help, labels, and how they are counted
+//!      -> status                    pure: from these facts to a verdict and the problems
+//!      -> certificates              the errors and the end of a certificate
+//!      -> mask                      pure: hides personal data in events that are shown
+//!      -> metrics                   the metrics of /metrics: names, help, labels, and how they are counted
 //!      -> json_schemas              the events as published: JSON Schemas and AsyncAPI, from schemas/
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
@@ -28,8 +28,8 @@
 //!
 //! `docs/design.md` draws the states of a partition, and says how the promise is kept.
 //!
-//! A rule of `event` or `fold` is the contract's; what the database adds to it stands in `store::write`.
-//! `traffic` makes up the records of a plausible service for `simulate` and `demo`.
+//! The rules in `event` and `fold` are the contract's. `store::write` has what the database adds to them.
+//! `traffic` generates the records of a plausible service for `simulate` and `demo`.
 
 pub mod certificates;
 pub mod cli;

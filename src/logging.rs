@@ -1,4 +1,4 @@
-//! Logs go to standard error, as text for a person or as one JSON object a line; a panic is logged, too.
+//! Logs go to standard error, as text for a person or as one JSON object a line. Panics are logged, too.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
@@ -12,9 +12,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::SettingError;
 
-/// Starts logging. `format` is `LOG_FORMAT`, `filter` is `RUST_LOG`; `daemon` tells the daemon's defaults (JSON
-/// unless on a terminal, level info) from those of a command that a person runs (text, level warn). Returns what is
-/// wrong with the two; the defaults stand in for them, so that there is a log to say so in.
+/// Starts logging. `format` is `LOG_FORMAT`, `filter` is `RUST_LOG`. `daemon` selects the defaults: for the daemon
+/// JSON unless on a terminal, and level info; for a command that a person runs, text and level warn. Returns the
+/// errors in the two settings; the defaults then apply, so that there is a log for these errors.
 pub fn init(format: Option<&str>, filter: Option<&str>, daemon: bool) -> Vec<SettingError> {
     let mut errors = Vec::new();
     let terminal = std::io::stderr().is_terminal();
@@ -28,7 +28,7 @@ pub fn init(format: Option<&str>, filter: Option<&str>, daemon: bool) -> Vec<Set
     });
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal && !json);
     let all = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_shown));
-    // Fails only where something logs already, as in a test: that stays.
+    // Fails only if a logger exists already, as in a test: that one stays.
     let _ =
         if json { all.with(layer.json().flatten_event(true)).try_init() } else { all.with(layer).try_init() };
     std::panic::set_hook(Box::new(log_panic));
@@ -39,9 +39,9 @@ fn default_level(daemon: bool) -> &'static str {
     if daemon { "info" } else { "warn" }
 }
 
-/// Whatever the filter says: the libraries' own lines only from warnings up, as below that they show what passes
-/// through them. The database driver tells at `debug` the values of its statements, and at `info` the notices of the
-/// server, which may quote rows. librdkafka shows no record, and its secrets neither.
+/// Whatever the filter says, the libraries' own lines are logged only from warnings up, as lower levels show the data
+/// that passes through them. The database driver logs the values of its statements at `debug`, and the server's
+/// notices, which may quote rows, at `info`. librdkafka logs no record, and none of its secrets.
 fn may_be_shown(metadata: &Metadata<'_>) -> bool {
     let part = metadata.target().split("::").next().unwrap_or_default();
     match part {
@@ -71,8 +71,8 @@ fn filter(filter: Option<&str>, daemon: bool) -> Result<EnvFilter, SettingError>
     })
 }
 
-/// Stands in for the standard hook, whose lines would not be JSON. What the panic says is left out: it may quote
-/// what was in hand, as that of a text cut in the middle of a character does.
+/// Replaces the standard hook, whose lines would not be JSON. The panic's message is left out: it may quote the data
+/// at hand, as the message about a text cut in the middle of a character does.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();

@@ -1,11 +1,11 @@
-//! Parse, dispatch, exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.
+//! Parses the command line, dispatches, and sets the exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::cli::{self, Asked, Cli, Command, DeadLetters, FailOn, Usage};
+use voiceclone_events::cli::{self, Cli, Command, CommandLine, DeadLetters, FailOn, Usage};
 use voiceclone_events::commands::{
     check, dead_letters, demo, manual, migrate, pause, publish, replay, report, schema, simulate, skip,
     status, tap, where_is,
@@ -20,12 +20,12 @@ use voiceclone_events::{daemon, database_url, kafka, logging, memory};
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
-/// How a command ended that could not do what it was asked for.
+/// The failure of a command.
 enum Failure {
-    /// To be reported.
+    /// The error is to be reported.
     Failed(anyhow::Error),
-    /// Reported already; the exit status.
-    Said(u8),
+    /// The error was reported already. Holds the exit status.
+    Reported(u8),
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -37,8 +37,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 fn main() -> ExitCode {
     memory::return_large_blocks();
     let cli = match cli::parse() {
-        Ok(Asked::Command(cli)) => cli,
-        Ok(Asked::Text(text)) => {
+        Ok(CommandLine::Command(cli)) => cli,
+        Ok(CommandLine::Text(text)) => {
             return match text.print().and_then(|()| std::io::stdout().flush()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     runtime.shutdown_timeout(Duration::from_millis(200));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Said(status)) => ExitCode::from(status),
+        Err(Failure::Reported(status)) => ExitCode::from(status),
         Err(Failure::Failed(error)) => {
             if let Some(SettingErrors(errors)) = error.downcast_ref() {
                 errors.iter().for_each(|error| report(&error.to_string()));
@@ -79,13 +79,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// The exit status of an error. Wrong usage and a wrong setting have their own, wherever they are found.
+/// The exit status of an error. Wrong usage and a wrong setting have a status of their own, wherever they are found.
 fn status(error: &anyhow::Error) -> u8 {
     let is_usage = error.is::<Usage>() || error.is::<SettingErrors>() || error.is::<SettingError>();
     if is_usage { WRONG_USAGE } else { FAILED }
 }
 
-/// The settings, what is wrong with them, and the variables that are probably meant as settings.
+/// The settings, the errors in them, and the variables that are probably misspelt settings.
 fn settings(
     cli: &Cli,
     mut errors: Vec<SettingError>,
@@ -126,8 +126,8 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             let (settings, errors, warnings) = read(true, true);
             match check::run(&settings, &errors, &warnings, cli.json).await? {
                 check::Verdict::Works => Ok(()),
-                check::Verdict::Fails => Err(Failure::Said(FAILED)),
-                check::Verdict::WrongSetting => Err(Failure::Said(WRONG_USAGE)),
+                check::Verdict::Fails => Err(Failure::Reported(FAILED)),
+                check::Verdict::WrongSetting => Err(Failure::Reported(WRONG_USAGE)),
             }
         }
         Command::Status { watch, fail_on } => {
@@ -136,7 +136,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 FailOn::Critical => Severity::Critical,
             });
             let options = status::Options { watch: *watch, fail_on, json: cli.json };
-            good(status::run(&settings(true, true)?, options, cancel).await?)
+            fail_unless(status::run(&settings(true, true)?, options, cancel).await?)
         }
         Command::Replay { topic, partition, from, to, dry_run } => {
             let options = replay::Options {
@@ -147,7 +147,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 dry_run: *dry_run,
             };
             let outcome = replay::run(&settings(true, true)?, options, cli.json, cancel).await?;
-            good(outcome == replay::Outcome::Done)
+            fail_unless(outcome == replay::Outcome::Done)
         }
         Command::Skip { topic, partition, to, note } => {
             let partition = TopicPartition::new(*topic, *partition);
@@ -160,22 +160,22 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         Command::DeadLetters { what } => {
             let sends = matches!(what, Some(DeadLetters::Fix(_)));
             let settings = settings(true, sends)?;
-            good(dead_letters::run(&settings, what.as_ref(), cli.json, cancel).await?)
+            fail_unless(dead_letters::run(&settings, what.as_ref(), cli.json, cancel).await?)
         }
         Command::Tap(args) => {
-            // what is known without a database is shown without one
+            // without a database, the command shows what it can
             let database = std::env::var_os("DATABASE_URL").is_some_and(|url| !url.is_empty());
             Ok(tap::run(&settings(database, true)?, args, cli.json, cancel).await?)
         }
-        Command::Publish { topic, check: true, file } => {
-            good(publish::check::run(&settings(false, false)?, topic, file.as_deref(), cli.json).await?)
-        }
+        Command::Publish { topic, check: true, file } => fail_unless(
+            publish::check::run(&settings(false, false)?, topic, file.as_deref(), cli.json).await?,
+        ),
         Command::Publish { topic, check: false, file } => {
-            good(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)
+            fail_unless(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)
         }
         Command::Schema { topic } => Ok(schema::run(topic.as_deref())?),
         Command::WhereIs { caller } => {
-            // found out first, as it may be read from a terminal
+            // checked first, as the caller's id may be read from a terminal
             let caller = where_is::caller(caller)?;
             Ok(where_is::run(&settings(true, false)?, &caller, cli.json).await?)
         }
@@ -204,7 +204,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
     }
 }
 
-/// Says in one line which parameters of `DATABASE_URL` mean something to another driver only.
+/// Logs in one line the parameters of `DATABASE_URL` that only another driver knows.
 fn note_ignored_parameters(settings: &Settings) {
     let ignored = database_url::check(&settings.database_url).unwrap_or_default();
     if !ignored.is_empty() {
@@ -212,8 +212,8 @@ fn note_ignored_parameters(settings: &Settings) {
     }
 }
 
-fn good(good: bool) -> Result<(), Failure> {
-    if good { Ok(()) } else { Err(Failure::Said(FAILED)) }
+fn fail_unless(succeeded: bool) -> Result<(), Failure> {
+    if succeeded { Ok(()) } else { Err(Failure::Reported(FAILED)) }
 }
 
 /// SIGTERM and SIGINT ask for an orderly end.
@@ -223,14 +223,14 @@ fn cancel_at_signals() -> Result<CancellationToken, Failure> {
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
-    let asked = cancel.clone();
+    let token = cancel.clone();
     tokio::spawn(async move {
         let signal = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal, "asked to end: what is in flight is finished");
-        asked.cancel();
+        token.cancel();
     });
     Ok(cancel)
 }

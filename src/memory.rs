@@ -1,13 +1,13 @@
-//! The allocator's setting that the limit on memory needs.
+//! The setting of the allocator on which the memory limit depends.
 
 #![allow(unsafe_code)]
 
-/// Has every allocation of 1 MiB or more go back to the system when it is freed.
+/// Returns every allocation of 1 MiB or more to the system when it is freed.
 ///
-/// The allocator of glibc raises this threshold to the size of the largest block that was freed, up to 32 MiB. Blocks of a
-/// few MiB then come from its heaps, whose gaps it keeps: with 8 MiB values, large keys and many headers at once the
-/// daemon's peak was 248 MiB without this and 177 MiB with it
-/// (`cargo test --test it -- with_large_values --nocapture`).
+/// glibc's allocator raises this threshold to the size of the largest block that was freed, up to 32 MiB. Blocks of a
+/// few MiB then come from its heaps, whose gaps it keeps. With 8 MiB values, large keys and many headers at once, the
+/// daemon's peak was 248 MiB without this and 177 MiB with it (`cargo test --test it -- with_large_values
+/// --nocapture`).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn return_large_blocks() {
     use std::ffi::c_int;
@@ -25,6 +25,6 @@ pub fn return_large_blocks() {
     }
 }
 
-/// Other allocators are left as they are.
+/// Does nothing, as other allocators have no such threshold.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn return_large_blocks() {}

@@ -1,4 +1,4 @@
-//! Retrying what fails for a reason outside of this program: growing pauses with jitter, and cancellation.
+//! Retries with growing pauses, jitter and cancellation.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Sleeps. Returns `false` if cancelled first.
+/// Sleeps. Returns `false` if it was cancelled first.
 pub async fn pause_for(pause: Duration, cancel: &CancellationToken) -> bool {
     tokio::select! {
         () = tokio::time::sleep(pause) => true,
@@ -25,7 +25,7 @@ pub async fn pause_for(pause: Duration, cancel: &CancellationToken) -> bool {
     }
 }
 
-/// Repeats an operation, with growing pauses, until it succeeds. Returns `None` if cancelled first.
+/// Retries an operation, with growing pauses, until it succeeds. Returns `None` if it was cancelled first.
 pub async fn retry<T, F: Future<Output = Result<T, Fault>>>(
     what: &str,
     cancel: &CancellationToken,

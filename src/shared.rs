@@ -1,4 +1,4 @@
-//! One computation for all who ask: at most one at a time, and its result is good for some seconds.
+//! One computation for all callers: at most one at a time, and its result is reused for some seconds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,40 +6,41 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-/// A result that is younger is not computed again.
+/// Maximum age of a result that is reused.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How long a caller waits for a result; then it gets the one before.
+/// Maximum time that a caller waits for a result. Then it gets the previous one.
 const PATIENCE: Duration = Duration::from_secs(7);
 
-/// Callers that wait at a time. Further ones get the result before, so that they take no connection from `/healthz`.
+/// Maximum number of waiting callers. Others get the previous result, so that they take no connection from
+/// `/healthz`.
 const WAITING: usize = 16;
 
 type Compute<T> = dyn Fn() -> Pin<Box<dyn Future<Output = Option<T>> + Send>> + Send + Sync;
 
-/// A result with its moment.
+/// A result, and the time when it was ready.
 #[derive(Debug)]
-pub struct Made<T> {
+pub struct Computed<T> {
     /// The result.
     pub result: Arc<T>,
-    /// When it was there.
+    /// When it was ready.
     pub at: Instant,
 }
 
-impl<T> Clone for Made<T> {
-    fn clone(&self) -> Made<T> {
-        Made { result: self.result.clone(), at: self.at }
+impl<T> Clone for Computed<T> {
+    fn clone(&self) -> Computed<T> {
+        Computed { result: self.result.clone(), at: self.at }
     }
 }
 
-struct State<T> {
-    made: Option<Made<T>>,
+struct SharedState<T> {
+    made: Option<Computed<T>>,
     busy: bool,
 }
 
 struct Inner<T> {
     compute: Box<Compute<T>>,
-    state: watch::Sender<State<T>>,
+    state: watch::Sender<SharedState<T>>,
     places: Semaphore,
     patience: Duration,
 }
@@ -53,17 +54,17 @@ impl<T> Clone for Shared<T> {
     }
 }
 
-/// Ends the computation, also where it panics or is dropped.
-struct Busy<T>(Arc<Inner<T>>);
+/// Marks the computation as ended when dropped, also after a panic.
+struct BusyGuard<T>(Arc<Inner<T>>);
 
-impl<T> Drop for Busy<T> {
+impl<T> Drop for BusyGuard<T> {
     fn drop(&mut self) {
         self.0.state.send_modify(|state| state.busy = false);
     }
 }
 
 impl<T: Send + Sync + 'static> Shared<T> {
-    /// Nothing is computed until somebody asks. A computation that gives `None` leaves the result before.
+    /// Computes nothing until somebody asks. A computation that returns `None` leaves the previous result in place.
     pub fn new<F>(compute: impl Fn() -> F + Send + Sync + 'static) -> Shared<T>
     where
         F: Future<Output = Option<T>> + Send + 'static,
@@ -75,13 +76,13 @@ impl<T: Send + Sync + 'static> Shared<T> {
     where
         F: Future<Output = Option<T>> + Send + 'static,
     {
-        let state = watch::Sender::new(State { made: None, busy: false });
+        let state = watch::Sender::new(SharedState { made: None, busy: false });
         let compute: Box<Compute<T>> = Box::new(move || Box::pin(compute()));
         Shared(Arc::new(Inner { compute, state, places: Semaphore::new(WAITING), patience }))
     }
 
-    /// The latest result, computed anew where it is old; `None` where there is none within the time.
-    pub async fn get(&self) -> Option<Made<T>> {
+    /// The latest result, computed again if it is old; `None` if there is none within the time.
+    pub async fn get(&self) -> Option<Computed<T>> {
         let mut changes = self.0.state.subscribe();
         let begins = self.0.state.send_if_modified(|state| {
             let begins = !state.busy && state.made.as_ref().is_none_or(|made| made.at.elapsed() >= FRESH);
@@ -89,25 +90,25 @@ impl<T: Send + Sync + 'static> Shared<T> {
             begins
         });
         if begins {
-            let busy = Busy(self.0.clone());
+            let busy = BusyGuard(self.0.clone());
             tokio::spawn(async move {
                 let inner = &busy.0;
                 if let Some(result) = (inner.compute)().await {
-                    let made = Made { result: Arc::new(result), at: Instant::now() };
+                    let made = Computed { result: Arc::new(result), at: Instant::now() };
                     inner.state.send_modify(|state| state.made = Some(made));
                 }
             });
         }
         if let Ok(_place) = self.0.places.try_acquire() {
             let ended = changes.wait_for(|state| !state.busy);
-            // the sender lives as long as this
+            // the sender lives as long as `self`
             drop(tokio::time::timeout(self.0.patience, ended).await);
         }
         self.latest()
     }
 
     /// The latest result, however old.
-    pub fn latest(&self) -> Option<Made<T>> {
+    pub fn latest(&self) -> Option<Computed<T>> {
         self.0.state.borrow().made.clone()
     }
 }
@@ -119,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is computed; each computation ends once it is let go.
+    /// Counts the computations. Each one ends once it is released.
     fn counting(patience: Duration) -> (Shared<u32>, Arc<AtomicU32>, Arc<Semaphore>) {
         let (count, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
         let (counted, waits) = (count.clone(), gate.clone());

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{NEEDS_DATABASE, NEEDS_DATABASE_AND_GROUP, offset, partition, positive, rate, time, topic};
+use super::command::{NEEDS_DATABASE, NEEDS_DATABASE_AND_GROUP};
+use super::values::{offset, partition, positive, rate, time, topic};
 use crate::event::{Reason, Time};
 use crate::record::Topic;
 
@@ -19,7 +20,7 @@ Examples:
 Needs DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS in the environment; any other KAFKA_X_Y there is librdkafka's property
 x.y.";
 
-/// What `dead-letters` does.
+/// The commands of `dead-letters`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DeadLetters {
     /// Count the unresolved dead letters by topic, reason and message; also without a word
@@ -28,7 +29,7 @@ pub enum DeadLetters {
     /// List dead letters, one a line
     #[command(after_help = NEEDS_DATABASE)]
     List {
-        /// Which ones.
+        /// The selected letters.
         #[command(flatten)]
         filter: Box<FilterArgs>,
     },
@@ -37,7 +38,7 @@ pub enum DeadLetters {
     /// Phone numbers are masked, and other texts are left out, unless --reveal or --raw is given.
     #[command(after_help = NEEDS_DATABASE)]
     Show {
-        /// Its id
+        /// The letter's id
         #[arg(value_parser = id)]
         id: i64,
         /// Show phone numbers and texts as they are
@@ -49,45 +50,46 @@ pub enum DeadLetters {
     },
     /// Take the same records through the daemon's code again
     ///
-    /// For a setting or a constraint that was put right. Exit status 1 where some records still cannot be used.
+    /// For a setting or a constraint that was fixed. Exit status 1 if some records still cannot be used.
     #[command(after_help = NEEDS_DATABASE)]
     Retry {
-        /// Which ones.
+        /// The selected letters.
         #[command(flatten)]
         filter: Box<FilterArgs>,
-        /// Whether to ask.
+        /// How to handle many letters.
         #[command(flatten)]
         bulk: Bulk,
-        /// Dead letters a second, at most [default: no limit]
+        /// Maximum number of dead letters a second [default: no limit]
         #[arg(long, value_name = "R", value_parser = rate)]
         rate: Option<f64>,
     },
     /// Publish a corrected record to the letter's own topic and partition, and resolve the letter
     ///
-    /// What is not changed stays as it was, the timestamp too. The record is checked as the daemon would, and nothing is
-    /// sent where it still cannot be used. A letter that is fixed already is not sent again.
+    /// Parts that are not changed stay as they were, including the timestamp. The record is checked as the daemon
+    /// would check it, and nothing is sent if it still cannot be used. A letter that is fixed already is not sent
+    /// again.
     #[command(after_help = FIX_HELP)]
     Fix(Box<FixArgs>),
     /// Resolve dead letters with a note, and do nothing else
     #[command(after_help = NEEDS_DATABASE)]
     Discard {
-        /// Which ones.
+        /// The selected letters.
         #[command(flatten)]
         filter: Box<FilterArgs>,
-        /// Whether to ask.
+        /// How to handle many letters.
         #[command(flatten)]
         bulk: Bulk,
-        /// Why, for those who come after
+        /// The reason, for whoever reads it later
         #[arg(long, value_name = "TEXT")]
         note: String,
     },
     /// Write dead letters to a file or to standard output
     ///
-    /// With --reveal ndjson is what `publish` takes again; a value that is no JSON object is base64, with its place.
-    /// Without it phone numbers are masked, and other texts are left out.
+    /// With --reveal, ndjson can be sent again with `publish`; a value that is not a JSON object is base64, with its
+    /// place. Without it, phone numbers are masked, and other texts are left out.
     #[command(after_help = NEEDS_DATABASE)]
     Export {
-        /// Which ones.
+        /// The selected letters.
         #[command(flatten)]
         filter: Box<FilterArgs>,
         /// ndjson, or csv for a spreadsheet
@@ -103,13 +105,13 @@ pub enum DeadLetters {
     /// Delete dead letters that are resolved and published
     #[command(after_help = NEEDS_DATABASE)]
     Purge {
-        /// Only those that were made longer ago than this, such as 90d
+        /// Only letters that were made longer ago than this, such as 90d
         #[arg(long, value_name = "TIME", value_parser = time)]
         older_than: Option<Duration>,
-        /// Which ones.
+        /// The selected letters.
         #[command(flatten)]
         filter: Box<FilterArgs>,
-        /// Whether to ask.
+        /// How to handle many letters.
         #[command(flatten)]
         bulk: Bulk,
     },
@@ -127,31 +129,31 @@ pub enum DeadLetters {
     },
 }
 
-/// One dead letter, and what is changed of its record.
+/// One dead letter, and the changes to its record.
 #[derive(Debug, Clone, Default, Args)]
 pub struct FixArgs {
-    /// Its id
+    /// The letter's id
     #[arg(value_parser = id)]
     pub id: i64,
-    /// Set a field of the event (in `data` of a CloudEvents envelope) to this JSON; null stands for no value
+    /// Set a field of the event (in `data` of a CloudEvents envelope) to this JSON; null means no value
     #[arg(long, value_name = "FIELD=JSON", value_parser = field)]
     pub set: Vec<(String, String)>,
     /// Take the whole value from this file; - is standard input
     #[arg(long, value_name = "FILE")]
     pub value: Option<PathBuf>,
-    /// The key
+    /// Replace the key
     #[arg(long, value_name = "TEXT")]
     pub key: Option<String>,
-    /// A header, in place of those of its name
+    /// Set a header, in place of all others of its name
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     pub headers: Vec<(String, String)>,
-    /// Leave out the headers of this name
+    /// Remove the headers of this name
     #[arg(long = "drop-header", value_name = "NAME")]
     pub drop_headers: Vec<String>,
-    /// The record's timestamp, such as 2025-06-01T12:00:00Z
+    /// Set the record's timestamp, such as 2025-06-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
     pub timestamp: Option<Time>,
-    /// Only say what would be published
+    /// Only show what would be published
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -165,66 +167,66 @@ impl FixArgs {
     }
 }
 
-/// Which dead letters: those for which all of it holds.
+/// Selects dead letters. All conditions must hold.
 #[derive(Debug, Clone, Default, Args)]
 pub struct FilterArgs {
     /// These ids, such as 17 or 17-40 [default: all]
     #[arg(value_name = "ID", value_parser = ids)]
     pub ids: Vec<(i64, i64)>,
-    /// Of this topic, without TOPIC_PREFIX
+    /// Letters of this topic, without TOPIC_PREFIX
     #[arg(long, value_parser = topic)]
     pub topic: Option<Topic>,
-    /// Of this partition
+    /// Letters of this partition
     #[arg(long, value_name = "P", value_parser = partition)]
     pub partition: Option<i32>,
-    /// Of these offsets, such as 4711 or 4711..4720, both included
+    /// Letters of these offsets, such as 4711 or 4711..4720, both included
     #[arg(long = "offset", value_name = "A..B", value_parser = offsets)]
     pub offsets: Option<(i64, i64)>,
-    /// With this reason
+    /// Letters with this reason
     #[arg(long, value_parser = reason)]
     pub reason: Option<Reason>,
-    /// Whose message contains this text; % stands for any text
+    /// Letters whose message contains this text; % matches any text
     #[arg(long, value_name = "TEXT")]
     pub message_like: Option<String>,
-    /// Made at this time or later: a time such as 2025-06-01T12:00:00Z, or 2h for two hours ago
+    /// Letters made at this time or later: a time such as 2025-06-01T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub since: Option<Time>,
-    /// Made before this time
+    /// Letters made before this time
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub until: Option<Time>,
-    /// Unresolved or resolved ones, or all of them [default: unresolved; resolved for `purge`]
+    /// Unresolved or resolved letters, or all of them [default: unresolved; resolved for `purge`]
     #[arg(long, value_enum)]
     pub state: Option<StateArg>,
-    /// So many at most, in the order of their ids
+    /// Maximum number of letters, in the order of their ids
     #[arg(long, value_name = "N", value_parser = positive)]
     pub limit: Option<u64>,
 }
 
 impl FilterArgs {
-    /// Whether anything narrows the choice: `--state` and `--limit` do not.
+    /// Whether anything narrows the selection: `--state` and `--limit` do not.
     pub fn narrows(&self) -> bool {
         let places = self.topic.is_some() || self.partition.is_some() || self.offsets.is_some();
         let kinds = self.reason.is_some() || self.message_like.is_some();
         !self.ids.is_empty() || places || kinds || self.since.is_some() || self.until.is_some()
     }
 
-    /// The ids, where each is named by itself.
+    /// The ids, if each is named by itself.
     pub fn named(&self) -> Option<Vec<i64>> {
         let named = !self.ids.is_empty() && self.ids.iter().all(|(first, last)| first == last);
         named.then(|| self.ids.iter().map(|(id, _)| *id).collect())
     }
 }
 
-/// Whether a command that changes many dead letters at once may do so.
+/// Whether a command may change many dead letters at once.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Bulk {
-    /// Take every dead letter, where neither id nor filter is given
+    /// Take every dead letter, if neither id nor filter is given
     #[arg(long)]
     pub all: bool,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
-    /// Only say what would happen
+    /// Only show what would happen
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -275,7 +277,7 @@ fn field(text: &str) -> Result<(String, String), String> {
     let (name, value) = pair(text).ok_or("give FIELD=JSON, such as status='\"completed\"'")?;
     if serde_json::from_str::<serde::de::IgnoredAny>(value).is_err() {
         return Err(format!(
-            "the value of {name} is no JSON: write a text in quotes, such as {name}='\"text\"'"
+            "the value of {name} is not JSON: write a text in quotes, such as {name}='\"text\"'"
         ));
     }
     Ok((name.to_owned(), value.to_owned()))
@@ -301,7 +303,7 @@ pub(super) fn moment(text: &str) -> Result<Time, &'static str> {
     time.ok_or("give a time such as 2025-06-01T12:00:00Z, or 2h for two hours ago")
 }
 
-/// The time that lies so long ago.
+/// The time `age` ago.
 pub fn before_now(age: Duration) -> Time {
     let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
     Time::from_micros(chrono::Utc::now().timestamp_micros().saturating_sub(age))

@@ -3,11 +3,11 @@
 use clap::Args;
 
 use super::dead_letters::reason;
-use super::{offset, partition, positive, topic};
+use super::values::{offset, partition, positive, topic};
 use crate::event::Reason;
 use crate::record::Topic;
 
-/// Which records are shown, and how much is said of each.
+/// The selected records, and the detail shown of each.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TapArgs {
     /// Only this topic, without TOPIC_PREFIX [default: all five]
@@ -19,19 +19,19 @@ pub struct TapArgs {
     /// Start here: a time such as 2025-06-01T12:00:00Z, or an offset [default: from now on; with --to the oldest record]
     #[arg(long, value_name = "TIME|OFFSET")]
     pub from: Option<String>,
-    /// Stop before this time or offset, at the latest at what is there now [default: go on for ever]
+    /// Stop before this time or offset, at the latest at the newest record now [default: never stop]
     #[arg(long, value_name = "TIME|OFFSET")]
     pub to: Option<String>,
-    /// Say what became of the record at this offset: with what is wrong with it, whether it is consumed, its dead letter
+    /// Show the outcome of the record at this offset: its errors, whether it is consumed, its dead letter
     #[arg(
         long, value_name = "N", value_parser = offset, requires_all = ["topic", "partition"],
         conflicts_with_all = ["from", "to", "limit", "event_type", "reason", "usable", "unusable"]
     )]
     pub offset: Option<i64>,
-    /// End after so many records
+    /// Stop after this many records
     #[arg(long, value_name = "N", value_parser = positive)]
     pub limit: Option<u64>,
-    /// Only events whose CloudEvents type is this one; the topic's name stands for one that is not given
+    /// Only events of this CloudEvents type; a record without one has the topic's name
     #[arg(long = "type", value_name = "TYPE")]
     pub event_type: Option<String>,
     /// Only records that cannot be used for this reason
@@ -43,7 +43,7 @@ pub struct TapArgs {
     /// Only records that cannot be used
     #[arg(long)]
     pub unusable: bool,
-    /// Say which rows each record would make or change: a write that is rolled back; needs DATABASE_URL
+    /// Show the rows that each record would make or change: a write that is rolled back; needs DATABASE_URL
     #[arg(long)]
     pub effects: bool,
 }

@@ -1,4 +1,4 @@
-//! Wrong usage: a last line that names what is wrong and says what to do.
+//! Usage errors. The last line names the problem and says what to do.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::{Cli, PROGRAM};
 
-/// Wrong usage, wherever it is found: exit status 2. Its last line names what is wrong and says what to do.
+/// A usage error, wherever it is found: exit status 2. The last line names the problem and says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage(String);
 
 impl Usage {
-    /// Wrong usage that only a command can tell, such as a topic that there is not.
+    /// A usage error that only a command can find, such as an unknown topic.
     pub fn new(text: impl Into<String>) -> Usage {
         Usage(text.into())
     }
@@ -32,7 +32,7 @@ pub(super) fn usage(error: &clap::Error) -> Usage {
     Usage(format!("{text}\n\n{}", advice(error)))
 }
 
-/// One line: what is wrong, and what to do.
+/// One line with the problem and the remedy.
 fn advice(error: &clap::Error) -> String {
     let of = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.escape_debug().to_string(),
@@ -48,7 +48,7 @@ fn advice(error: &clap::Error) -> String {
     let help = "see --help";
     match error.kind() {
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // clap says which command lacks one only in its usage line
+            // clap names the command that lacks one only in its usage line
             let text = error.render().to_string();
             let program = Cli::command();
             let mut groups = program.get_subcommands().filter(|command| command.has_subcommands());

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::store::write::Did;
+use crate::store::write::RowOutcome;
 
 /// Rows that are held in memory; about 20 MiB.
 const FEW: usize = 400_000;
@@ -33,14 +33,14 @@ pub struct Rows {
 #[derive(Default)]
 pub struct Tally {
     tables: Vec<&'static str>,
-    rows: HashMap<(u8, Uuid), Did>,
+    rows: HashMap<(u8, Uuid), RowOutcome>,
     /// In the folder for temporary files, and without a name there.
     files: Vec<File>,
 }
 
 impl Tally {
     /// Takes in what was done with rows of a table.
-    pub fn add(&mut self, table: &'static str, rows: &[(Uuid, Did)]) -> anyhow::Result<()> {
+    pub fn add(&mut self, table: &'static str, rows: &[(Uuid, RowOutcome)]) -> anyhow::Result<()> {
         let number = self.tables.iter().position(|known| *known == table).unwrap_or_else(|| {
             self.tables.push(table);
             self.tables.len() - 1
@@ -87,16 +87,16 @@ impl Tally {
     }
 }
 
-fn read(file: &mut File) -> std::io::Result<HashMap<(u8, Uuid), Did>> {
+fn read(file: &mut File) -> std::io::Result<HashMap<(u8, Uuid), RowOutcome>> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
     let mut rows = HashMap::new();
     for [table, did, id @ ..] in bytes.as_chunks::<ENTRY>().0 {
         let did = match did {
-            0 => Did::LeftAlone,
-            1 => Did::Changed,
-            _ => Did::Made,
+            0 => RowOutcome::LeftAlone,
+            1 => RowOutcome::Changed,
+            _ => RowOutcome::Made,
         };
         let known = rows.entry((*table, Uuid::from_bytes(*id))).or_insert(did);
         *known = did.max(*known);
@@ -104,13 +104,13 @@ fn read(file: &mut File) -> std::io::Result<HashMap<(u8, Uuid), Did>> {
     Ok(rows)
 }
 
-fn count(rows: &HashMap<(u8, Uuid), Did>, counted: &mut [Rows]) {
+fn count(rows: &HashMap<(u8, Uuid), RowOutcome>, counted: &mut [Rows]) {
     for ((table, _), did) in rows {
         if let Some(counted) = counted.get_mut(usize::from(*table)) {
             match did {
-                Did::Made => counted.made += 1,
-                Did::Changed => counted.changed += 1,
-                Did::LeftAlone => counted.left_alone += 1,
+                RowOutcome::Made => counted.made += 1,
+                RowOutcome::Changed => counted.changed += 1,
+                RowOutcome::LeftAlone => counted.left_alone += 1,
             }
         }
     }
@@ -126,10 +126,10 @@ mod tests {
             let mut tally = Tally::default();
             let ids: Vec<Uuid> = (0..rows).map(|n| Uuid::new_v5(&Uuid::nil(), &n.to_le_bytes())).collect();
             let all = |did| ids.iter().map(|id| (*id, did)).collect::<Vec<_>>();
-            tally.add("one", &all(Did::LeftAlone)).unwrap();
-            tally.add("two", &all(Did::Made)).unwrap();
-            tally.add("two", &all(Did::Changed)).unwrap();
-            tally.add("one", &all(Did::Changed)[..3]).unwrap();
+            tally.add("one", &all(RowOutcome::LeftAlone)).unwrap();
+            tally.add("two", &all(RowOutcome::Made)).unwrap();
+            tally.add("two", &all(RowOutcome::Changed)).unwrap();
+            tally.add("one", &all(RowOutcome::Changed)[..3]).unwrap();
             let counted = tally.count().unwrap();
             let rows = rows as u64;
             assert_eq!(counted["one"], Rows { made: 0, changed: 3, left_alone: rows - 3 });

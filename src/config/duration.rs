@@ -1,18 +1,18 @@
-//! Times as settings are written: `24h`, `60s`, `20ms`.
+//! Durations as they are written in settings: `24h`, `60s`, `20ms`.
 
 use std::time::Duration;
 
-/// The longest time taken: from now it ends before the year 9999, the last of RFC 3339.
+/// The longest duration accepted: from now it ends before the year 9999, the last of RFC 3339.
 pub(super) const MAX_TIME: Duration = Duration::from_secs(7_000 * 365 * 86_400);
-/// A batch that waited longer would look like a member that hangs.
+/// The longest batch wait accepted: a longer one would look like a member that hangs.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// The remedy for a time that cannot be read.
+/// The remedy for a duration that cannot be read.
 pub(super) const TIME: &str = "give seconds, or a number with s, m, h or d, like 24h";
-/// The remedy for a short time that cannot be read.
+/// The remedy for a short duration that cannot be read.
 pub(super) const SHORT_TIME: &str = "give a number with its unit, ms or s, at most 60s, like 20ms";
 
-/// A whole number with a unit; without one it means seconds.
+/// Reads a whole number with a unit; without a unit it is in seconds.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let seconds = match unit {
@@ -25,8 +25,8 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(seconds).map(Duration::from_secs)
 }
 
-/// A whole number with a unit. Without one it is refused, as 20 may be meant as milliseconds and as seconds;
-/// only 0 is the same in all of them.
+/// Reads a whole number with a unit. A number without one is refused, as 20 may mean milliseconds or seconds; only 0
+/// is the same in both.
 pub(super) fn short_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     match unit {
@@ -44,8 +44,8 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit.trim_start_matches(' ')))
 }
 
-/// A time as a setting is written.
-pub(super) fn written(time: Duration) -> String {
+/// A duration as it is written in a setting.
+pub(super) fn format_duration(time: Duration) -> String {
     if time.subsec_millis() > 0 {
         return format!("{}ms", time.as_millis());
     }

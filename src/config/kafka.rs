@@ -1,33 +1,33 @@
-//! `KAFKA_X_Y`: librdkafka's property `x.y`; the properties that would break a guarantee, and the variables that
-//! belong to other programs.
+//! `KAFKA_X_Y` is librdkafka's property `x.y`. This module refuses properties that would break a guarantee, and
+//! ignores variables that belong to other programs.
 
 use std::collections::BTreeMap;
 
 use super::SettingError;
 
-/// Where the brokers are, and with which properties they are reached.
+/// The brokers' addresses, and the properties of the connection to them.
 #[derive(Default)]
-pub(super) struct Broker {
+pub(super) struct BrokerSettings {
     pub(super) servers: String,
     pub(super) properties: BTreeMap<String, String>,
 }
 
-/// The values of a property with which the guarantees hold.
-enum Taken {
-    /// One of these.
+/// The values of a property that keep the guarantees.
+enum Allowed {
+    /// One of these values.
     Only(&'static [&'static str]),
-    /// A number from the first to the second.
+    /// A number from the first to the second, both included.
     Within(i64, i64),
-    /// None: the daemon sets it by itself, or not at all.
+    /// No value: the daemon sets the property by itself, or not at all.
     Nothing,
 }
-use Taken::{Nothing, Only, Within};
+use Allowed::{Nothing, Only, Within};
 
-/// librdkafka's words for no and yes.
-const NO: Taken = Only(&["false", "f", "0"]);
-const YES: Taken = Only(&["true", "t", "1"]);
-/// librdkafka's upper bound of numbers without one of their own.
-const MOST: i64 = 2_147_483_647;
+/// librdkafka's words for false and true.
+const NO: Allowed = Only(&["false", "f", "0"]);
+const YES: Allowed = Only(&["true", "t", "1"]);
+/// librdkafka's upper bound of numbers that have no bound of their own.
+const MAX_NUMBER: i64 = 2_147_483_647;
 
 const OFFSETS: &str = "offsets are committed after the rows they stand for";
 const ACKS: &str = "an event is published once all in-sync replicas have it";
@@ -37,8 +37,8 @@ const BROKERS: &str = "the brokers are named by KAFKA_BOOTSTRAP_SERVERS";
 const AGREE: &str = "instances of one group must agree on it";
 const ALL_TOPICS: &str = "all five topics are read";
 
-/// Properties on which the guarantees depend: the values taken, and why. Aliases stand beside their property.
-const GUARDED: &[(&str, Taken, &str)] = &[
+/// Properties on which the guarantees depend: the values accepted, and why. Aliases follow their property.
+const GUARDED: &[(&str, Allowed, &str)] = &[
     ("enable.auto.commit", NO, OFFSETS),
     ("auto.commit.enable", NO, OFFSETS),
     ("enable.auto.offset.store", NO, OFFSETS),
@@ -55,8 +55,8 @@ const GUARDED: &[(&str, Taken, &str)] = &[
     ("allow.auto.create.topics", NO, "a missing topic must be reported, not made"),
     ("acks", Only(&["all", "-1"]), ACKS),
     ("request.required.acks", Only(&["all", "-1"]), ACKS),
-    ("retries", Within(1, MOST), RETRIES),
-    ("message.send.max.retries", Within(1, MOST), RETRIES),
+    ("retries", Within(1, MAX_NUMBER), RETRIES),
+    ("message.send.max.retries", Within(1, MAX_NUMBER), RETRIES),
     ("max.in.flight", Within(1, 5), IN_FLIGHT),
     ("max.in.flight.requests.per.connection", Within(1, 5), IN_FLIGHT),
     ("enable.idempotence", YES, "each event is published once where nothing fails"),
@@ -65,12 +65,12 @@ const GUARDED: &[(&str, Taken, &str)] = &[
     ("delivery.report.only.error", NO, "a record counts as published once the broker has confirmed it"),
 ];
 
-/// The defaults in milliseconds.
+/// Defaults, in milliseconds.
 const SESSION_TIMEOUT: (&str, i64) = ("session.timeout.ms", super::SESSION_TIMEOUT_MS);
 const HEARTBEAT_INTERVAL: (&str, i64) = ("heartbeat.interval.ms", 3_000);
 const MAX_POLL_INTERVAL: (&str, i64) = ("max.poll.interval.ms", 300_000);
 
-/// The properties that the environment holds, and all that is wrong with them.
+/// The properties in the environment, and all errors in them.
 pub(super) fn properties(env: &BTreeMap<String, String>) -> (BTreeMap<String, String>, Vec<SettingError>) {
     let (mut properties, mut errors) = (BTreeMap::new(), Vec::new());
     for (name, value) in env {
@@ -84,7 +84,7 @@ pub(super) fn properties(env: &BTreeMap<String, String>) -> (BTreeMap<String, St
             None => {
                 properties.insert(property, value.clone());
             }
-            Some((_, taken, why)) => errors.extend(refusal(name, value, taken, why)),
+            Some((_, allowed, why)) => errors.extend(refusal(name, value, allowed, why)),
         }
     }
     errors.extend(contradiction(&properties, HEARTBEAT_INTERVAL, SESSION_TIMEOUT, "below"));
@@ -92,10 +92,10 @@ pub(super) fn properties(env: &BTreeMap<String, String>) -> (BTreeMap<String, St
     (properties, errors)
 }
 
-fn refusal(name: &str, value: &str, taken: &Taken, why: &str) -> Option<SettingError> {
+fn refusal(name: &str, value: &str, allowed: &Allowed, why: &str) -> Option<SettingError> {
     let remedy = "remove it";
     let value = value.trim().to_ascii_lowercase();
-    let problem = match taken {
+    let problem = match allowed {
         Nothing => format!("cannot be set, as {why}"),
         Only(values) if values.contains(&value.as_str()) => return None,
         Only(values) => format!("can only be {}, as {why}", values.first().unwrap_or(&"")),
@@ -107,7 +107,7 @@ fn refusal(name: &str, value: &str, taken: &Taken, why: &str) -> Option<SettingE
     Some(SettingError::new(name, problem, remedy))
 }
 
-/// The error of a time that must be shorter than another one and is not, named after one that was set.
+/// The error of a timeout that must be shorter than another one and is not. It names the one that was set.
 fn contradiction(
     properties: &BTreeMap<String, String>,
     (short, short_default): (&str, i64),
@@ -137,7 +137,7 @@ fn contradiction(
     Some(SettingError::new(super::variable(name), problem, remedy))
 }
 
-/// The first of the servers that is no host and port.
+/// The first of the servers that is not a host with an optional port.
 pub(super) fn unusable_server(servers: &str) -> Option<String> {
     let entries: Vec<&str> = servers.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
     if entries.is_empty() {
@@ -146,7 +146,7 @@ pub(super) fn unusable_server(servers: &str) -> Option<String> {
     entries.into_iter().find(|entry| !is_server(entry)).map(str::to_owned)
 }
 
-/// As librdkafka takes it: `host`, `host:port`, `[::1]:port`, each also after `PROTOCOL://`.
+/// Whether librdkafka accepts the entry: `host`, `host:port`, `[::1]:port`, each also after `PROTOCOL://`.
 fn is_server(entry: &str) -> bool {
     let address = entry.split_once("://").map_or(entry, |(_, address)| address);
     let (host, port) = match address.strip_prefix('[') {
@@ -168,8 +168,8 @@ fn is_server(entry: &str) -> bool {
     !host.is_empty() && host.chars().all(legal) && port_is_good
 }
 
-/// Whether `KAFKA_<key>` is another program's: Kubernetes injects some into every container for each service whose
-/// name begins with `kafka`, and Kafka's own scripts read others.
+/// Whether `KAFKA_<key>` belongs to another program: Kubernetes injects some into every container for each service
+/// whose name begins with `kafka`, and Kafka's own scripts read others.
 fn is_of_another_program(key: &str, value: &str) -> bool {
     is_of_kubernetes(key, value) || is_of_kafkas_scripts(key, value)
 }
@@ -194,7 +194,7 @@ fn is_of_kubernetes(key: &str, value: &str) -> bool {
         || (0..parts.len()).any(|at| parts.get(at..).is_some_and(is_link))
 }
 
-/// The debug contexts of librdkafka; other values of `KAFKA_DEBUG` are for Kafka's scripts.
+/// The debug contexts of librdkafka. Other values of `KAFKA_DEBUG` are meant for Kafka's scripts.
 const DEBUG_CONTEXTS: &[&str] = &[
     "generic",
     "broker",

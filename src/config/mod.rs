@@ -1,5 +1,4 @@
-//! The settings (contract, section 8): environment variables, each also a flag but for those that can
-//! hold a secret.
+//! The settings (contract, section 8): environment variables, each also a flag unless it can hold a secret.
 
 pub(crate) mod duration;
 mod kafka;
@@ -15,8 +14,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use self::duration::written;
-use self::reader::Reader;
+use self::duration::format_duration;
+use self::reader::SettingsReader;
 use self::secrets::{HIDDEN, is_secret, without_secrets};
 use crate::cli::SettingFlags;
 use crate::event::Limits;
@@ -35,13 +34,13 @@ pub const MAX_POLL_INTERVAL_MS: i64 = 60_000;
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the fields are the settings' names; the contract says what they mean")]
 pub struct Settings {
-    /// Without the driver that other services write into the scheme: `postgresql://...`.
+    /// Without the name of a driver in the scheme, which other services write: `postgresql://...`.
     pub database_url: String,
     pub db_pool_size: u32,
     pub db_max_overflow: u32,
     pub kafka_bootstrap_servers: String,
     pub kafka_group_id: String,
-    /// librdkafka's properties, from every other `KAFKA_X_Y`.
+    /// librdkafka's properties, from all other `KAFKA_X_Y`.
     pub kafka_properties: BTreeMap<String, String>,
     pub topic_prefix: String,
     pub cache_ttl: Duration,
@@ -51,15 +50,15 @@ pub struct Settings {
     pub batch_max_wait: Duration,
     pub record_max_bytes: usize,
     pub dead_letter_limit: i64,
-    /// Resolved and published dead letters that are older are deleted; `None` keeps them.
+    /// Resolved and published dead letters older than this are deleted; `None` keeps them.
     pub dead_letter_retention: Option<Duration>,
     /// `None` turns HTTP off.
     pub http_addr: Option<SocketAddr>,
 }
 
 impl Settings {
-    /// Reads and checks the settings; a flag wins over a variable, and an empty one counts as unset (but for
-    /// `HTTP_ADDR`, where it turns HTTP off). What the command does not need is not read and stays empty.
+    /// Reads and checks the settings. A flag wins over a variable, and an empty one counts as unset (except
+    /// `HTTP_ADDR`, where it turns HTTP off). A setting that the command does not need is not read and stays empty.
     pub fn from(
         flags: &SettingFlags,
         env: impl Iterator<Item = (String, String)>,
@@ -69,19 +68,19 @@ impl Settings {
         if errors.is_empty() { Ok(settings) } else { Err(SettingErrors(errors)) }
     }
 
-    /// Like [`Settings::from`]; a setting that is wrong has its default, or is empty, and its error is among those
-    /// returned.
+    /// Like [`Settings::from`], but an invalid setting gets its default, or is empty, and its error is returned
+    /// beside the settings.
     pub fn read(
         flags: &SettingFlags,
         env: impl Iterator<Item = (String, String)>,
         need: Need,
     ) -> (Settings, Vec<SettingError>) {
-        let mut reader = Reader { env: env.collect(), errors: Vec::new() };
+        let mut reader = SettingsReader { env: env.collect(), errors: Vec::new() };
         let settings = reader.settings(flags, need);
         (settings, reader.errors)
     }
 
-    /// What decoding depends on.
+    /// The limits of decoding.
     pub fn limits(&self) -> Limits {
         Limits {
             record_max_bytes: self.record_max_bytes,
@@ -89,15 +88,16 @@ impl Settings {
         }
     }
 
-    /// A topic's name as Kafka has it: with the prefix.
+    /// A topic's name in Kafka, with the prefix.
     pub fn topic_name(&self, name: impl fmt::Display) -> String {
         format!("{}{name}", self.topic_prefix)
     }
 
-    /// Every setting's name and value as they hold, with secrets hidden.
+    /// The name and effective value of every setting, with secrets hidden.
     pub fn effective(&self) -> Vec<(String, String)> {
         let or = |text: String, empty: &str| if text.is_empty() { empty.to_owned() } else { text };
-        let optional = |time: Option<Duration>, none: &str| time.map_or_else(|| none.to_owned(), written);
+        let optional =
+            |time: Option<Duration>, none: &str| time.map_or_else(|| none.to_owned(), format_duration);
         let mut all: Vec<(String, String)> = [
             ("DATABASE_URL", or(without_secrets(&self.database_url), "(not set)")),
             ("DB_POOL_SIZE", self.db_pool_size.to_string()),
@@ -105,11 +105,11 @@ impl Settings {
             ("KAFKA_BOOTSTRAP_SERVERS", or(self.kafka_bootstrap_servers.clone(), "(not set)")),
             ("KAFKA_GROUP_ID", self.kafka_group_id.clone()),
             ("TOPIC_PREFIX", or(self.topic_prefix.clone(), "(empty)")),
-            ("CACHE_TTL", written(self.cache_ttl)),
-            ("EXPIRY_INTERVAL", written(self.expiry_interval)),
+            ("CACHE_TTL", format_duration(self.cache_ttl)),
+            ("EXPIRY_INTERVAL", format_duration(self.expiry_interval)),
             ("EXPIRED_EVENT_MAX_AGE", optional(self.expired_event_max_age, "(no limit)")),
             ("BATCH_MAX_RECORDS", self.batch_max_records.to_string()),
-            ("BATCH_MAX_WAIT", written(self.batch_max_wait)),
+            ("BATCH_MAX_WAIT", format_duration(self.batch_max_wait)),
             ("RECORD_MAX_BYTES", self.record_max_bytes.to_string()),
             ("DEAD_LETTER_LIMIT", self.dead_letter_limit.to_string()),
             ("DEAD_LETTER_RETENTION", optional(self.dead_letter_retention, "(kept)")),
@@ -138,7 +138,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// What a command needs to reach; the settings of the rest are not read.
+/// The servers that a command needs. The settings of the others are not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     /// `DATABASE_URL` must be set.
@@ -147,14 +147,14 @@ pub struct Need {
     pub broker: bool,
 }
 
-/// A setting is missing or malformed. Its one line names it and says what to do, and holds no secret.
+/// A missing or malformed setting. Its one line names the setting, says what to do, and holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingError {
     /// The variable's name.
     pub name: String,
-    /// What is wrong, to be read after the name: `is not set`.
+    /// The problem, to be read after the name: `is not set`.
     pub problem: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -177,7 +177,7 @@ impl fmt::Display for SettingError {
 
 impl std::error::Error for SettingError {}
 
-/// All settings that are wrong, one a line.
+/// All invalid settings, one a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingErrors(pub Vec<SettingError>);
 
@@ -190,7 +190,7 @@ impl fmt::Display for SettingErrors {
 
 impl std::error::Error for SettingErrors {}
 
-/// This process's environment variables; what is not UTF-8 gets replacement characters.
+/// This process's environment variables. Bytes that are not UTF-8 become replacement characters.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     let text = |words: std::ffi::OsString| words.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (text(name), text(value)))

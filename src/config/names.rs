@@ -1,4 +1,4 @@
-//! Variables whose names are nearly a setting's: most likely a slip of the pen, which leaves a default in force.
+//! Variables whose names are nearly a setting's: most likely a typing error, which leaves a default in force.
 
 use std::fmt;
 
@@ -25,10 +25,10 @@ const NAMES: &[&str] = &[
     "TOPIC_PREFIX",
 ];
 
-/// A variable that no setting has, and the setting that is probably meant.
+/// A variable that is no setting, and the setting that is probably meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misspelt {
-    /// As it stands in the environment.
+    /// The name in the environment.
     pub name: String,
     /// The setting's name.
     pub likely: &'static str,
@@ -49,14 +49,14 @@ pub fn misspelt(env: impl Iterator<Item = (String, String)>) -> Vec<Misspelt> {
     found
 }
 
-/// The setting whose name is nearest, where that is near enough.
+/// The setting with the nearest name, if it is near enough.
 pub fn likely(name: &str) -> Option<&'static str> {
     if NAMES.contains(&name) {
         return None;
     }
     let upper = name.to_uppercase().replace('-', "_");
     let near = |setting: &&'static str| {
-        // one slip in a short name, two in a longer one: more would take other programs' variables for ours
+        // one typing error in a short name, two in a longer one: with more, other programs' variables would match
         let most = if setting.len() < 10 { 1 } else { 2 };
         let distance = damerau_levenshtein(&upper, setting);
         (distance <= most).then_some((distance, *setting))

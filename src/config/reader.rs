@@ -1,4 +1,4 @@
-//! Environment and flags to [`Settings`]: every wrong one is gathered, none hides another.
+//! From environment and flags to [`Settings`]. All errors are gathered; none hides another.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::duration::{MAX_TIME, MAX_WAIT, SHORT_TIME, TIME, duration, short_duration, written};
+use super::duration::{MAX_TIME, MAX_WAIT, SHORT_TIME, TIME, duration, format_duration, short_duration};
 use super::{Need, SettingError, Settings, kafka};
 use crate::cli::SettingFlags;
 use crate::database_url;
 
 const MAX_RECORD_BYTES: u64 = 100 << 20;
-/// Kafka takes 249 characters for a topic's name; this leaves room for ours.
+/// Kafka allows 249 characters in a topic's name. This leaves room for ours.
 const MAX_PREFIX: usize = 200;
 
-/// Reads settings and gathers what is wrong with them.
-pub(super) struct Reader {
+/// Reads settings and gathers the errors in them.
+pub(super) struct SettingsReader {
     pub(super) env: BTreeMap<String, String>,
     pub(super) errors: Vec<SettingError>,
 }
 
-impl Reader {
-    /// All settings; a default stands in for one that is wrong.
+impl SettingsReader {
+    /// All settings. A default replaces an invalid one.
     pub(super) fn settings(&mut self, flags: &SettingFlags, need: Need) -> Settings {
         let database_url = if need.database { self.database_url() } else { String::new() };
-        let broker = if need.broker { self.broker() } else { kafka::Broker::default() };
+        let broker = if need.broker { self.broker() } else { kafka::BrokerSettings::default() };
         let count = "give a whole number";
         Settings {
             database_url,
@@ -70,7 +70,7 @@ impl Reader {
         }
     }
 
-    /// The value as written, without the blanks around it; `None` where it is unset or empty.
+    /// The value, without the blanks around it; `None` if it is unset or empty.
     fn given(&self, name: &str, flag: &Option<String>) -> Option<String> {
         let filled = |text: &String| !text.trim().is_empty();
         let value = flag
@@ -123,7 +123,7 @@ impl Reader {
                 self.error(name, format!("is {text:?}"), format!("give at least {least}s"));
             }
             Some(time) if time > MAX_TIME => {
-                let remedy = format!("give at most {}", written(MAX_TIME));
+                let remedy = format!("give at most {}", format_duration(MAX_TIME));
                 self.error(name, format!("is {text:?}"), remedy);
             }
             Some(time) => return Some(time),
@@ -165,22 +165,22 @@ impl Reader {
         address
     }
 
-    /// Never shows the value: it can hold a password.
+    /// Errors never show the value, which can hold a password.
     fn database_url(&mut self) -> String {
         let name = "DATABASE_URL";
         let Some(text) = self.given(name, &None) else {
             self.error(name, "is not set", format!("set it to a URL like {}", database_url::EXAMPLE));
             return String::new();
         };
-        if let Err(database_url::Problem { problem, remedy }) = database_url::problem(&text) {
+        if let Err(database_url::UrlProblem { problem, remedy }) = database_url::problem(&text) {
             self.error(name, problem, remedy);
             return String::new();
         }
-        // without the driver that other services write into the scheme
+        // without the name of the driver, which other services write into the scheme
         text.split_once("://").map_or_else(String::new, |(_, rest)| format!("postgresql://{rest}"))
     }
 
-    fn broker(&mut self) -> kafka::Broker {
+    fn broker(&mut self) -> kafka::BrokerSettings {
         let name = "KAFKA_BOOTSTRAP_SERVERS";
         let servers = self.given(name, &None);
         let like = "like host:9092,host2:9092";
@@ -189,12 +189,12 @@ impl Reader {
             Some(text) => {
                 if let Some(bad) = kafka::unusable_server(text) {
                     let remedy = format!("name the brokers with their ports, {like}");
-                    self.error(name, format!("holds {bad:?}, which is no host and port"), remedy);
+                    self.error(name, format!("holds {bad:?}, which is not a host and port"), remedy);
                 }
             }
         }
         let (properties, errors) = kafka::properties(&self.env);
         self.errors.extend(errors);
-        kafka::Broker { servers: servers.unwrap_or_default(), properties }
+        kafka::BrokerSettings { servers: servers.unwrap_or_default(), properties }
     }
 }

@@ -1,8 +1,8 @@
-//! What of a setting is never shown.
+//! Hides secrets in settings.
 
 use crate::database_url;
 
-/// What stands in the place of a secret.
+/// The text shown in place of a secret.
 pub(super) const HIDDEN: &str = "***";
 
 /// Whether a property of librdkafka holds a secret.
@@ -11,7 +11,7 @@ pub(super) fn is_secret(property: &str) -> bool {
         || ["password", "secret", "key", "token", "jaas"].iter().any(|word| property.contains(word))
 }
 
-/// The URL with its passwords hidden; hidden whole where it cannot be read.
+/// The URL with its passwords hidden. A URL that cannot be read is hidden completely.
 pub(super) fn without_secrets(url: &str) -> String {
     if url.is_empty() {
         return String::new();

@@ -1,4 +1,4 @@
-//! The task that says which certificates end soon.
+//! The task that warns of certificates that end soon.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::config::Settings;
 use crate::retry::pause_for;
 use crate::{kafka, store};
 
-/// How often they are looked at, and said.
+/// Time between two checks, each of which warns again.
 const EVERY: Duration = Duration::from_secs(6 * 3600);
 
-/// Looks at once and then every 6 hours, until it is cancelled.
+/// Checks at once and then every 6 hours, until it is cancelled.
 pub(super) async fn watch(settings: Settings, cancel: CancellationToken) {
     loop {
         let known = settings.clone();

@@ -11,9 +11,9 @@ use crate::config::Settings;
 use crate::metrics;
 use crate::record::Topic;
 use crate::store::Store;
-use crate::store::expiry::Reached;
+use crate::store::expiry::ExpiryCursor;
 
-/// Rows in one transaction of the expiry. 5,000 are hardly faster, and delay the consuming beside it.
+/// Maximum number of rows in one transaction of the expiry. 5,000 are hardly faster, and delay the consumer.
 const EXPIRY_CHUNK: i64 = 2000;
 
 /// Expires cache rows every `EXPIRY_INTERVAL`, in small transactions.
@@ -26,15 +26,15 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
             _ = interval.tick() => {}
         }
         match store.paused_topics(&settings.kafka_group_id).await {
-            // `pause` of all topics holds the expiry still, too.
+            // A `pause` of all topics pauses the expiry, too.
             Ok(paused) if paused.len() == Topic::ALL.len() => continue,
             Ok(_) => {}
             Err(fault) => debug!(%fault, "whether the expiry is paused could not be read"),
         }
         let (begin, mut total, mut complete) = (Instant::now(), 0, false);
-        let mut reached = Reached::default();
+        let mut cursor = ExpiryCursor::default();
         while !cancel.is_cancelled() {
-            match store.expire(&mut reached, EXPIRY_CHUNK, settings.expired_event_max_age).await {
+            match store.expire(&mut cursor, EXPIRY_CHUNK, settings.expired_event_max_age).await {
                 Ok((count, more)) => {
                     total += count;
                     poke.notify_one();
@@ -44,7 +44,7 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
                     }
                 }
                 Err(fault) => {
-                    warn!(%fault, "an expiry run failed; what it did not reach, the next one will");
+                    warn!(%fault, "an expiry run failed; the next one does what is left");
                     break;
                 }
             }

@@ -9,7 +9,7 @@ use crate::page::history::{EVERY, History, Sample};
 use crate::shared::Shared;
 use crate::status::Document;
 
-/// Samples until it is dropped.
+/// Takes samples until it is dropped.
 pub(super) async fn sample(metrics: PrometheusHandle, status: Shared<Document>, history: History) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -21,7 +21,8 @@ pub(super) async fn sample(metrics: PrometheusHandle, status: Shared<Document>, 
     }
 }
 
-/// The group's lag, where somebody looks at it: it counts records, too, that this instance has not received.
+/// The group's lag, if somebody has asked for it. Unlike this instance's lag, it includes records that this instance
+/// has not received.
 fn group_lag(status: &Shared<Document>) -> Option<f64> {
     let made = status.latest().filter(|made| made.at.elapsed() < EVERY * 2)?;
     made.result.topics.iter().filter_map(|topic| topic.lag_seconds).reduce(f64::max)

@@ -1,5 +1,5 @@
-//! `run`: what runs beside what. The consumer, the expiry, the publisher and the readiness watch are tasks
-//! of their own that share nothing but the database; one cancellation token ends them all.
+//! The tasks of `run`. The consumer, the expiry, the publisher and the readiness watch are tasks of their own that
+//! share nothing but the database. One cancellation token ends them all.
 
 mod certificates;
 mod expiry;
@@ -35,18 +35,18 @@ use crate::store::write::Mode;
 use crate::store::{Pool, Store, connect};
 use crate::survey;
 
-/// The consumer must have ended by then after it was asked to; the contract gives the whole 10 s.
+/// Time for the consumer to end after it was asked to. The contract allows 10 s for the whole.
 const END_WITHIN: Duration = Duration::from_millis(7500);
 
-/// The other tasks must have ended by then after the consumer: time for what is being published to be noted as such.
+/// Time for the other tasks to end after the consumer, so that they can note what is being published.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// A Kafka client that lived for this long starts the pauses between clients from the shortest again.
+/// A Kafka client that lived this long resets the pauses between clients to the shortest.
 const CLIENT_LIVES: Duration = Duration::from_secs(300);
 
-/// Runs the daemon until `cancel`. An error is one that only a person can mend.
+/// Runs the daemon until `cancel`. An error is one that only a person can fix.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
-    say_what_runs(settings);
+    log_start(settings);
     let pool = connect::waiting_pool(settings)?;
     let store = Store::new(pool.clone());
     let (status_sender, status) = watch::channel(Status::default());
@@ -59,7 +59,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
         tasks.spawn(sampler::sample(store.clone(), pool.clone(), cancel.clone()));
         let listener = tokio::net::TcpListener::bind(address)
             .await
-            .with_context(|| format!("HTTP_ADDR {address} cannot be listened on: give another one"))?;
+            .with_context(|| format!("HTTP_ADDR {address} cannot be bound: give another one"))?;
         let (status, history) = (shared_status(settings), History::default());
         let sampling = history::sample(handle.clone(), status.clone(), history.clone());
         let probe = Probe { handle, ready, status, history };
@@ -87,7 +87,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
     let result = tokio::select! {
         result = work(settings, bring_up, pool, store, status_sender, &tasks, &cancel) => result,
         () = overdue => {
-            warn!("the consumer did not end in time; what was not committed will be read again");
+            warn!("the consumer did not end in time; uncommitted records will be read again");
             Ok(())
         }
     };
@@ -99,8 +99,8 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
     result
 }
 
-/// The first line of the log.
-fn say_what_runs(settings: &Settings) {
+/// Logs the first line.
+fn log_start(settings: &Settings) {
     let topics: Vec<String> = Topic::ALL.iter().map(|topic| settings.topic_name(topic)).collect();
     let effective: Vec<String> =
         settings.effective().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -112,7 +112,7 @@ fn say_what_runs(settings: &Settings) {
     );
 }
 
-/// The document of `status`, computed while somebody asks for it.
+/// The document of `status`, computed on request.
 fn shared_status(settings: &Settings) -> Shared<Document> {
     let settings = settings.clone();
     Shared::new(move || {
@@ -137,7 +137,7 @@ async fn work(
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    // over one connection, before the pool takes all that the role may have
+    // over one connection, before the pool takes all connections that the role may have
     if !start::prepare_database(settings, bring_up, cancel).await? {
         return Ok(());
     }
@@ -163,14 +163,14 @@ async fn work(
     consume(settings, &ingest, &status, cancel).await
 }
 
-/// Consumes until it is cancelled, with a new Kafka client wherever the one before cannot go on.
+/// Consumes until it is cancelled, with a new Kafka client whenever the one before cannot go on.
 async fn consume(
     settings: &Settings,
     ingest: &Ingest,
     status: &watch::Sender<Status>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut deaths = pauses();
+    let mut client_pauses = pauses();
     loop {
         let consumer = Consumer::join(settings, ingest.clone(), status.clone(), cancel).await?;
         let joined = Instant::now();
@@ -190,13 +190,13 @@ async fn consume(
             End::ClientDied { fenced, reason } => {
                 metrics::RESTARTS.add(&["fatal"], 1);
                 if joined.elapsed() > CLIENT_LIVES {
-                    deaths = pauses();
+                    client_pauses = pauses();
                 }
-                let pause = deaths.next().unwrap_or_default().max(Duration::from_secs(1));
+                let pause = client_pauses.next().unwrap_or_default().max(Duration::from_secs(1));
                 let remedy = if fenced {
                     "another instance runs with the same KAFKA_GROUP_INSTANCE_ID: give each instance one of its own"
                 } else {
-                    "where this comes again, run `voiceclone-events check`"
+                    "if this happens again, run `voiceclone-events check`"
                 };
                 error!(
                     reason,

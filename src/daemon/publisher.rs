@@ -1,4 +1,5 @@
-//! The publisher task: sends `clone.expired` events and dead letters to Kafka, whichever instance stored them.
+//! The publisher task: sends `clone.expired` events and dead letters to Kafka, regardless of the instance that stored
+//! them.
 //!
 //! A round claims rows, sends them, and settles the claim. Each database transaction is short: none waits for the broker.
 
@@ -20,7 +21,7 @@ use crate::store::outbox::Expired;
 use crate::store::unpublished::{Fate, Unpublished};
 use crate::store::{Fault, Store};
 
-/// Outbox chunks in one round.
+/// Maximum number of outbox chunks in one round.
 const CHUNKS: i64 = 2;
 
 /// Maximum number of dead letters in one round.
@@ -29,21 +30,21 @@ const DEAD_LETTERS: i64 = 1000;
 /// Maximum bytes of dead letters in one round, beside its first letter. They are in memory twice while they are sent.
 const DEAD_LETTER_BYTES: i64 = 4 * 1024 * 1024;
 
-/// How often the publisher looks for what other instances left behind.
+/// How often the publisher looks for rows that other instances left behind.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// A letter is sent alone only while a round is younger than this, so that the round ends within its lease.
 const ALONE_UNTIL: Duration = Duration::from_secs(LEASE.as_secs() - SEND_MAX.as_secs() - 10);
 
-/// Publishes what waits, expiries and dead letters side by side, whichever instance made it. Ends between two rounds:
-/// what the broker has is not published again.
+/// Publishes expired events and dead letters side by side, regardless of the instance that made them. Ends between
+/// two rounds, so that no record that the broker has is published again.
 pub(super) async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, cancel: CancellationToken) {
     let expired = async {
         let mut failures = 0;
         while !cancel.is_cancelled() {
             let round = publish_expired(&store, &sender).await;
             if let Some(pause) = report(EXPIRED_TOPIC, round, &mut failures) {
-                rest(pause, poke.notified(), &cancel).await;
+                wait_for_more(pause, poke.notified(), &cancel).await;
             }
         }
     };
@@ -52,14 +53,14 @@ pub(super) async fn publish(store: Store, sender: Sender, poke: Arc<Notify>, can
         while !cancel.is_cancelled() {
             let round = publish_dead_letters(&store, &sender).await;
             if let Some(pause) = report(DEAD_LETTER_TOPIC, round, &mut failures) {
-                rest(pause, std::future::pending(), &cancel).await;
+                wait_for_more(pause, std::future::pending(), &cancel).await;
             }
         }
     };
     futures_util::join!(expired, dead_letters);
 }
 
-/// What a round did.
+/// The outcome of a round.
 #[derive(Debug, Default)]
 struct Round {
     claimed: usize,
@@ -68,8 +69,8 @@ struct Round {
     problem: Option<String>,
 }
 
-/// Counts and logs what a round did. Returns the pause before the next one; none while there may be more. `failures`
-/// counts the rounds in a row that the database did not let happen.
+/// Counts and logs the outcome of a round. Returns the pause before the next one, or none if there may be more.
+/// `failures` counts consecutive rounds that failed in the database.
 fn report(topic: &'static str, round: Result<Round, Fault>, failures: &mut u32) -> Option<Duration> {
     let Round { claimed, published, problem } = match round {
         Ok(round) => round,
@@ -92,11 +93,11 @@ fn report(topic: &'static str, round: Result<Round, Fault>, failures: &mut u32) 
     } else if claimed > 0 {
         outage::recovered(topic);
     }
-    // What the broker did not take waits for its own time.
+    // Records that the broker did not take are due at a time of their own.
     (claimed == 0).then_some(PUBLISH_EVERY)
 }
 
-async fn rest(pause: Duration, poked: impl Future<Output = ()>, cancel: &CancellationToken) {
+async fn wait_for_more(pause: Duration, poked: impl Future<Output = ()>, cancel: &CancellationToken) {
     tokio::select! {
         () = cancel.cancelled() => {}
         () = tokio::time::sleep(pause) => {}
@@ -131,7 +132,7 @@ async fn publish_dead_letters(store: &Store, sender: &Sender) -> Result<Round, F
     let mut problem = None;
     for ((id, outgoing), outcome) in ids.iter().zip(&outgoing).zip(sender.send_all(&outgoing).await) {
         let sent = match outcome {
-            // A whole batch of the producer is refused together: each record is judged by itself.
+            // The producer fails a whole batch together, so each record is judged alone.
             Err(error) if error.refused && ids.len() > 1 => alone(sender, outgoing, begin).await,
             outcome => outcome,
         };
@@ -152,22 +153,22 @@ async fn publish_dead_letters(store: &Store, sender: &Sender) -> Result<Round, F
     Ok(Round { claimed: ids.len(), published, problem })
 }
 
-/// Sends a record with no other one in its batch; not where that could outlast the lease.
+/// Sends a record in a batch of its own, unless that could outlast the lease.
 async fn alone(sender: &Sender, outgoing: &Outgoing, begin: Instant) -> Result<(), SendError> {
     if begin.elapsed() > ALONE_UNTIL {
-        let text = "no time was left to send it alone".to_owned();
+        let text = "no time was left to send it in a batch of its own".to_owned();
         return Err(SendError { text, refused: false });
     }
     sender.send(outgoing).await
 }
 
-/// Notes what the broker has, again and again while the lease lasts: what is not noted is published again.
+/// Notes what the broker has, and retries while the lease lasts: records that are not noted are published again.
 async fn settle<F: Future<Output = Result<(), Fault>>>(begin: Instant, attempt: impl FnMut() -> F) {
-    let left = LEASE.saturating_sub(begin.elapsed());
+    let remaining = LEASE.saturating_sub(begin.elapsed());
     let never = CancellationToken::new();
     let settled = retry("noting what was published", &never, attempt);
-    if tokio::time::timeout(left, settled).await.is_err() {
-        warn!("what was published could not be noted in time, and is published again");
+    if tokio::time::timeout(remaining, settled).await.is_err() {
+        warn!("published records could not be noted in time, and are published again");
     }
 }
 

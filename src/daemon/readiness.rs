@@ -1,4 +1,4 @@
-//! The readiness task: keeps what `/readyz` reports up to date (contract, section 7: "Ready means progress").
+//! The readiness task: keeps the answer of `/readyz` up to date (contract, section 7: "Ready means progress").
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How often a write proves that the database takes writes.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 
-/// How long that write, and a question about the schema, may take.
+/// Timeout of that write, and of a query of the schema.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Keeps the receivers of `ready` up to date.
@@ -34,7 +34,7 @@ pub(super) async fn watch_readiness(
 ) {
     let instance = Uuid::new_v4();
     let mut client = None;
-    let mut database = Database::default();
+    let mut database = DatabaseState::default();
     loop {
         let status = consumer.borrow().clone();
         let heard = |moment: Option<Instant>, within| moment.is_some_and(|moment| moment.elapsed() < within);
@@ -77,16 +77,16 @@ pub(super) async fn watch_readiness(
     }
 }
 
-/// What is known of the database.
+/// The known state of the database.
 #[derive(Default)]
-struct Database {
+struct DatabaseState {
     schema: bool,
     writes: bool,
     next_beat: Option<Instant>,
 }
 
-impl Database {
-    /// Asks for the schema, and proves by a write that the database takes writes, unless a batch just `landed`.
+impl DatabaseState {
+    /// Queries the schema, and proves by a write that the database takes writes, unless a batch has just `landed`.
     async fn look(
         &mut self,
         store: &Store,
@@ -98,7 +98,7 @@ impl Database {
         let schema = tokio::time::timeout(ANSWER, store.schema_state()).await;
         self.schema = matches!(&schema, Ok(Ok(state)) if state.pending.is_empty());
         if !self.schema {
-            // There may be no table to write to.
+            // The table to write to may not exist.
             self.writes = matches!(schema, Ok(Ok(_)));
             self.next_beat = None;
             return;
@@ -107,7 +107,7 @@ impl Database {
             let beat = store.beat(instance, &settings.kafka_group_id, &status.waiting);
             let beat = tokio::time::timeout(ANSWER, beat).await;
             self.writes = matches!(beat, Ok(Ok(()))) || landed;
-            // One that hangs keeps its connection: only one that is refused is tried again soon.
+            // A write that hangs keeps its connection, so only a refused one is retried soon.
             let pause = if matches!(beat, Ok(Err(_))) { WATCH_EVERY } else { BEAT_EVERY };
             self.next_beat = Some(Instant::now() + pause);
         }

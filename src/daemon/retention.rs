@@ -11,10 +11,10 @@ use crate::store::letters::{Filter, State};
 
 /// Time between two runs.
 const INTERVAL: Duration = Duration::from_secs(3600);
-/// Letters in one transaction: rows may hold megabytes, and the consuming goes on beside it.
+/// Maximum number of letters in one transaction: rows may hold megabytes, and the consumer runs beside it.
 const CHUNK: i64 = 500;
 
-/// Deletes them once an hour, in small transactions.
+/// Deletes these letters once an hour, in small transactions.
 pub(super) async fn delete(retention: Duration, store: Store, cancel: CancellationToken) {
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

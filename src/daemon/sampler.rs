@@ -1,4 +1,4 @@
-//! The gauges that are asked for, and not counted where things happen: those of the process, the pool and the database.
+//! Gauges that are polled, not counted where things happen: those of the process, the pool and the database.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use crate::retry::pause_for;
 use crate::store::samples::Samples;
 use crate::store::{Pool, Store};
 
-/// How often process and pool are looked at.
+/// How often the process and the pool are polled.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How often the database is asked; where it did not answer, at the next look.
+/// How often the database is polled. After a failure it is polled with the process.
 const ASK_EVERY: Duration = Duration::from_secs(15);
 
-/// The longest that the database may take. An older answer would look like a new one.
+/// Timeout of the database's answer. An older answer would look like a new one.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Keeps them up to date.
+/// Keeps these gauges up to date.
 pub(super) async fn sample(store: Store, pool: Pool, cancel: CancellationToken) {
     let mut answered: Option<Instant> = None;
     loop {
@@ -55,7 +55,7 @@ fn show_pool(pool: &Pool) {
     }
 }
 
-/// Returns whether there was an answer.
+/// Returns whether the database answered.
 async fn ask(store: &Store) -> bool {
     match tokio::time::timeout(ANSWER, store.samples(ANSWER)).await {
         Ok(Ok(samples)) => {

@@ -1,4 +1,4 @@
-//! The database before the pool is filled: the pooler between, the encoding, the schema.
+//! Checks of the database before the pool is filled: a pooler in between, the encoding, the schema.
 
 use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
@@ -7,11 +7,11 @@ use tracing::info;
 use crate::config::Settings;
 use crate::outage;
 use crate::retry::{pause_for, pauses};
-use crate::store::connect::{self, Refusal};
+use crate::store::connect::{self, ConnectError};
 use crate::store::{fault, migrate};
 
-/// Waits for a database that the daemon can work with, and migrates it where that is asked for; `false` when cancelled
-/// before. An error is one for a person.
+/// Waits for a database that the daemon can work with, and migrates it if `bring_up` says so. Returns `false` if it
+/// was cancelled before. An error needs a person.
 pub(super) async fn prepare_database(
     settings: &Settings,
     bring_up: bool,
@@ -23,8 +23,8 @@ pub(super) async fn prepare_database(
                 outage::recovered("PostgreSQL");
                 return Ok(true);
             }
-            Err(Refusal::Person(why)) => return Err(anyhow!(why)),
-            Err(Refusal::Away(reason)) => outage::failed("PostgreSQL", &reason),
+            Err(ConnectError::Person(why)) => return Err(anyhow!(why)),
+            Err(ConnectError::Away(reason)) => outage::failed("PostgreSQL", &reason),
         }
         if !pause_for(pause, cancel).await {
             break;
@@ -33,13 +33,13 @@ pub(super) async fn prepare_database(
     Ok(false)
 }
 
-async fn prepare(url: &str, bring_up: bool) -> Result<(), Refusal> {
+async fn prepare(url: &str, bring_up: bool) -> Result<(), ConnectError> {
     let mut connection = connect::look_over(url).await?;
     let state = migrate::state(&mut connection).await;
-    let pending = state.map_err(|error| Refusal::Away(format!("{error:#}")))?.pending;
+    let pending = state.map_err(|error| ConnectError::Away(format!("{error:#}")))?.pending;
     drop(connection);
     if !bring_up && !pending.is_empty() {
-        return Err(Refusal::Person(format!(
+        return Err(ConnectError::Person(format!(
             "the database's schema is behind, it lacks {}: run `voiceclone-events migrate up`, or `run --migrate`",
             pending.join(", ")
         )));
@@ -47,11 +47,11 @@ async fn prepare(url: &str, bring_up: bool) -> Result<(), Refusal> {
     if bring_up && !pending.is_empty() {
         let done = match migrate::up(url, None).await {
             Ok(done) => done,
-            // an error while PostgreSQL can be reached is one for a person, unless it was gone for a moment
-            Err(error) if !fault::passes(&error) && connect::connect(url).await.is_ok() => {
-                return Err(Refusal::Person(format!("{error:#}")));
+            // an error while PostgreSQL can be reached needs a person, unless PostgreSQL was away for a moment
+            Err(error) if !fault::is_transient(&error) && connect::connect(url).await.is_ok() => {
+                return Err(ConnectError::Person(format!("{error:#}")));
             }
-            Err(error) => return Err(Refusal::Away(format!("{error:#}"))),
+            Err(error) => return Err(ConnectError::Away(format!("{error:#}"))),
         };
         info!(migrations = done.join(", "), "the database's schema is current");
     }

@@ -1,4 +1,4 @@
-//! The watch for statements that do not end: says what they wait for.
+//! The watch for long-running statements. It logs what they wait for.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,19 @@ use tracing::{info, warn};
 
 use crate::outage::Outage;
 use crate::retry::pause_for;
-use crate::store::{Store, Waiting};
+use crate::store::{LongStatement, Store};
 
-/// A statement that takes longer is worth a line.
+/// A statement that takes longer is logged.
 const LONG: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Logs a statement that takes long at once, then one a minute for as long as any does.
+/// Logs a long-running statement at once, then one a minute for as long as there is any.
 pub(super) async fn watch_waits(store: Store, cancel: CancellationToken) {
     let mut outage = Outage::default();
     while pause_for(LOOK_EVERY, &cancel).await {
-        // without a connection the pool says why
+        // without a connection the pool logs why
         let Ok(waiting) = store.waiting(LONG).await else { continue };
-        let Some(Waiting { statement, seconds, waits_for, blocked_by }) = waiting.first() else {
+        let Some(LongStatement { statement, seconds, waits_for, blocked_by }) = waiting.first() else {
             if let Some(line) = outage.recovered(Instant::now()) {
                 info!(
                     for_seconds = line.lasted.as_secs(),

@@ -12,41 +12,41 @@ use tokio_postgres::config::{ChannelBinding, Config, Host, SslNegotiation};
 use self::parameters::{SHOWN, decode, is_among, one_of, parameters, whole_number};
 use self::tls::Tls;
 
-/// How long one address of a server may take to be reached.
+/// Timeout of the connection to one address of a server.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// `connect_timeout=0`: the operating system gives up by then.
+/// For `connect_timeout=0`: the operating system gives up by then.
 const NO_CONNECT_TIMEOUT: Duration = Duration::from_secs(130);
-/// A connection whose packets nobody acknowledges is given up after this time.
+/// A connection whose packets are not acknowledged is closed after this time.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
-/// An idle connection is first asked whether it still lives after this time: before a NAT or firewall forgets it.
+/// Idle time before the first keepalive: shorter than the memory of a NAT or firewall.
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 
-/// A URL as an example.
+/// An example of a URL.
 pub const EXAMPLE: &str = "postgresql://user:password@host:5432/database";
 
-/// A problem of a URL, without a part of it that can be a secret.
+/// A problem of a URL. It quotes no part that can be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// To be read after `DATABASE_URL`: "has the unknown parameter x".
+pub struct UrlProblem {
+    /// The problem, to be read after `DATABASE_URL`: "has the unknown parameter x".
     pub problem: String,
     /// The remedy.
     pub remedy: String,
 }
 
-impl Problem {
-    pub(crate) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Problem {
-        Problem { problem: problem.into(), remedy: remedy.into() }
+impl UrlProblem {
+    pub(crate) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> UrlProblem {
+        UrlProblem { problem: problem.into(), remedy: remedy.into() }
     }
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for UrlProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.problem, self.remedy)
     }
 }
 
-pub(crate) fn unreadable(why: &str) -> Problem {
-    Problem::new(
+pub(crate) fn unreadable(why: &str) -> UrlProblem {
+    UrlProblem::new(
         format!("is not a URL ({why})"),
         format!("write it like {EXAMPLE}, with %40 for @, %2F for /, %3A for : and %25 for % in a password"),
     )
@@ -55,7 +55,7 @@ pub(crate) fn unreadable(why: &str) -> Problem {
 /// libpq's `target_session_attrs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attrs {
-    /// Not given: of several servers one that takes writes, where there is one.
+    /// Not given: of several servers one that takes writes, if there is one.
     Unset,
     Any,
     ReadWrite,
@@ -67,13 +67,13 @@ pub(crate) enum Attrs {
 
 /// One server to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ServerAddress {
     pub host: Host,
     pub address: Option<IpAddr>,
     pub port: u16,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.host, self.address) {
             (Host::Unix(path), _) => write!(f, "{}", path.display()),
@@ -85,14 +85,14 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A URL that was read.
+/// A parsed URL.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
-    pub places: Vec<Place>,
-    /// `load_balance_hosts=random`.
+pub(crate) struct ParsedUrl {
+    pub places: Vec<ServerAddress>,
+    /// Whether `load_balance_hosts=random`.
     pub shuffled: bool,
     pub attrs: Attrs,
-    /// All but the places and TLS.
+    /// Everything but the places and TLS.
     pub config: Config,
     pub passfile: Option<PathBuf>,
     pub tls: Tls,
@@ -100,18 +100,18 @@ pub(crate) struct Target {
     pub ignored: Vec<String>,
 }
 
-/// Checks a URL without contacting anybody, and names the parameters that are ignored. The error is a problem and
-/// its remedy, and never holds a secret.
+/// Checks a URL without contacting anybody, and returns the names of the ignored parameters. The error has a problem
+/// and its remedy, and never holds a secret.
 pub fn check(url: &str) -> Result<Vec<String>, String> {
     parse(url).map(|target| target.ignored).map_err(|problem| problem.to_string())
 }
 
-/// As [`check`], with the problem and its remedy apart.
-pub fn problem(url: &str) -> Result<(), Problem> {
+/// As [`check`], with the problem and its remedy as separate texts.
+pub fn problem(url: &str) -> Result<(), UrlProblem> {
     parse(url).map(drop)
 }
 
-/// The URL's parts, still encoded.
+/// The parts of a URL, still encoded.
 struct Parts<'u> {
     user: Option<&'u str>,
     password: Option<&'u str>,
@@ -120,11 +120,11 @@ struct Parts<'u> {
     query: &'u str,
 }
 
-fn split(url: &str) -> Result<Parts<'_>, Problem> {
+fn split(url: &str) -> Result<Parts<'_>, UrlProblem> {
     let Some((scheme, rest)) = url.trim().split_once("://") else { return Err(unreadable("it has no ://")) };
     let (scheme, _driver) = scheme.split_once('+').unwrap_or((scheme, ""));
     if !matches!(scheme.to_ascii_lowercase().as_str(), "postgres" | "postgresql") {
-        return Err(Problem::new(
+        return Err(UrlProblem::new(
             "is not a URL of PostgreSQL",
             format!("begin it with postgresql://, like {EXAMPLE}"),
         ));
@@ -147,9 +147,9 @@ fn split(url: &str) -> Result<Parts<'_>, Problem> {
     Ok(Parts { user, password, hosts, database, query })
 }
 
-pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
+pub(crate) fn parse(url: &str) -> Result<ParsedUrl, UrlProblem> {
     let parts = split(url)?;
-    // an @ after the host may be the end of a password with a / in it: then nothing of the rest is shown
+    // an @ after the host may be the end of a password that contains a /: no later part is shown then
     let may_show = !parts.query.contains('@');
     let (values, ignored) = parameters(parts.query, may_show)?;
     let get = |name: &str| values.get(name).map(String::as_str).filter(|value| !value.is_empty());
@@ -157,7 +157,7 @@ pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
     let places = places(parts.hosts, get("host"), get("hostaddr"), get("port"))?;
     let mut config = Config::new();
     let text = |encoded: &str, what: &str| {
-        String::from_utf8(decode(encoded)?).map_err(|_| unreadable(&format!("its {what} is no UTF-8")))
+        String::from_utf8(decode(encoded)?).map_err(|_| unreadable(&format!("its {what} is not UTF-8")))
     };
     let user = parts.user.filter(|user| !user.is_empty()).map(|user| text(user, "user")).transpose()?;
     if let Some(user) = get("user").map(str::to_owned).or(user) {
@@ -217,25 +217,33 @@ pub(crate) fn parse(url: &str) -> Result<Target, Problem> {
         "prefer-standby" => Attrs::PreferStandby,
         _ => Attrs::Unset,
     };
-    // accepted, as their meaning is what happens anyway
+    // accepted, as they ask for what happens anyway
     one_of("gssencmode", get("gssencmode"), &["disable", "prefer"])?;
     one_of("replication", get("replication"), &["false", "off", "no", "0"])?;
     one_of("sslcompression", get("sslcompression"), &["0", "1"])?;
     let encoding = get("client_encoding").map(|name| name.to_ascii_lowercase().replace(['-', '_'], ""));
     if !matches!(encoding.as_deref(), None | Some("utf8" | "unicode" | "auto")) {
-        return Err(Problem::new("has a client_encoding other than utf8", "remove it"));
+        return Err(UrlProblem::new("has a client_encoding other than utf8", "remove it"));
     }
     let tls = Tls::new(&get, places.iter().all(|place| !matches!(place.host, Host::Tcp(_))))?;
-    Ok(Target { places, shuffled, attrs, config, passfile: get("passfile").map(PathBuf::from), tls, ignored })
+    Ok(ParsedUrl {
+        places,
+        shuffled,
+        attrs,
+        config,
+        passfile: get("passfile").map(PathBuf::from),
+        tls,
+        ignored,
+    })
 }
 
-/// The servers, in their order. `host`, `hostaddr` and `port` are those of the parameters, which go first.
+/// The servers, in order. `host`, `hostaddr` and `port` are parameters of the URL, which take precedence.
 fn places(
     hosts: &str,
     host: Option<&str>,
     hostaddr: Option<&str>,
     port: Option<&str>,
-) -> Result<Vec<Place>, Problem> {
+) -> Result<Vec<ServerAddress>, UrlProblem> {
     let mut names: Vec<(String, Option<String>)> = Vec::new();
     match host {
         Some(list) => {
@@ -252,7 +260,7 @@ fn places(
             for name in hosts.split(',') {
                 let (name, port) = host_and_port(name)?;
                 let name =
-                    String::from_utf8(decode(&name)?).map_err(|_| unreadable("its host is no UTF-8"))?;
+                    String::from_utf8(decode(&name)?).map_err(|_| unreadable("its host is not UTF-8"))?;
                 names.push((name, port));
             }
         }
@@ -261,7 +269,7 @@ fn places(
         None => vec![None; names.len()],
         Some(list) => list
             .split(',')
-            .map(|text| text.parse().map(Some).map_err(|_| unreadable("its hostaddr is no IP address")))
+            .map(|text| text.parse().map(Some).map_err(|_| unreadable("its hostaddr is not an IP address")))
             .collect::<Result<_, _>>()?,
     };
     if names.is_empty() {
@@ -283,21 +291,21 @@ fn places(
                 .parse()
                 .ok()
                 .filter(|port| *port > 0)
-                .ok_or_else(|| unreadable("a port is no number from 1 to 65535"))?,
+                .ok_or_else(|| unreadable("a port is not a number from 1 to 65535"))?,
         };
         let host = if name.starts_with('/') {
             Host::Unix(PathBuf::from(name))
         } else if name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%')) {
             Host::Tcp(name)
         } else {
-            return Err(unreadable("a host's name has a character that no name has"));
+            return Err(unreadable("a host's name has a character that is not allowed in names"));
         };
-        places.push(Place { host, address, port });
+        places.push(ServerAddress { host, address, port });
     }
     Ok(places)
 }
 
-fn host_and_port(text: &str) -> Result<(String, Option<String>), Problem> {
+fn host_and_port(text: &str) -> Result<(String, Option<String>), UrlProblem> {
     if let Some(rest) = text.strip_prefix('[') {
         let Some((address, rest)) = rest.split_once(']') else { return Err(unreadable("a [ has no ]")) };
         let port = rest.strip_prefix(':');
@@ -312,7 +320,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<String>), Problem> {
     })
 }
 
-/// The URL with its secrets hidden; `None` where it cannot be read.
+/// The URL with its secrets hidden; `None` if it cannot be read.
 pub fn shown(url: &str) -> Option<String> {
     parse(url).ok()?;
     let (scheme, _) = url.trim().split_once("://")?;

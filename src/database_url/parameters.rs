@@ -1,10 +1,10 @@
-//! The parameters of a database URL: their names, and how a value is read.
+//! The parameters of a database URL: their names, and the reading of their values.
 
 use std::collections::BTreeMap;
 
-use super::{Problem, unreadable};
+use super::{UrlProblem, unreadable};
 
-/// Parameters that mean something to another driver or pool, and nothing here.
+/// Parameters of other drivers and pools, which have no meaning here.
 const OF_OTHER_DRIVERS: &str = "\
     async_creator async_fallback autocommit autosave binary_parameters binaryTransfer cache_prepared_statements \
     checkout_timeout command_timeout conn_health_checks conn_max_age connection_class connection_limit connectTimeout \
@@ -31,7 +31,7 @@ const KNOWN: &str = "\
     sslcertmode sslcompression sslkey ssl_max_protocol_version ssl_min_protocol_version sslmode sslnegotiation \
     sslpassword sslrootcert sslsni target_session_attrs tcp_user_timeout user";
 
-/// Parameters that may be shown; any other can hold a secret, or be a misspelt `password`.
+/// Parameters that may be shown. Any other can hold a secret, or be a misspelt `password`.
 pub(super) const SHOWN: &str = "\
     application_name channel_binding client_encoding connect_timeout dbname gssencmode host hostaddr keepalives \
     keepalives_count keepalives_idle keepalives_interval load_balance_hosts port ssl sslcert sslkey sslmode \
@@ -41,16 +41,16 @@ pub(super) fn is_among(list: &str, name: &str) -> bool {
     list.split_whitespace().any(|listed| listed == name)
 }
 
-/// The parameters that mean something, decoded, and the names of those that mean nothing here.
+/// The known parameters, decoded, and the names of those that have no meaning here.
 pub(super) fn parameters(
     query: &str,
     may_show: bool,
-) -> Result<(BTreeMap<String, String>, Vec<String>), Problem> {
+) -> Result<(BTreeMap<String, String>, Vec<String>), UrlProblem> {
     let (mut values, mut ignored) = (BTreeMap::<String, String>::new(), Vec::new());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let text = |encoded: &str| {
-            String::from_utf8(decode(encoded)?).map_err(|_| unreadable("a parameter is no UTF-8"))
+            String::from_utf8(decode(encoded)?).map_err(|_| unreadable("a parameter is not UTF-8"))
         };
         let (name, value) = (text(name)?, text(value)?);
         if is_among(OF_OTHER_DRIVERS, &name) {
@@ -58,14 +58,14 @@ pub(super) fn parameters(
         } else if !is_among(KNOWN, &name) {
             let is_a_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
             if !may_show || !is_a_name || name.is_empty() || !pair.contains('=') {
-                return Err(unreadable("after its ? is something other than known parameters"));
+                return Err(unreadable("something other than known parameters follows its ?"));
             }
-            return Err(Problem::new(
+            return Err(UrlProblem::new(
                 format!("has the unknown parameter {name}"),
                 "correct its name as libpq writes it (sslmode, connect_timeout, ...), or remove it",
             ));
         } else if matches!(name.as_str(), "host" | "port" | "hostaddr") {
-            // several, as SQLAlchemy writes them: host=a:1&host=b:2
+            // repeated, as SQLAlchemy writes them: host=a:1&host=b:2
             let all = values.entry(name).or_default();
             if !all.is_empty() {
                 all.push(',');
@@ -78,11 +78,11 @@ pub(super) fn parameters(
     Ok((values, ignored))
 }
 
-pub(super) fn whole_number(name: &str, value: Option<&str>) -> Result<Option<u64>, Problem> {
+pub(super) fn whole_number(name: &str, value: Option<&str>) -> Result<Option<u64>, UrlProblem> {
     let read = |text: &str| {
         text.trim().parse::<i32>().map(|number| u64::try_from(number).unwrap_or(0)).map_err(|_| {
-            Problem::new(
-                format!("has a {name} that is no whole number"),
+            UrlProblem::new(
+                format!("has a {name} that is not a whole number"),
                 format!("give {name} a whole number"),
             )
         })
@@ -90,21 +90,25 @@ pub(super) fn whole_number(name: &str, value: Option<&str>) -> Result<Option<u64
     value.map(read).transpose()
 }
 
-/// The value, which must be one of these; without a value the first of them.
-pub(super) fn one_of<'v>(name: &str, value: Option<&'v str>, values: &[&'v str]) -> Result<&'v str, Problem> {
+/// The value, which must be one of `values`; without a value, the first of them.
+pub(super) fn one_of<'v>(
+    name: &str,
+    value: Option<&'v str>,
+    values: &[&'v str],
+) -> Result<&'v str, UrlProblem> {
     let Some(value) = value else { return Ok(values.first().copied().unwrap_or_default()) };
     if values.contains(&value) {
         return Ok(value);
     }
     let listed: Vec<&str> = values.iter().copied().filter(|value| !value.is_empty()).collect();
-    Err(Problem::new(
-        format!("has another {name} than can be honoured"),
+    Err(UrlProblem::new(
+        format!("has a {name} that is not supported"),
         format!("give {name} one of {}, or remove it", listed.join(", ")),
     ))
 }
 
 /// Percent-encoding as libpq reads it: a + is a +.
-pub(super) fn decode(text: &str) -> Result<Vec<u8>, Problem> {
+pub(super) fn decode(text: &str) -> Result<Vec<u8>, UrlProblem> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::tls::Mode;
+use super::tls::TlsMode;
 use super::*;
 
-fn mode(query: &str) -> (Mode, Option<String>) {
+fn mode(query: &str) -> (TlsMode, Option<String>) {
     let target = parse(&format!("postgresql://u:p@db:5432/voice_clones{query}")).unwrap();
     (target.tls.mode, target.tls.root)
 }
@@ -18,16 +18,16 @@ fn places(url: &str) -> Vec<String> {
 
 #[test]
 fn sslmode_means_what_it_means_to_libpq() {
-    assert_eq!(mode(""), (Mode::Prefer, None));
-    assert_eq!(mode("?sslmode=disable"), (Mode::Disable, None));
-    assert_eq!(mode("?sslmode=allow"), (Mode::Allow, None));
-    assert_eq!(mode("?sslmode=require"), (Mode::Require, None));
-    assert_eq!(mode("?ssl=require"), (Mode::Require, None));
-    assert_eq!(mode("?ssl=true"), (Mode::Require, None));
-    assert_eq!(mode("?sslmode=require&sslrootcert=/ca.pem"), (Mode::VerifyCa, Some("/ca.pem".into())));
+    assert_eq!(mode(""), (TlsMode::Prefer, None));
+    assert_eq!(mode("?sslmode=disable"), (TlsMode::Disable, None));
+    assert_eq!(mode("?sslmode=allow"), (TlsMode::Allow, None));
+    assert_eq!(mode("?sslmode=require"), (TlsMode::Require, None));
+    assert_eq!(mode("?ssl=require"), (TlsMode::Require, None));
+    assert_eq!(mode("?ssl=true"), (TlsMode::Require, None));
+    assert_eq!(mode("?sslmode=require&sslrootcert=/ca.pem"), (TlsMode::VerifyCa, Some("/ca.pem".into())));
     assert_eq!(mode("?sslrootcert=%2Fa%20b%2Bc+d&sslmode=verify-full").1.unwrap(), "/a b+c+d");
-    assert_eq!(mode("?sslmode=verify-full"), (Mode::VerifyFull, None));
-    assert_eq!(mode("?sslrootcert=system"), (Mode::VerifyFull, None));
+    assert_eq!(mode("?sslmode=verify-full"), (TlsMode::VerifyFull, None));
+    assert_eq!(mode("?sslrootcert=system"), (TlsMode::VerifyFull, None));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_unix_socket_has_no_tls() {
     for url in ["postgresql://u@%2Ftmp/x?sslmode=verify-full", "postgresql://u@/x?host=/tmp&sslmode=require"]
     {
         let target = parse(url).unwrap();
-        assert_eq!(target.tls.mode, Mode::Disable);
+        assert_eq!(target.tls.mode, TlsMode::Disable);
         assert_eq!(target.places[0].host, Host::Unix("/tmp".into()));
     }
 }

@@ -1,4 +1,4 @@
-//! TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` ask for it, which `tokio-postgres` leaves to its
+//! TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` request it. `tokio-postgres` leaves it to its
 //! caller.
 
 use anyhow::Context as _;
@@ -10,12 +10,12 @@ use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 
-use super::Problem;
+use super::UrlProblem;
 use super::parameters::one_of;
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum TlsMode {
     Disable,
     Allow,
     Prefer,
@@ -24,15 +24,15 @@ pub(crate) enum Mode {
     VerifyFull,
 }
 
-/// How far to trust a server, and what to show it.
+/// The TLS settings: how far to trust a server, and the certificate to show it.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    pub mode: Mode,
+    pub mode: TlsMode,
     /// A file of certificate authorities; `None` means the system's.
     pub root: Option<String>,
     /// The files of the client's certificate and of its key.
     pub client: Option<(String, String)>,
-    /// `sslpassword`, of the key.
+    /// `sslpassword`, the password of the key.
     password: Option<String>,
     name_is_sent: bool,
     versions: (Option<SslVersion>, Option<SslVersion>),
@@ -45,38 +45,38 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// From the URL's parameters. `local` where all servers are reached over Unix sockets: there is no TLS on them,
-    /// whatever is asked for.
-    pub fn new<'v>(get: &impl Fn(&str) -> Option<&'v str>, local: bool) -> Result<Tls, Problem> {
+    /// From the URL's parameters. `local` means that all servers are reached over Unix sockets, which have no TLS,
+    /// whatever the parameters say.
+    pub fn new<'v>(get: &impl Fn(&str) -> Option<&'v str>, local: bool) -> Result<Tls, UrlProblem> {
         let root = get("sslrootcert").map(str::to_owned);
         let name = if get("sslmode").is_some() { "sslmode" } else { "ssl" };
         let given = match get("sslmode").or(get("ssl")) {
             None => None,
             Some(text) => Some(mode(name, text).ok_or_else(|| {
-                Problem::new(
+                UrlProblem::new(
                     format!("has an {name} that libpq does not know"),
                     format!("give {name} disable, allow, prefer, require, verify-ca or verify-full"),
                 )
             })?),
         };
-        // to libpq `system` means the authorities that the system trusts, and nothing less than a full check
+        // to libpq, `system` means the system's authorities and at least a full check
         let is_system = root.as_deref() == Some("system");
         let mode = match given {
-            None if is_system => Mode::VerifyFull,
-            Some(weaker) if is_system && weaker != Mode::VerifyFull => {
-                return Err(Problem::new(
+            None if is_system => TlsMode::VerifyFull,
+            Some(weaker) if is_system && weaker != TlsMode::VerifyFull => {
+                return Err(UrlProblem::new(
                     "has sslrootcert=system with a weaker sslmode",
                     "give sslmode verify-full",
                 ));
             }
-            Some(Mode::Require) if root.is_some() => Mode::VerifyCa,
-            mode => mode.unwrap_or(Mode::Prefer),
+            Some(TlsMode::Require) if root.is_some() => TlsMode::VerifyCa,
+            mode => mode.unwrap_or(TlsMode::Prefer),
         };
         let mut client = match (get("sslcert"), get("sslkey")) {
             (Some(certificate), Some(key)) => Some((certificate.to_owned(), key.to_owned())),
             (None, None) => None,
             _ => {
-                return Err(Problem::new(
+                return Err(UrlProblem::new(
                     "has one of sslcert and sslkey without the other",
                     "give both, or neither",
                 ));
@@ -96,7 +96,7 @@ impl Tls {
             })
         };
         Ok(Tls {
-            mode: if local { Mode::Disable } else { mode },
+            mode: if local { TlsMode::Disable } else { mode },
             root: root.filter(|_| !is_system),
             client,
             password: get("sslpassword").map(str::to_owned),
@@ -105,17 +105,17 @@ impl Tls {
         })
     }
 
-    /// Whether a connection without TLS will do where TLS cannot be had.
+    /// Whether a connection without TLS will do if TLS cannot be had.
     pub fn may_go_without(&self) -> bool {
-        matches!(self.mode, Mode::Allow | Mode::Prefer)
+        matches!(self.mode, TlsMode::Allow | TlsMode::Prefer)
     }
 
-    /// As the driver calls it.
+    /// The mode of the driver.
     pub fn driver_mode(&self) -> SslMode {
         match self.mode {
-            Mode::Disable => SslMode::Disable,
-            Mode::Allow | Mode::Prefer => SslMode::Prefer,
-            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+            TlsMode::Disable => SslMode::Disable,
+            TlsMode::Allow | TlsMode::Prefer => SslMode::Prefer,
+            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
         }
     }
 
@@ -128,8 +128,8 @@ impl Tls {
             builder.set_min_proto_version(least).context("ssl_min_protocol_version")?;
         }
         builder.set_max_proto_version(most).context("ssl_max_protocol_version")?;
-        let (verify_name, send_name) = (self.mode == Mode::VerifyFull, self.name_is_sent);
-        if !matches!(self.mode, Mode::VerifyCa | Mode::VerifyFull) {
+        let (verify_name, send_name) = (self.mode == TlsMode::VerifyFull, self.name_is_sent);
+        if !matches!(self.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) {
             builder.set_verify(SslVerifyMode::NONE);
         } else if let Some(path) = &self.root {
             // in place of the system's authorities, not beside them
@@ -165,7 +165,7 @@ fn show_certificate(
         builder.add_extra_chain_cert(authority).with_context(|| format!("sslcert: {certificate}"))?;
     }
     let pem = std::fs::read(key).with_context(|| format!("sslkey: {key} cannot be read"))?;
-    // with a password of its own OpenSSL does not ask for one on the terminal
+    // with a password callback of its own, OpenSSL does not ask for one on the terminal
     let read = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes()).map_err(|_| {
         anyhow::anyhow!("sslkey: {key} holds no PEM key, or one that sslpassword does not open")
     })?;
@@ -173,7 +173,7 @@ fn show_certificate(
     builder.check_private_key().with_context(|| format!("sslkey: {key} is not the key of {certificate}"))
 }
 
-/// The certificates of a file, of which there is at least one.
+/// The certificates in a file; at least one.
 pub(crate) fn certificates(parameter: &str, path: &str) -> anyhow::Result<Vec<X509>> {
     let pem = std::fs::read(path).with_context(|| format!("{parameter}: {path} cannot be read"))?;
     X509::stack_from_pem(&pem)
@@ -182,21 +182,21 @@ pub(crate) fn certificates(parameter: &str, path: &str) -> anyhow::Result<Vec<X5
         .with_context(|| format!("{parameter}: {path} holds no PEM certificate"))
 }
 
-fn mode(name: &str, text: &str) -> Option<Mode> {
+fn mode(name: &str, text: &str) -> Option<TlsMode> {
     Some(match text {
-        "false" if name == "ssl" => Mode::Disable,
-        "true" if name == "ssl" => Mode::Require,
-        "disable" => Mode::Disable,
-        "allow" => Mode::Allow,
-        "prefer" => Mode::Prefer,
-        "require" => Mode::Require,
-        "verify-ca" => Mode::VerifyCa,
-        "verify-full" => Mode::VerifyFull,
+        "false" if name == "ssl" => TlsMode::Disable,
+        "true" if name == "ssl" => TlsMode::Require,
+        "disable" => TlsMode::Disable,
+        "allow" => TlsMode::Allow,
+        "prefer" => TlsMode::Prefer,
+        "require" => TlsMode::Require,
+        "verify-ca" => TlsMode::VerifyCa,
+        "verify-full" => TlsMode::VerifyFull,
         _ => return None,
     })
 }
 
-/// Whether TLS failed, or `pg_hba.conf` has no place for a connection with it.
+/// Whether TLS failed, or `pg_hba.conf` has no entry for a connection with it.
 pub(crate) fn was_refused(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
         || error.to_string().starts_with("error performing TLS handshake")

@@ -8,7 +8,7 @@ use openssl::ssl::{SslConnector, SslMethod};
 use openssl::x509::X509;
 
 use super::reason::Kind;
-use crate::certificates::{self, Certificate, Seen};
+use crate::certificates::{self, Certificate, PresentedCertificate};
 use crate::config::Settings;
 
 /// OpenSSL's `X509_V_ERR_CERT_HAS_EXPIRED`, `.._HOSTNAME_MISMATCH` and `.._IP_ADDRESS_MISMATCH`.
@@ -53,7 +53,7 @@ fn property<'s>(settings: &'s Settings, name: &str) -> Option<&'s str> {
 }
 
 /// What the server shows; `None` where it cannot be had.
-fn look(settings: &Settings, server: &str) -> Option<Seen> {
+fn look(settings: &Settings, server: &str) -> Option<PresentedCertificate> {
     let look = || {
         let (host, _) = server.rsplit_once(':').context("no port")?;
         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,7 +1,7 @@
-//! What `/metrics` shows. [`table`] has the metrics; this module counts, and renders them as Prometheus reads them.
+//! The metrics of `/metrics`. [`table`] declares them; this module counts, and renders them for Prometheus.
 //! `docs/metrics.md` says what each one means, and a test holds it against a running daemon.
 //!
-//! Every series is there from the start, with 0, so that the first failure is an increase. A gauge whose value is not
+//! Every series exists from the start, with 0, so that the first failure is an increase. A gauge whose value is not
 //! known is left out: an old value would look like a new one.
 
 mod table;
@@ -15,22 +15,22 @@ pub use table::*;
 
 use crate::record::Topic;
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// A whole number that only grows.
     Counter,
-    /// Seconds that only grow. The crate `metrics` has whole numbers for counters, so this is a gauge there.
+    /// Seconds that only grow. Counters of the crate `metrics` are whole numbers, so this is a gauge there.
     Seconds,
     /// A value that is known from the start.
     Gauge,
-    /// A value that is asked from somewhere, and left out while there is no answer.
-    Asked,
+    /// A polled value, left out while there is no answer.
+    Polled,
     /// A histogram with these buckets.
     Histogram(&'static [f64]),
 }
 
-/// A label with all the values that it takes; with none where the values come from the settings.
+/// A label with all its values; none if the values come from the settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Label {
     /// The name.
@@ -38,10 +38,10 @@ pub struct Label {
     values: fn() -> Vec<&'static str>,
 }
 
-/// A metric: how it is declared in [`table`], and where it is counted.
+/// A metric: declared in [`table`], and counted where things happen.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// The name.
+    /// The metric's name.
     pub name: &'static str,
     kind: Kind,
     help: &'static str,
@@ -55,12 +55,12 @@ impl Metric {
         pairs.map(|(label, value)| metrics::Label::from_static_parts(label.name, value)).collect()
     }
 
-    /// Counts so many further ones.
+    /// Adds `by` to a counter.
     pub fn add(&self, values: &[&'static str], by: u64) {
         metrics::counter!(self.name, self.labels(values)).increment(by);
     }
 
-    /// Sets a counter whose count is kept elsewhere.
+    /// Sets a counter that is counted elsewhere.
     pub fn count_is(&self, values: &[&'static str], count: u64) {
         metrics::counter!(self.name, self.labels(values)).absolute(count);
     }
@@ -76,22 +76,22 @@ impl Metric {
         self.set(values, count as f64);
     }
 
-    /// The value is not known: it is left out until it is set again.
+    /// Leaves the series out until its value is set again.
     pub fn unknown(&self, values: &[&'static str]) {
         self.set(values, f64::NAN);
     }
 
-    /// The same of every series.
+    /// Leaves out every series of the metric until its value is set again.
     pub fn all_unknown(&self) {
         self.each(|values| self.unknown(values));
     }
 
-    /// Takes a value into a histogram.
+    /// Adds a value to a histogram.
     pub fn observe(&self, values: &[&'static str], value: f64) {
         metrics::histogram!(self.name, self.labels(values)).record(value);
     }
 
-    /// Every combination of the values of its labels.
+    /// Calls `take` with every combination of label values.
     fn each(&self, mut take: impl FnMut(&[&'static str])) {
         let mut all: Vec<Vec<&'static str>> = vec![Vec::new()];
         for label in self.labels {
@@ -106,19 +106,19 @@ impl Metric {
     fn begin(&self) {
         match self.kind {
             Kind::Counter => metrics::describe_counter!(self.name, self.help),
-            Kind::Seconds | Kind::Gauge | Kind::Asked => metrics::describe_gauge!(self.name, self.help),
+            Kind::Seconds | Kind::Gauge | Kind::Polled => metrics::describe_gauge!(self.name, self.help),
             Kind::Histogram(_) => metrics::describe_histogram!(self.name, self.help),
         }
         self.each(|values| match self.kind {
             Kind::Counter => self.add(values, 0),
             Kind::Seconds | Kind::Gauge => self.set(values, 0.0),
-            Kind::Asked => self.unknown(values),
+            Kind::Polled => self.unknown(values),
             Kind::Histogram(_) => drop(metrics::histogram!(self.name, self.labels(values))),
         });
     }
 }
 
-/// Makes this process gather metrics; once a process. Before that, and in other commands, nothing is counted.
+/// Makes this process gather metrics; to be called once. Before that, and in other commands, nothing is counted.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for metric in ALL {
@@ -131,7 +131,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// The text that Prometheus reads: without the gauges that are not known, and with seconds that only grow as counters.
+/// The text for Prometheus, without gauges that are not known, and with growing seconds as counters.
 pub fn render(handle: &PrometheusHandle) -> String {
     let text = handle.render();
     let mut shown = String::with_capacity(text.len());
@@ -145,7 +145,7 @@ pub fn render(handle: &PrometheusHandle) -> String {
     shown
 }
 
-/// Says what runs here.
+/// Sets the metric about the build and the group.
 pub fn built(group: &str, topic_prefix: &str) {
     let labels = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -156,8 +156,8 @@ pub fn built(group: &str, topic_prefix: &str) {
     metrics::gauge!(BUILD_INFO.name, &labels).set(1.0);
 }
 
-/// A record of the topic with this timestamp, in milliseconds since 1970, has landed; `now` likewise. The newest one
-/// counts, whatever the order in which partitions are read; one from the future counts as now.
+/// Notes that a record with this timestamp has landed. Both times are milliseconds since 1970. The newest record
+/// counts, regardless of the order in which partitions are read. A timestamp in the future counts as now.
 pub fn newest_landed(topic: Topic, timestamp: i64, now: i64) {
     static NEWEST: [AtomicI64; 5] = [const { AtomicI64::new(0) }; 5];
     let Some(newest) = NEWEST.get(topic as usize) else { return };
@@ -166,18 +166,18 @@ pub fn newest_landed(topic: Topic, timestamp: i64, now: i64) {
     LAST_RECORD.set(&[topic.name()], seconds(newest));
 }
 
-/// Milliseconds as seconds.
+/// Converts milliseconds to seconds.
 #[allow(clippy::cast_precision_loss, reason = "exact for times, and for ages far beyond any")]
 pub fn seconds(millis: i64) -> f64 {
     millis as f64 / 1000.0
 }
 
-/// Milliseconds since 1970.
+/// The time in milliseconds since 1970.
 pub fn now() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
 
-/// CPU time, memory, file descriptors and threads of this process, as they are now.
+/// Samples CPU time, memory, file descriptors and threads of this process.
 #[allow(clippy::cast_precision_loss, reason = "bytes and counts of one process")]
 pub fn process() {
     let seen = metrics_process::collector::collect();

@@ -1,19 +1,19 @@
-//! The metrics: name, what it is, labels, help. In the order of `docs/metrics.md`.
+//! The metrics: name, kind, labels, help. In the order of `docs/metrics.md`.
 
 use super::{Kind, Label, Metric};
 use crate::event::Reason;
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::record::Topic;
-use crate::store::overview::TABLES;
+use crate::store::tables::TABLES;
 
-/// Of the write of a batch, in seconds: OpenTelemetry's, and some for outages.
+/// Buckets for the write of a batch, in seconds: those of OpenTelemetry, and some for outages.
 const BATCH_SECONDS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0];
 const RECORDS: &[f64] = &[1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 const AGE_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 const EXPIRY_SECONDS: &[f64] = &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0];
 
-/// The states of a partition that this process has, as `status` names them.
+/// The states of a partition of this process, as `status` names them.
 pub const STATES: [&str; 8] =
     ["ok", "catching_up", "stalled", "stopped_by_limit", "paused", "unreadable", "no_leader", "drift"];
 
@@ -39,7 +39,7 @@ const RETRY: Label = label!(
 const CONNECTION: Label = label!("state": "idle", "used");
 const CLOSED: Label = label!("cause": "broken", "invalid", "max_lifetime", "idle_timeout");
 
-/// Of the settings or the build; their only values are set at the start.
+/// A label whose only values come from the settings or the build, and are set at the start.
 const fn given(name: &'static str) -> Label {
     Label { name, values: Vec::new }
 }
@@ -50,12 +50,12 @@ macro_rules! metrics {
             #[doc = $help]
             pub static $metric: Metric = Metric { name: $name, kind: $kind, help: $help, labels: &[$($label),*] };
         )+
-        /// All of them.
+        /// All metrics.
         pub static ALL: &[&Metric] = &[$(&$metric),+];
     };
 }
 
-use Kind::{Asked, Counter, Gauge, Histogram, Seconds};
+use Kind::{Counter, Gauge, Histogram, Polled, Seconds};
 
 metrics! {
     BUILD_INFO: "voiceclone_build_info", Gauge,
@@ -67,7 +67,7 @@ metrics! {
     OUTCOMES: "voiceclone_records_total", Counter, [TOPIC, OUTCOME],
         "Records that landed, as rows or as dead letters.";
     BYTES: "voiceclone_record_bytes_total", Counter, [TOPIC],
-        "Bytes of their keys, values and headers.";
+        "Bytes of the keys, values and headers of records that landed.";
     RECORD_AGE: "voiceclone_record_age_seconds", Histogram(AGE_SECONDS), [TOPIC],
         "Age of the oldest record of a topic in a batch, by its timestamp, when the batch landed.";
     LAST_RECORD: "voiceclone_last_record_timestamp_seconds", Gauge, [TOPIC],
@@ -101,7 +101,7 @@ metrics! {
     BATCH_RECORDS: "voiceclone_batch_records", Histogram(RECORDS), [],
         "Records of a batch that landed.";
     ROWS: "voiceclone_rows_total", Counter, [TABLE, CHANGE],
-        "Rows that batches met, by what became of them.";
+        "Rows of batches, by outcome.";
     WRITE_RETRIES: "voiceclone_write_retries_total", Counter, [RETRY],
         "Writes after which records were kept to be tried again.";
     BATCHES_HALVED: "voiceclone_batches_halved_total", Counter, [],
@@ -112,36 +112,36 @@ metrics! {
     DEAD_IN_A_ROW: "voiceclone_dead_letters_in_a_row", Gauge, [TOPIC],
         "Unusable records since the last usable one, of the worst partition.";
     DEAD_LETTER_LIMIT: "voiceclone_dead_letter_limit", Gauge, [],
-        "DEAD_LETTER_LIMIT: a partition stops when so many came in a row.";
-    DEAD_LETTERS_UNRESOLVED: "voiceclone_dead_letters_unresolved", Asked, [REASON],
+        "DEAD_LETTER_LIMIT: a partition stops after this many unusable records in a row.";
+    DEAD_LETTERS_UNRESOLVED: "voiceclone_dead_letters_unresolved", Polled, [REASON],
         "Dead letters in the database that nobody has resolved.";
-    DEAD_LETTERS_UNPUBLISHABLE: "voiceclone_dead_letters_unpublishable", Asked, [],
+    DEAD_LETTERS_UNPUBLISHABLE: "voiceclone_dead_letters_unpublishable", Polled, [],
         "Dead letters in the database that the broker refuses for what they are.";
 
-    PUBLISH_BACKLOG: "voiceclone_publish_backlog", Asked, [WRITTEN_TOPIC],
+    PUBLISH_BACKLOG: "voiceclone_publish_backlog", Polled, [WRITTEN_TOPIC],
         "Records in the database that are to be published.";
-    PUBLISH_BACKLOG_AGE: "voiceclone_publish_backlog_age_seconds", Asked, [WRITTEN_TOPIC],
-        "Age of the oldest of them, 0 where there is none.";
+    PUBLISH_BACKLOG_AGE: "voiceclone_publish_backlog_age_seconds", Polled, [WRITTEN_TOPIC],
+        "Age of the oldest record that is to be published, 0 if there is none.";
     PUBLISHED: "voiceclone_published_total", Counter, [WRITTEN_TOPIC],
         "Records that the broker has.";
     PUBLISH_FAILURES: "voiceclone_publish_failures_total", Counter, [WRITTEN_TOPIC],
-        "Tries of records that the broker did not take.";
+        "Attempts to publish records that the broker did not take.";
 
     EXPIRED: "voiceclone_expired_total", Counter, [],
         "Cache rows that expired.";
-    EXPIRY_OVERDUE_ROWS: "voiceclone_expiry_overdue_rows", Asked, [],
+    EXPIRY_OVERDUE_ROWS: "voiceclone_expiry_overdue_rows", Polled, [],
         "Cache rows past their time that the expiry has not reached.";
-    EXPIRY_OVERDUE_SECONDS: "voiceclone_expiry_overdue_seconds", Asked, [],
-        "How long the first of them is past its time, 0 where there is none.";
+    EXPIRY_OVERDUE_SECONDS: "voiceclone_expiry_overdue_seconds", Polled, [],
+        "How long the most overdue cache row is past its time, 0 if there is none.";
     EXPIRY_LAST_SUCCESS: "voiceclone_expiry_last_success_timestamp_seconds", Gauge, [],
         "When a run of the expiry last reached every row that was due, 0 before the first.";
     EXPIRY_DURATION: "voiceclone_expiry_duration_seconds", Histogram(EXPIRY_SECONDS), [],
         "Time that a run of the expiry took.";
 
     DATABASE_UP: "voiceclone_database_up", Gauge, [],
-        "Whether the database answered the last question for these metrics.";
+        "Whether the database answered the last query for these metrics.";
     DATABASE_SCRAPE_ERRORS: "voiceclone_database_scrape_errors_total", Counter, [],
-        "Questions for these metrics that the database did not answer.";
+        "Queries for these metrics that the database did not answer.";
     CONNECTIONS: "voiceclone_db_connections", Gauge, [CONNECTION],
         "Connections of the pool.";
     CONNECTIONS_MAX: "voiceclone_db_connections_max", Gauge, [],
@@ -160,16 +160,16 @@ metrics! {
 
     PROCESS_CPU: "process_cpu_seconds_total", Seconds, [],
         "User and system CPU time of the process.";
-    PROCESS_MEMORY: "process_resident_memory_bytes", Asked, [],
+    PROCESS_MEMORY: "process_resident_memory_bytes", Polled, [],
         "Resident memory of the process.";
-    PROCESS_VIRTUAL_MEMORY: "process_virtual_memory_bytes", Asked, [],
+    PROCESS_VIRTUAL_MEMORY: "process_virtual_memory_bytes", Polled, [],
         "Virtual memory of the process.";
-    PROCESS_OPEN_FDS: "process_open_fds", Asked, [],
+    PROCESS_OPEN_FDS: "process_open_fds", Polled, [],
         "Open file descriptors of the process.";
-    PROCESS_MAX_FDS: "process_max_fds", Asked, [],
+    PROCESS_MAX_FDS: "process_max_fds", Polled, [],
         "The most file descriptors that the process may open.";
-    PROCESS_START: "process_start_time_seconds", Asked, [],
+    PROCESS_START: "process_start_time_seconds", Polled, [],
         "When the process was started.";
-    PROCESS_THREADS: "process_threads", Asked, [],
+    PROCESS_THREADS: "process_threads", Polled, [],
         "Threads of the process.";
 }

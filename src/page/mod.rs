@@ -8,7 +8,7 @@ use askama::Template;
 
 use self::history::History;
 use self::plot::Plot;
-use crate::shared::Made;
+use crate::shared::Computed;
 use crate::status::judge::ago;
 use crate::status::tables::{self, Table};
 use crate::status::{Document, Verdict};
@@ -61,7 +61,7 @@ impl From<Table> for Shown {
 }
 
 /// The page. `None`: the servers have not answered since the start.
-pub fn render(made: Option<&Made<Document>>, history: &History) -> Result<String, askama::Error> {
+pub fn render(made: Option<&Computed<Document>>, history: &History) -> Result<String, askama::Error> {
     let document = made.map(|made| made.result.as_ref());
     let old = made.map(|made| made.at.elapsed().as_secs_f64()).filter(|seconds| *seconds > OLD_SECONDS);
     let tables = document.map(|document| {

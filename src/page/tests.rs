@@ -23,7 +23,7 @@ fn away(what: &str) -> Document {
 }
 
 fn page(document: Document, history: &History) -> String {
-    render(Some(&Made { result: Arc::new(document), at: Instant::now() }), history).unwrap()
+    render(Some(&Computed { result: Arc::new(document), at: Instant::now() }), history).unwrap()
 }
 
 #[test]

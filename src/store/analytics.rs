@@ -1,4 +1,4 @@
-//! What `report` asks the views of schema `analytics`: one statement a question, all as of one moment, read-only.
+//! The queries of `report` over the views of schema `analytics`: one statement each, all in one read-only snapshot.
 
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text, Timestamp};
@@ -9,43 +9,43 @@ use serde::Serialize;
 use super::unnest::timestamp;
 use crate::event::Time;
 
-/// The views that are asked.
+/// The views that `report` reads.
 const VIEWS: [&str; 4] = ["clones", "calls", "handovers", "voices"];
 
-/// Kinds of errors that are listed.
+/// Maximum number of error kinds listed.
 const KINDS: i64 = 50;
 
 /// An hour or a day in which anything happened. Times are RFC 3339 in UTC.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Period {
-    /// Its start.
+    /// Start of the period.
     #[diesel(sql_type = Text)]
     pub at: String,
-    /// Tries to clone a voice.
+    /// Attempts to clone a voice.
     #[diesel(sql_type = BigInt)]
     pub clones: i64,
-    /// Of these the failed ones.
+    /// Failed attempts.
     #[diesel(sql_type = BigInt)]
     pub clones_failed: i64,
-    /// Median latency of the successful ones, in milliseconds.
+    /// Median latency of the successful attempts, in milliseconds.
     #[diesel(sql_type = Nullable<Double>)]
     pub p50_ms: Option<f64>,
-    /// Their 95th percentile.
+    /// 95th percentile of that latency.
     #[diesel(sql_type = Nullable<Double>)]
     pub p95_ms: Option<f64>,
     /// Transfers from the greeting to the agent.
     #[diesel(sql_type = BigInt)]
     pub handovers: i64,
-    /// Of these the ones whose voice was cloned earlier.
+    /// Transfers whose voice was cloned earlier.
     #[diesel(sql_type = BigInt)]
     pub from_cache: i64,
     /// Calls of any kind, by the timestamp of their first record.
     #[diesel(sql_type = BigInt)]
     pub calls: i64,
-    /// Of these the failed ones.
+    /// Failed calls.
     #[diesel(sql_type = BigInt)]
     pub calls_failed: i64,
-    /// How long they lasted together.
+    /// Total duration of the calls.
     #[diesel(sql_type = BigInt)]
     pub call_seconds: i64,
 }
@@ -53,19 +53,19 @@ pub struct Period {
 /// How far the greetings got. Each step counts greetings.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Funnel {
-    /// Those of which a clone or a transfer tells.
+    /// Greetings that a clone or a transfer names.
     #[diesel(sql_type = BigInt)]
     pub greetings: i64,
-    /// With a voice, cloned or from the cache.
+    /// Greetings with a voice, cloned or from the cache.
     #[diesel(sql_type = BigInt)]
     pub with_voice: i64,
-    /// Handed over to the agent.
+    /// Greetings handed over to the agent.
     #[diesel(sql_type = BigInt)]
     pub handed_over: i64,
-    /// Whose agent's call is in the log.
+    /// Greetings whose agent's call is in the log.
     #[diesel(sql_type = BigInt)]
     pub agent_calls: i64,
-    /// Whose agent's call was completed.
+    /// Greetings whose agent's call was completed.
     #[diesel(sql_type = BigInt)]
     pub completed: i64,
 }
@@ -73,53 +73,53 @@ pub struct Funnel {
 /// Transfers, and how long the callers waited for them.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Handovers {
-    /// All of them.
+    /// All transfers.
     #[diesel(sql_type = BigInt)]
     pub handovers: i64,
-    /// Those whose voice was cloned earlier.
+    /// Transfers whose voice was cloned earlier.
     #[diesel(sql_type = BigInt)]
     pub from_cache: i64,
-    /// Median of the seconds from the greeting's start.
+    /// Median of the seconds from the greeting's start to the transfer.
     #[diesel(sql_type = Nullable<Double>)]
     pub p50_seconds: Option<f64>,
-    /// Their 95th percentile.
+    /// 95th percentile of these seconds.
     #[diesel(sql_type = Nullable<Double>)]
     pub p95_seconds: Option<f64>,
 }
 
-/// The cached voices that could be used at some moment of the time from its start on.
+/// The cached voices that were usable at any moment since the start of the report.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Voices {
-    /// All of them.
+    /// All of these voices.
     #[diesel(sql_type = BigInt)]
     pub voices: i64,
-    /// Never used.
+    /// Voices never used.
     #[diesel(sql_type = BigInt)]
     pub unused: i64,
-    /// Used more than once.
+    /// Voices used more than once.
     #[diesel(sql_type = BigInt)]
     pub reused: i64,
-    /// Uses of the voice that was used most.
+    /// Uses of the most used voice.
     #[diesel(sql_type = BigInt)]
     pub most_uses: i64,
-    /// Live now.
+    /// Voices live now.
     #[diesel(sql_type = BigInt)]
     pub live: i64,
-    /// Live now, and no more in an hour.
+    /// Voices live now that expire within an hour.
     #[diesel(sql_type = BigInt)]
     pub expiring: i64,
 }
 
-/// Failed tries with one kind of error.
+/// Failed attempts with one kind of error.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq)]
 pub struct Failure {
-    /// The error with `#` for each number.
+    /// The error's text, with `#` for each number.
     #[diesel(sql_type = Text)]
     pub error: String,
-    /// How many.
+    /// Number of attempts.
     #[diesel(sql_type = BigInt)]
     pub count: i64,
-    /// The latest.
+    /// Time of the latest attempt.
     #[diesel(sql_type = Text)]
     pub latest_at: String,
 }
@@ -127,50 +127,50 @@ pub struct Failure {
 /// Calls of one kind.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq)]
 pub struct Calls {
-    /// `greeting` or `agent`; `None` where no clone and no transfer names the call.
+    /// `greeting` or `agent`; `None` if no clone or transfer names the call.
     #[diesel(sql_type = Nullable<Text>)]
     pub kind: Option<String>,
-    /// How many.
+    /// Number of calls.
     #[diesel(sql_type = BigInt)]
     pub calls: i64,
-    /// With status `completed`.
+    /// Calls with status `completed`.
     #[diesel(sql_type = BigInt)]
     pub completed: i64,
-    /// With status `failed`.
+    /// Calls with status `failed`.
     #[diesel(sql_type = BigInt)]
     pub failed: i64,
-    /// Mean duration in seconds, of those that have one.
+    /// Mean duration in seconds of the calls that have one.
     #[diesel(sql_type = Nullable<Double>)]
     pub average_seconds: Option<f64>,
-    /// Their 95th percentile.
+    /// 95th percentile of the duration.
     #[diesel(sql_type = Nullable<Double>)]
     pub p95_seconds: Option<f64>,
-    /// The longest.
+    /// The longest duration.
     #[diesel(sql_type = Nullable<Double>)]
     pub longest_seconds: Option<f64>,
 }
 
-/// Callers. The calls of agents do not count, as each follows a greeting.
+/// Callers. Calls of agents do not count, as each of them follows a greeting.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Callers {
     /// Callers with a call.
     #[diesel(sql_type = BigInt)]
     pub callers: i64,
-    /// With more than one.
+    /// Callers with more than one call.
     #[diesel(sql_type = BigInt)]
     pub returned: i64,
 }
 
-/// What happened from `since` up to and without `until`.
+/// The report on the time from `since` up to, but not including, `until`.
 #[derive(Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Report {
-    /// RFC 3339.
+    /// Start of the report, RFC 3339.
     pub since: String,
-    /// RFC 3339.
+    /// End of the report, RFC 3339.
     pub until: String,
     /// Length of the periods: `hour` or `day`.
     pub step: &'static str,
-    /// Those in which anything happened, the earliest first.
+    /// Periods in which anything happened, the earliest first.
     pub periods: Vec<Period>,
     /// How far the greetings got.
     pub funnel: Funnel,
@@ -194,13 +194,13 @@ struct Readable {
     readable: bool,
 }
 
-/// Why the views cannot be asked.
+/// Why the views cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lack {
-    /// There is no such view.
+    /// The view does not exist.
     #[error("the database has no view analytics.{0}: run `voiceclone-events migrate up` first")]
     View(&'static str),
-    /// The role may not read it.
+    /// The role may not read the view.
     #[error(
         "this role may not read analytics.{0}: run roles.sql as the owner of the tables, and GRANT voiceclone_reader \
          to the role"
@@ -208,7 +208,7 @@ pub enum Lack {
     Right(&'static str),
 }
 
-/// The first of the views that this role cannot ask.
+/// The first view that this role cannot read.
 pub async fn lacking(connection: &mut AsyncPgConnection) -> QueryResult<Option<Lack>> {
     let found: Vec<Readable> = sql_query(
         "SELECT c.relname::text AS name,

@@ -1,5 +1,5 @@
-//! Expiry of the voice cache (contract, section 5): rows past their time get `deleted_at`, and their
-//! events wait in the outbox, both in one small transaction.
+//! Expiry of the voice cache (contract, section 5). Rows past their time get `deleted_at`, and their events are
+//! queued in the outbox, both in one small transaction.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::{Fault, Store};
 
-/// How far a run of the expiry is: `ttl_expires_at` of the last row that it expired.
+/// Progress of an expiry run: `ttl_expires_at` of the last row that it expired.
 ///
-/// A chunk begins there, or it would walk over all that expired before it. What lies behind (a row that another
-/// instance had in hand, or one that was changed at that moment) is left to the next run, which begins anew.
+/// A chunk begins there; otherwise it would walk over everything that expired before. Rows behind it (locked by
+/// another instance, or changed at that moment) are left to the next run, which begins at the start.
 #[derive(Debug)]
-pub struct Reached(PgTimestamp);
+pub struct ExpiryCursor(PgTimestamp);
 
-impl Default for Reached {
-    fn default() -> Reached {
-        Reached(PgTimestamp(i64::MIN)) // PostgreSQL's -infinity
+impl Default for ExpiryCursor {
+    fn default() -> ExpiryCursor {
+        ExpiryCursor(PgTimestamp(i64::MIN)) // PostgreSQL's -infinity
     }
 }
 
-/// What became of a chunk.
+/// The outcome of a chunk.
 #[derive(diesel::QueryableByName)]
-struct Chunk {
+struct ExpiredChunk {
     #[diesel(sql_type = BigInt)]
     due: i64,
     #[diesel(sql_type = BigInt)]
@@ -33,11 +33,11 @@ struct Chunk {
     reached: Option<PgTimestamp>,
 }
 
-/// The rows that `due` has locked cannot change, but they are updated as they were when the statement began: one
-/// that was changed in between is not found. Its conditions stand there a second time because a `ctid` tells rows
-/// apart only within one table, and another tool's may be partitioned; `IS TRUE` keeps the index out of it.
+/// The rows that `due` has locked cannot change, but they are updated as they were when the statement began: a row
+/// that was changed before it was locked is not found. The conditions are repeated because a `ctid` is unique only
+/// within one table, and another tool's table may be partitioned. `IS TRUE` keeps the index out of it.
 ///
-/// All of a chunk have the same `deleted_at`. The age is computed from seconds, as times may be infinite.
+/// All rows of a chunk get the same `deleted_at`. The age is computed from seconds, as times may be infinite.
 const EXPIRE: &str = "WITH due AS (
         SELECT ctid FROM public.voice_clone_cache
         WHERE deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc' AND ttl_expires_at >= $1
@@ -48,7 +48,7 @@ const EXPIRE: &str = "WITH due AS (
           AND (deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc') IS TRUE
         RETURNING id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, reuse_count, last_used_at,
                   deleted_at),
-    told AS (
+    queued AS (
         INSERT INTO ingest.outbox (expired_at, ids, caller_ids, cloned_voice_ids, clone_created_ats,
                                    ttl_expires_ats, reuse_counts, last_used_ats)
         SELECT max(deleted_at), array_agg(id), array_agg(caller_id), array_agg(cloned_voice_id),
@@ -61,22 +61,22 @@ const EXPIRE: &str = "WITH due AS (
     SELECT (SELECT count(*) FROM due) AS due, count(*) AS expired, max(ttl_expires_at) AS reached FROM expired";
 
 impl Store {
-    /// Expires a chunk of up to so many rows, the longest overdue first, from where the run is; rows that another
-    /// instance has in hand are left to it. Rows that expired longer ago than `max_age` are deleted without an
-    /// event. Returns how many rows expired, and whether there may be more.
+    /// Expires at most `most` rows, the longest overdue first, from `cursor` on. Rows locked by another instance are
+    /// left to it. Rows that expired longer ago than `max_age` are deleted without an event. Returns the number of
+    /// expired rows, and whether there may be more.
     pub async fn expire(
         &self,
-        reached: &mut Reached,
+        cursor: &mut ExpiryCursor,
         most: i64,
         max_age: Option<Duration>,
     ) -> Result<(usize, bool), Fault> {
         let max_age = max_age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        let from = reached.0;
+        let from = cursor.0;
         let mut connection = self.connection().await?;
         let chunk = connection
-            .transaction::<Chunk, Fault, _>(async |connection| {
-                // With stale statistics PostgreSQL expects few rows, and would rather read and sort all that are due
-                // for each chunk than follow the index.
+            .transaction::<ExpiredChunk, Fault, _>(async |connection| {
+                // With stale statistics PostgreSQL expects few rows. For each chunk it would then read and sort all
+                // due rows instead of following the index.
                 connection.batch_execute("SET LOCAL enable_sort TO off").await?;
                 let chunk = diesel::sql_query(EXPIRE)
                     .bind::<Timestamp, _>(from)
@@ -88,7 +88,7 @@ impl Store {
             })
             .await?;
         if let Some(last) = chunk.reached {
-            reached.0 = last;
+            cursor.0 = last;
         }
         Ok((usize::try_from(chunk.expired).unwrap_or(0), chunk.due >= most))
     }

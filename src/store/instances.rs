@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::{Fault, Store};
 
-/// Partitions that an instance names as waiting, at most.
+/// Maximum number of waiting partitions that an instance names.
 const WAITING_MAX: usize = 100;
 
 impl Store {
-    /// Writes this instance's sign of life with what its partitions wait for, and forgets instances that gave none for a
+    /// Writes this instance's heartbeat with what its partitions wait for, and forgets instances that gave none for a
     /// day.
     pub async fn beat(&self, instance: Uuid, group: &str, waiting: &[impl Serialize]) -> Result<(), Fault> {
         let host = std::env::var("HOSTNAME").unwrap_or_default();
@@ -43,7 +43,7 @@ impl Store {
     }
 }
 
-/// A JSON array of the first of them. `jsonb` takes no NUL character.
+/// A JSON array of the first `WAITING_MAX` items. `jsonb` takes no NUL character.
 fn json(waiting: &[impl Serialize]) -> String {
     let first: Vec<_> = waiting.iter().take(WAITING_MAX).collect();
     serde_json::to_string(&first).unwrap_or_else(|_| "[]".to_owned()).replace("\\u0000", "")

@@ -1,4 +1,4 @@
-//! Who holds a lock on one of the tables, for the log of a write that waited for it in vain.
+//! Holders of locks on the tables, for the log of a write that waited for one in vain.
 
 use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
@@ -12,7 +12,7 @@ struct Holder {
 }
 
 impl Store {
-    /// The sessions of others that hold a lock against writes on a table of this program: `process 4711 (psql, idle in
+    /// Other sessions that hold a lock against writes on a table of this program: `process 4711 (psql, idle in
     /// transaction) on call_log`.
     pub async fn lock_holders(&self) -> Result<Vec<String>, Fault> {
         let mut connection = self.connection().await?;

@@ -1,5 +1,5 @@
-//! The migrations inside the binary: apply, roll back, show; and the comparison with tables that another
-//! tool made before.
+//! The migrations inside the binary: apply, roll back, show; and the comparison with tables that another tool has
+//! made.
 
 use anyhow::{Context, anyhow, bail};
 use diesel::migration::{Migration, MigrationSource};
@@ -9,95 +9,34 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connect::{Refusal, connect, look_over};
+use super::connect::{ConnectError, connect, look_over};
 use super::fault::NO_CONNECTION;
+use super::tables::COLUMNS;
 
-/// The directory `migrations`, as it was when the program was built.
+/// The directory `migrations` at build time.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
 
-/// The migration that makes the seven tables, or takes them over. After it their types are its business.
+/// The migration that creates the seven tables or takes them over. Once it is applied, types are not compared any
+/// more.
 const TABLES_MIGRATION: &str = "2026-11-23-000002_tables";
 
-/// The advisory lock of whoever migrates (`voiceclo` in ASCII).
+/// The advisory lock of a running migration (`voiceclo` in ASCII).
 const LOCK: i64 = 0x766f_6963_6563_6c6f;
 
-/// The columns of the schema document: table, column, and the type as PostgreSQL writes it.
-pub const COLUMNS: &[(&str, &str, &str)] = &[
-    ("caller_voice_mapping", "id", "uuid"),
-    ("caller_voice_mapping", "caller_id", "character varying(255)"),
-    ("caller_voice_mapping", "voice_sample_url", "character varying(2048)"),
-    ("caller_voice_mapping", "voice_name", "character varying(255)"),
-    ("caller_voice_mapping", "description", "text"),
-    ("caller_voice_mapping", "account_id", "character varying(255)"),
-    ("caller_voice_mapping", "created_at", "timestamp without time zone"),
-    ("caller_voice_mapping", "updated_at", "timestamp without time zone"),
-    ("caller_voice_mapping", "deleted_at", "timestamp without time zone"),
-    ("voice_clone_cache", "id", "uuid"),
-    ("voice_clone_cache", "caller_id", "character varying(255)"),
-    ("voice_clone_cache", "cloned_voice_id", "character varying(255)"),
-    ("voice_clone_cache", "clone_created_at", "timestamp without time zone"),
-    ("voice_clone_cache", "ttl_expires_at", "timestamp without time zone"),
-    ("voice_clone_cache", "reuse_count", "integer"),
-    ("voice_clone_cache", "last_used_at", "timestamp without time zone"),
-    ("voice_clone_cache", "created_at", "timestamp without time zone"),
-    ("voice_clone_cache", "deleted_at", "timestamp without time zone"),
-    ("call_log", "id", "uuid"),
-    ("call_log", "call_id", "character varying(255)"),
-    ("call_log", "threecx_call_id", "character varying(255)"),
-    ("call_log", "caller_id", "character varying(255)"),
-    ("call_log", "cloned_voice_id", "character varying(255)"),
-    ("call_log", "call_started_at", "timestamp without time zone"),
-    ("call_log", "call_ended_at", "timestamp without time zone"),
-    ("call_log", "duration_seconds", "integer"),
-    ("call_log", "transcript", "text"),
-    ("call_log", "status", "character varying(50)"),
-    ("call_log", "metadata", "json"),
-    ("call_log", "created_at", "timestamp without time zone"),
-    ("call_log", "updated_at", "timestamp without time zone"),
-    ("voice_clone_log", "id", "uuid"),
-    ("voice_clone_log", "caller_id", "character varying(255)"),
-    ("voice_clone_log", "cloned_voice_id", "character varying(255)"),
-    ("voice_clone_log", "clone_created_at", "timestamp without time zone"),
-    ("voice_clone_log", "api_response_time_ms", "integer"),
-    ("voice_clone_log", "sample_file_size_bytes", "integer"),
-    ("voice_clone_log", "status", "character varying(50)"),
-    ("voice_clone_log", "error_message", "text"),
-    ("voice_clone_log", "created_at", "timestamp without time zone"),
-    ("clone_ready_events", "id", "uuid"),
-    ("clone_ready_events", "caller_id", "character varying(255)"),
-    ("clone_ready_events", "greeting_call_id", "character varying(255)"),
-    ("clone_ready_events", "cloned_voice_id", "character varying(255)"),
-    ("clone_ready_events", "clone_duration_ms", "integer"),
-    ("clone_ready_events", "ready_at", "timestamp without time zone"),
-    ("clone_ready_events", "created_at", "timestamp without time zone"),
-    ("clone_failed_events", "id", "uuid"),
-    ("clone_failed_events", "caller_id", "character varying(255)"),
-    ("clone_failed_events", "greeting_call_id", "character varying(255)"),
-    ("clone_failed_events", "error_message", "text"),
-    ("clone_failed_events", "failed_at", "timestamp without time zone"),
-    ("clone_failed_events", "created_at", "timestamp without time zone"),
-    ("clone_transfer_events", "id", "uuid"),
-    ("clone_transfer_events", "greeting_call_id", "character varying(255)"),
-    ("clone_transfer_events", "agent_call_id", "character varying(255)"),
-    ("clone_transfer_events", "cloned_voice_id", "character varying(255)"),
-    ("clone_transfer_events", "transferred_at", "timestamp without time zone"),
-    ("clone_transfer_events", "created_at", "timestamp without time zone"),
-];
-
-/// How far a database is. Names are those of the directories; a migration that this program does not know
-/// goes by its version.
+/// How far a database is migrated. Names are those of the directories; a migration that this program does not know
+/// has its version for a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// Applied, the oldest first.
     pub applied: Vec<String>,
-    /// Still to be applied, in this order. With any of these the schema is behind.
+    /// Still to be applied, in this order. The schema is behind if there are any.
     pub pending: Vec<String>,
     /// Applied by another, presumably newer, version of the program.
     pub unknown: Vec<String>,
 }
 
 #[derive(QueryableByName)]
-struct Found {
+struct Exists {
     #[diesel(sql_type = Bool)]
     found: bool,
 }
@@ -120,9 +59,9 @@ struct ColumnType {
     type_name: Option<String>,
 }
 
-/// The migrations that are applied, pending and unknown. Changes nothing: it does not even make Diesel's table.
+/// The applied, pending and unknown migrations. Changes nothing, and does not even create Diesel's table.
 pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
-    let exists: Found =
+    let exists: Exists =
         sql_query("SELECT to_regclass('public.__diesel_schema_migrations') IS NOT NULL AS found")
             .get_result(conn)
             .await
@@ -152,15 +91,15 @@ pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
     Ok(state)
 }
 
-/// Applies the next `n` migrations, or all, and returns their names. Several programs may call it at once:
-/// one works, the others wait and find nothing left to do.
+/// Applies the next `n` migrations, or all, and returns their names. Several programs may call it at once: one works,
+/// the others wait and then find nothing to do.
 ///
-/// Where another tool has made tables whose columns have other types than documented, nothing is touched and the
-/// error lists them. A database of another encoding than UTF-8 is refused.
+/// If another tool has made tables whose columns have other types than documented, nothing is changed and the error
+/// lists them. A database whose encoding is not UTF-8 is refused.
 pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     let conn = look_over(url).await.map_err(|refusal| match refusal {
-        Refusal::Person(why) => anyhow!(why),
-        Refusal::Away(why) => anyhow!("{NO_CONNECTION}: {why}"),
+        ConnectError::Person(why) => anyhow!(why),
+        ConnectError::Away(why) => anyhow!("{NO_CONNECTION}: {why}"),
     })?;
     let mut conn = locked(conn).await?;
     let mut pending = state(&mut conn).await?.pending;
@@ -168,7 +107,7 @@ pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
         let list = disagreements(&mut conn).await?;
         if !list.is_empty() {
             bail!(
-                "the database has tables of another tool's making that disagree with the schema document; nothing \
+                "the database has tables from another tool that disagree with the schema document; nothing \
                  was changed. Alter these columns, or use another database:\n  {}",
                 list.join("\n  ")
             );
@@ -178,15 +117,15 @@ pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     in_turn(conn, pending, Direction::Up).await
 }
 
-/// Rolls back the last `n` migrations, or one, and returns their names. After the last of all, Diesel's own
-/// table goes too.
+/// Rolls back the last `n` migrations, or one, and returns their names. After the last one Diesel's own table is
+/// dropped, too.
 pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     let conn = connect(url).await.map_err(|e| anyhow!("{NO_CONNECTION}: {e}"))?;
     let mut conn = locked(conn).await?;
     let State { mut applied, unknown, .. } = state(&mut conn).await?;
     if !unknown.is_empty() {
         bail!(
-            "the database has migrations that this program does not know ({}): roll those back first, with the \
+            "the database has migrations that this program does not know ({}): roll them back first, with the \
              version of the program that applied them",
             unknown.join(", ")
         );
@@ -196,11 +135,10 @@ pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     in_turn(conn, applied, Direction::Down).await
 }
 
-/// Reasons why documented tables that are already there cannot be taken over, one line each:
-/// `table.column is X, expected Y`. Columns that are missing do not, as the migration adds them; only `id` it
-/// cannot make up.
+/// Why existing tables cannot be taken over, one line each: `table.column is X, expected Y`. A missing column is no
+/// reason, as the migration adds it, except for `id`, which it cannot make up.
 pub async fn disagreements(conn: &mut AsyncPgConnection) -> anyhow::Result<Vec<String>> {
-    // the catalogue, as information_schema hides what the role has no right to
+    // the catalogue, as information_schema hides everything that the role has no privilege on
     let found: Vec<ColumnType> = sql_query(
         "SELECT c.relname::text AS table_name, c.relkind::text AS kind, a.attname::text AS column_name,
                 format_type(a.atttypid, a.atttypmod) AS type_name
@@ -214,28 +152,28 @@ pub async fn disagreements(conn: &mut AsyncPgConnection) -> anyhow::Result<Vec<S
     .context("reading the columns of the tables")?;
 
     let mut list = Vec::new();
-    let mut last_table = "";
-    for (table, column, expected) in COLUMNS {
-        let Some(kind) = found.iter().find(|f| f.table_name == *table).map(|f| f.kind.as_str()) else {
+    for (table, columns) in COLUMNS {
+        let Some(kind) = found.iter().find(|f| f.table_name == table).map(|f| f.kind.as_str()) else {
             continue;
         };
         if !matches!(kind, "r" | "p") {
-            if last_table != *table {
-                list.push(format!("{table} is {}, expected a table", kind_name(kind)));
-            }
-            last_table = table;
+            list.push(format!("{table} is {}, expected a table", kind_name(kind)));
             continue;
         }
-        let there = found
-            .iter()
-            .find(|f| f.table_name == *table && f.column_name.as_deref() == Some(column))
-            .and_then(|f| f.type_name.as_deref());
-        match there {
-            Some(found) if found != *expected => {
-                list.push(format!("{table}.{column} is {found}, expected {expected}"))
+        for (column, expected) in columns {
+            let actual = found
+                .iter()
+                .find(|f| f.table_name == table && f.column_name.as_deref() == Some(column))
+                .and_then(|f| f.type_name.as_deref());
+            match actual {
+                Some(actual) if actual != *expected => {
+                    list.push(format!("{table}.{column} is {actual}, expected {expected}"));
+                }
+                None if *column == "id" => {
+                    list.push(format!("{table}.{column} is missing, expected {expected}"));
+                }
+                _ => {}
             }
-            None if *column == "id" => list.push(format!("{table}.{column} is missing, expected {expected}")),
-            _ => {}
         }
     }
     Ok(list)
@@ -263,13 +201,13 @@ enum Direction {
     Down,
 }
 
-/// A connection that holds the lock: for as long as it lives, or until it gives it back.
+/// A connection that holds the lock until it releases it or ends.
 async fn locked(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgConnection> {
-    // Diesel's table belongs in public, whatever the role's search path; and neither waiting for another
-    // program nor an index on a large table is to run into a limit that the role has for its queries.
+    // Diesel's table belongs in public, whatever the role's search path. Neither waiting for another program nor an
+    // index on a large table may run into a limit of the role for its queries.
     conn.batch_execute("SET search_path TO public; SET statement_timeout TO 0; SET lock_timeout TO 0")
         .await?;
-    let got: Found =
+    let got: Exists =
         sql_query(format!("SELECT pg_try_advisory_lock({LOCK}) AS found")).get_result(&mut conn).await?;
     if !got.found {
         tracing::info!("another program is migrating the database; waiting for it");
@@ -285,26 +223,25 @@ fn known() -> anyhow::Result<Vec<Box<dyn Migration<Pg>>>> {
     Ok(all)
 }
 
-/// Runs each migration in a transaction of its own, leaves no empty table of Diesel's behind, and gives the lock
-/// back.
+/// Runs each migration in a transaction of its own, drops Diesel's table if it is empty, and releases the lock.
 async fn in_turn(
     conn: AsyncPgConnection,
     names: Vec<String>,
     direction: Direction,
 ) -> anyhow::Result<Vec<String>> {
-    // Diesel's harness blocks its thread; on one for that purpose it disturbs nobody, whatever the runtime
+    // Diesel's harness blocks its thread; a thread of its own disturbs nobody, whatever the runtime
     let (mut conn, result) = tokio::task::spawn_blocking(move || {
         let mut harness = AsyncMigrationHarness::new(conn);
         let result = run(&mut harness, &names, direction);
         (harness.into_inner(), result)
     })
     .await
-    .context("the migration was broken off")?;
+    .context("the migration was aborted")?;
     let tidied = conn.batch_execute(TIDY).await;
     let unlocked = conn.batch_execute(&format!("SELECT pg_advisory_unlock({LOCK})")).await;
     let done = result?;
     tidied.context("removing Diesel's empty table of migrations")?;
-    unlocked.context("giving back the lock of migrations")?;
+    unlocked.context("releasing the lock of migrations")?;
     Ok(done)
 }
 
@@ -316,7 +253,7 @@ fn run(
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    // makes Diesel's table where it is missing
+    // creates Diesel's table if it is missing
     harness.applied_migrations().map_err(|e| anyhow!(e)).context("preparing Diesel's table of migrations")?;
     let all = known()?;
     let mut done = Vec::new();
@@ -366,14 +303,5 @@ mod tests {
     fn the_migration_that_takes_tables_over_is_there() {
         let all = MigrationSource::<Pg>::migrations(&MIGRATIONS).unwrap();
         assert!(all.iter().any(|m| m.name().to_string() == TABLES_MIGRATION));
-    }
-
-    #[test]
-    fn every_column_stands_once() {
-        let mut names: Vec<_> = COLUMNS.iter().map(|(table, column, _)| (table, column)).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), COLUMNS.len());
-        assert_eq!(COLUMNS.iter().filter(|(_, column, _)| *column == "id").count(), 7);
     }
 }

@@ -18,6 +18,7 @@ pub mod rights;
 pub mod samples;
 pub mod skips;
 pub mod status;
+pub mod tables;
 mod unnest;
 pub mod unpublished;
 mod waits;
@@ -30,20 +31,20 @@ use diesel_async::SimpleAsyncConnection;
 
 pub use connect::Pool;
 pub use fault::Fault;
-pub use waits::Waiting;
+pub use waits::LongStatement;
 
-/// Everything that is read from and written to PostgreSQL goes through one of these.
+/// The one way to everything that is read from and written to PostgreSQL.
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
-    habits: Arc<write::Habits>,
+    lookups: Arc<write::LookupPolicies>,
     letters: Arc<dead_letters::KnownLetters>,
 }
 
 impl Store {
-    /// Over this pool; connects when it is first used.
+    /// Creates a store over this pool. It connects when it is first used.
     pub fn new(pool: Pool) -> Store {
-        Store { pool, habits: Arc::default(), letters: Arc::default() }
+        Store { pool, lookups: Arc::default(), letters: Arc::default() }
     }
 
     async fn connection(&self) -> Result<connect::Pooled<'_>, Fault> {
@@ -51,7 +52,7 @@ impl Store {
         self.pool.get().await.map_err(why)
     }
 
-    /// Whether a connection can be had, and one that answers.
+    /// Checks that a connection can be had, and that it answers.
     pub async fn reach(&self) -> Result<(), Fault> {
         Ok(self.connection().await?.batch_execute("").await?)
     }

@@ -1,4 +1,4 @@
-//! `ingest.consumer_offsets` (contract, section 7): where each partition goes on, and the fence.
+//! `ingest.consumer_offsets` (contract, section 7): the next offset of each partition, and the fence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,41 +9,41 @@ use uuid::Uuid;
 use super::unnest::{Column, Statement, Unnest};
 use super::{Fault, Store};
 
-/// A partition of a topic, named as Kafka has it.
+/// A topic's name in Kafka, with the prefix, and a partition.
 pub type Partition = (String, i32);
 
-/// Where a partition stands.
+/// The stored position of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The offset to read next.
     pub next_offset: i64,
     /// Unusable records since the last usable one.
     pub dead_in_a_row: i64,
-    /// The id of the topic that the offset belongs to; `None` where it is not known.
+    /// The id of the topic that the offset belongs to; `None` if it is not known.
     pub topic_id: Option<Uuid>,
     /// Whether `DEAD_LETTER_LIMIT` was reached: nothing more is read until `dead-letters accept`.
     pub stopped: bool,
 }
 
 impl Position {
-    /// The start of a partition.
+    /// The first position of a partition.
     pub fn at(next_offset: i64, topic_id: Option<Uuid>) -> Position {
         Position { next_offset, dead_in_a_row: 0, topic_id, stopped: false }
     }
 }
 
-/// A partition's step: from the position that is expected in the database to a new one.
+/// Advances a partition from the position that is expected in the database to a new one.
 #[derive(Clone, Debug)]
 pub struct Advance {
     /// The consumer group.
     pub group: String,
-    /// Whose position.
+    /// The partition.
     pub partition: Partition,
-    /// What must be stored, or nothing is written. The count is part of it, so that a process with an
-    /// older one does not undo `dead-letters accept`; the topic is, so that no batch of a topic that was
-    /// deleted moves the one that was made anew.
+    /// The position that must be stored, or nothing is written. It includes the count, so that a process with an
+    /// older one does not undo `dead-letters accept`, and the topic id, so that no batch of a deleted topic advances
+    /// the recreated one.
     pub expected: Position,
-    /// What is stored then.
+    /// The position to store.
     pub to: Position,
 }
 
@@ -68,7 +68,7 @@ impl Statement for AdvanceOffsets {
     type Row = BigInt;
 }
 
-/// The fence: moves every partition on, or finds that one is not where it was left.
+/// The fence: advances every partition, or fails if one is not at its expected position.
 pub(super) async fn advance(connection: &AsyncPgConnection, advances: &[Advance]) -> Result<(), Fault> {
     if advances.is_empty() {
         return Ok(());
@@ -92,7 +92,7 @@ impl Store {
     /// The stored positions of a group.
     pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Position>, Fault> {
         let mut connection = self.connection().await?;
-        let rows: Vec<Row> = diesel::sql_query(
+        let rows: Vec<StoredRow> = diesel::sql_query(
             "SELECT topic, partition, next_offset, dead_in_a_row, topic_id, stopped_at IS NOT NULL AS stopped
              FROM ingest.consumer_offsets WHERE group_id = $1",
         )
@@ -100,21 +100,21 @@ impl Store {
         .load(&mut connection)
         .await?;
         let stored = |row: Row| {
-            let Row { topic, partition, next_offset, dead_in_a_row, topic_id, stopped } = row;
+            let StoredRow { topic, partition, next_offset, dead_in_a_row, topic_id, stopped } = row;
             ((topic, partition), Position { next_offset, dead_in_a_row, topic_id, stopped })
         };
         Ok(rows.into_iter().map(stored).collect())
     }
 
-    /// Stores first positions, or other ones in place of those at the expected offsets. Returns the partitions whose
-    /// position was stored: not those that hold something else.
+    /// Stores first positions, or replaces those at the expected offsets. Returns the partitions whose position was
+    /// stored, and not those that hold another one.
     pub async fn set_positions(
         &self,
         group: &str,
         changes: &[PositionChange],
     ) -> Result<BTreeSet<Partition>, Fault> {
         let mut connection = self.connection().await?;
-        let rows: Vec<Changed> = diesel::sql_query(
+        let rows: Vec<StoredPartition> = diesel::sql_query(
             "WITH wanted AS (
                 SELECT * FROM unnest($2, $3, $4, $5, $6, $7)
                     AS w (topic, partition, expected, next_offset, dead_in_a_row, topic_id)),
@@ -149,19 +149,19 @@ impl Store {
     }
 }
 
-/// A position to be stored from outside of a batch. A stop that is stored stays.
+/// A position that is stored outside of a batch. A stored stop remains.
 #[derive(Clone, Debug)]
 pub struct PositionChange {
     /// The partition.
     pub partition: Partition,
-    /// The offset that must be stored, `None` for nothing.
+    /// The offset that must be stored; `None` if there must be none.
     pub expected: Option<i64>,
     /// The position to store.
     pub to: Position,
 }
 
 #[derive(diesel::QueryableByName)]
-struct Changed {
+struct StoredPartition {
     #[diesel(sql_type = Text)]
     topic: String,
     #[diesel(sql_type = Integer)]
@@ -169,7 +169,7 @@ struct Changed {
 }
 
 #[derive(diesel::QueryableByName)]
-struct Row {
+struct StoredRow {
     #[diesel(sql_type = Text)]
     topic: String,
     #[diesel(sql_type = Integer)]

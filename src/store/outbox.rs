@@ -1,9 +1,9 @@
-//! `ingest.outbox` (contract, section 5): `clone.expired` events from the moment of the expiry until the
-//! broker has them, a chunk of them in each row. What waits is found by being there, not by a sequence, so
-//! a row that is committed late is never skipped.
+//! `ingest.outbox` (contract, section 5): `clone.expired` events from the expiry until the broker has them, a chunk
+//! of them in each row. Waiting rows are found by their presence, not by a sequence, so a row that is committed late
+//! is never skipped.
 //!
-//! A chunk is claimed, sent outside of any transaction, and settled. Of several instances one has the claim; where it
-//! dies, another one claims the chunk once the lease is over.
+//! A chunk is claimed, sent outside of any transaction, and settled. Only one instance has the claim. If it dies,
+//! another one claims the chunk once the lease is over.
 
 use std::collections::HashSet;
 
@@ -21,20 +21,20 @@ use crate::identity::uid;
 /// A `clone.expired` event.
 #[derive(Debug, Clone)]
 pub struct Expired {
-    /// Also `ce_id`.
+    /// The event's id, also its `ce_id`.
     pub event_id: Uuid,
     /// The caller.
     pub key: Option<String>,
-    /// The event as JSON, the same bytes at each repeat.
+    /// The event as JSON, the same bytes at each retry.
     pub value: Vec<u8>,
-    /// `ce_time`.
+    /// The event's `ce_time`.
     pub event_time: String,
 }
 
-/// Its value. The fields stand in the order in which they are written. Another tool's tables may hold nulls where
-/// ours cannot.
+/// The value of a `clone.expired` event, with its fields in the order in which they are written. Another tool's
+/// tables may hold nulls where ours cannot.
 #[derive(Serialize)]
-struct Value<'a> {
+struct ExpiredValue<'a> {
     caller_id: Option<&'a str>,
     clone_created_at: Option<String>,
     cloned_voice_id: Option<String>,
@@ -45,9 +45,9 @@ struct Value<'a> {
     ttl_expires_at: String,
 }
 
-/// A row of the outbox: the values of each event at the same place in each array.
+/// A row of the outbox: each position of the arrays is one event.
 #[derive(diesel::QueryableByName)]
-struct Chunk {
+struct OutboxChunk {
     #[diesel(sql_type = BigInt)]
     id: i64,
     #[diesel(sql_type = SqlUuid)]
@@ -72,8 +72,8 @@ struct Chunk {
     last_used_ats: Vec<Option<PgTimestamp>>,
 }
 
-impl Chunk {
-    /// Its events, in its order. The table's check has the arrays equally long.
+impl OutboxChunk {
+    /// The events of the chunk, in its order. A CHECK of the table keeps the arrays equally long.
     fn events(self) -> impl Iterator<Item = Expired> {
         let text = |timestamp: PgTimestamp| from_timestamp(timestamp).to_string();
         let event_time = text(self.expired_at);
@@ -88,7 +88,7 @@ impl Chunk {
                 uid("clone.expired", &[&id.hyphenated().to_string(), &micros.to_string()])
             };
             let key = callers.next().flatten();
-            let value = Value {
+            let value = ExpiredValue {
                 caller_id: key.as_deref(),
                 clone_created_at: created.next().flatten().map(text),
                 cloned_voice_id: voices.next().flatten(),
@@ -98,14 +98,14 @@ impl Chunk {
                 reuse_count: counts.next().flatten(),
                 ttl_expires_at: text(ttl_expires_at),
             };
-            // nothing of it is what serde_json could refuse
+            // serde_json cannot refuse any of these values
             let value = serde_json::to_vec(&value).unwrap_or_default();
             Expired { event_id, key, value, event_time: event_time.clone() }
         })
     }
 }
 
-/// Leaves of a chunk what stands at these places, counted from 1.
+/// Keeps only the events of a chunk at these 1-based positions.
 const KEEP: &str = "UPDATE ingest.outbox o
     SET (ids, caller_ids, cloned_voice_ids, clone_created_ats, ttl_expires_ats, reuse_counts, last_used_ats) = (
         SELECT array_agg(id), array_agg(caller_id), array_agg(cloned_voice_id), array_agg(clone_created_at),
@@ -117,7 +117,7 @@ const KEEP: &str = "UPDATE ingest.outbox o
         WHERE place = ANY ($2))
     WHERE o.id = $1 AND o.publish_claim = $3";
 
-/// The claim is one for all rows: a subquery that depends on none of them is evaluated once.
+/// All rows get one claim: a subquery that depends on no row is evaluated once.
 const CLAIM: &str = "WITH due AS (
         SELECT id FROM ingest.outbox WHERE publish_at <= now() AT TIME ZONE 'utc'
         ORDER BY publish_at, id LIMIT $1 FOR UPDATE SKIP LOCKED)
@@ -128,21 +128,21 @@ const CLAIM: &str = "WITH due AS (
     RETURNING o.id, o.publish_claim, o.expired_at, o.ids, o.of_events, o.caller_ids, o.cloned_voice_ids,
               o.clone_created_ats, o.ttl_expires_ats, o.reuse_counts, o.last_used_ats";
 
-/// Events that this instance publishes.
+/// The events that this instance has claimed for publishing.
 #[derive(Debug, Default)]
 pub struct ClaimedEvents {
     claim: Uuid,
-    /// Their chunks: id and size, in the order of the events.
+    /// The chunks: id and size, in the order of the events.
     chunks: Vec<(i64, usize)>,
-    /// In order within each chunk.
+    /// The events, in order within each chunk.
     pub events: Vec<Expired>,
 }
 
 impl Store {
-    /// Claims at most so many chunks of waiting events: for [`LEASE`] no other instance takes them.
+    /// Claims at most `max_chunks` chunks of waiting events. For [`LEASE`] no other instance takes them.
     pub async fn claim_expired(&self, max_chunks: i64) -> Result<ClaimedEvents, Fault> {
         let mut connection = self.connection().await?;
-        let mut chunks: Vec<Chunk> = diesel::sql_query(CLAIM)
+        let mut chunks: Vec<OutboxChunk> = diesel::sql_query(CLAIM)
             .bind::<BigInt, _>(max_chunks)
             .bind::<BigInt, _>(milliseconds(LEASE))
             .load(&mut connection)
@@ -151,12 +151,12 @@ impl Store {
         Ok(ClaimedEvents {
             claim: chunks.as_slice().first().map(|chunk| chunk.publish_claim).unwrap_or_default(),
             chunks: chunks.iter().map(|chunk| (chunk.id, chunk.ids.len())).collect(),
-            events: chunks.into_iter().flat_map(Chunk::events).collect(),
+            events: chunks.into_iter().flat_map(OutboxChunk::events).collect(),
         })
     }
 
-    /// Removes the events at these places of the claim, which the broker has. The others are tried again after a pause
-    /// that grows. Where the lease is over and another instance has claimed a chunk, that chunk is left to it.
+    /// Removes the events at these positions of the claim, which the broker has. The others are retried after a
+    /// growing pause. A chunk that another instance has claimed after the lease is left to it.
     pub async fn settle_expired(
         &self,
         claimed: &ClaimedEvents,
@@ -176,21 +176,21 @@ async fn settle(
 ) -> Result<(), Fault> {
     let (mut whole, mut others, mut first) = (Vec::new(), Vec::new(), 0);
     for (id, size) in &claimed.chunks {
-        let left: Vec<i64> = (1..)
+        let remaining: Vec<i64> = (1..)
             .zip(first..first + size)
             .filter(|(_, at)| !published.contains(at))
             .map(|(n, _)| n)
             .collect();
         first += size;
-        if left.is_empty() {
+        if remaining.is_empty() {
             whole.push(*id);
             continue;
         }
         others.push(*id);
-        if left.len() < *size {
+        if remaining.len() < *size {
             diesel::sql_query(KEEP)
                 .bind::<BigInt, _>(id)
-                .bind::<Array<BigInt>, _>(&left)
+                .bind::<Array<BigInt>, _>(&remaining)
                 .bind::<SqlUuid, _>(claimed.claim)
                 .execute(connection)
                 .await?;

@@ -1,42 +1,32 @@
-//! What the tables hold, for a person to look at: counts, and a few rows as text.
+//! The contents of the tables for a person: counts, and a few rows as text.
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::RunQueryDsl;
 
+pub use super::tables::TABLES;
 use super::{Fault, Store};
 
-/// The seven tables of the schema document, by name.
-pub const TABLES: [&str; 7] = [
-    "caller_voice_mapping",
-    "voice_clone_cache",
-    "call_log",
-    "voice_clone_log",
-    "clone_ready_events",
-    "clone_failed_events",
-    "clone_transfer_events",
-];
-
-/// How much there is of everything.
+/// Counts of everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overview {
     /// Rows of each of [`TABLES`], in their order.
     pub rows: Vec<i64>,
-    /// Records that every partition of the group has behind it, together; counted from offset 0.
+    /// Sum of the stored offsets of the group's partitions.
     pub consumed: i64,
     /// Cache rows that have expired.
     pub expired: i64,
     /// Cache rows past their time that the expiry has not reached yet.
     pub overdue: i64,
-    /// `clone.expired` events that are still to be published.
+    /// `clone.expired` events that are not published yet.
     pub outbox: i64,
     /// Dead letters.
     pub dead_letters: i64,
-    /// Dead letters that are still to be published.
+    /// Dead letters that are not published yet.
     pub unpublished: i64,
 }
 
 #[derive(diesel::QueryableByName)]
-struct Count {
+struct TableCount {
     #[diesel(sql_type = BigInt)]
     count: i64,
 }
@@ -48,7 +38,8 @@ struct Row {
 }
 
 impl Store {
-    /// Counts everything, as one statement sees it. `group` is the consumer group whose positions count.
+    /// Counts everything in one statement, and so in one snapshot. `group` is the consumer group whose positions
+    /// count.
     pub async fn overview(&self, group: &str) -> Result<Overview, Fault> {
         let mut parts: Vec<String> =
             TABLES.iter().map(|table| format!("(SELECT count(*) FROM public.{table})")).collect();
@@ -71,7 +62,7 @@ impl Store {
         let mut connection = self.connection().await?;
         let mut counts = diesel::sql_query(statement)
             .bind::<Text, _>(group)
-            .load::<Count>(&mut connection)
+            .load::<TableCount>(&mut connection)
             .await?
             .into_iter()
             .map(|row| row.count);
@@ -88,8 +79,8 @@ impl Store {
         })
     }
 
-    /// Up to so many rows of a table, each as the text of a JSON object. The table's name becomes part of the
-    /// statement: it is for names that stand in this program, hence `'static`.
+    /// At most `most` rows of a table, each as the text of a JSON object. The table's name becomes part of the
+    /// statement. Only names in this program may be given, hence `'static`.
     pub async fn sample(&self, table: &'static str, most: i64) -> Result<Vec<String>, Fault> {
         let mut connection = self.connection().await?;
         let rows = diesel::sql_query(format!(

@@ -1,4 +1,4 @@
-//! `ingest.pauses`: the topics that `pause` holds still.
+//! `ingest.pauses`: the topics that `pause` has paused.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,13 +24,13 @@ struct Until {
     until: Option<PgTimestamp>,
 }
 
-/// What the table calls a topic, or all of them.
+/// The name of a topic in the table; empty for all topics.
 fn name(topic: Option<Topic>) -> &'static str {
     topic.map_or("", Topic::name)
 }
 
 impl Store {
-    /// Holds a topic, or all of them, for a time or without an end. Returns the end in RFC 3339.
+    /// Pauses a topic, or all of them, for a time or without an end. Returns the end in RFC 3339.
     pub async fn pause(
         &self,
         group: &str,
@@ -54,8 +54,7 @@ impl Store {
         Ok(row.until.map(|until: PgTimestamp| Time::to_string(&from_timestamp(until))))
     }
 
-    /// Ends pauses: that of a topic, or without one all of them. Returns the topics; "all topics" stands for a pause of
-    /// all.
+    /// Ends the pause of a topic, or all pauses. Returns the topics; "all topics" stands for a pause of all.
     pub async fn resume(&self, group: &str, topic: Option<Topic>) -> Result<Vec<String>, Fault> {
         let mut connection = self.connection().await?;
         let rows: Vec<Paused> = diesel::sql_query(
@@ -65,11 +64,11 @@ impl Store {
         .bind::<Text, _>(name(topic))
         .load(&mut connection)
         .await?;
-        let said = |row: Paused| if row.topic.is_empty() { "all topics".to_owned() } else { row.topic };
-        Ok(rows.into_iter().map(said).collect())
+        let name_of = |row: Paused| if row.topic.is_empty() { "all topics".to_owned() } else { row.topic };
+        Ok(rows.into_iter().map(name_of).collect())
     }
 
-    /// The topics that are held still now. An empty name in the table stands for all of them.
+    /// The topics that are paused now. An empty name in the table stands for all of them.
     pub async fn paused_topics(&self, group: &str) -> Result<BTreeSet<Topic>, Fault> {
         let mut connection = self.connection().await?;
         let paused: Vec<Paused> = diesel::sql_query(

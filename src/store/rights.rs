@@ -1,20 +1,20 @@
-//! What the daemon's role must be allowed to do, for `check`.
+//! The privileges that the daemon's role needs, for `check`.
 
 use diesel::sql_types::{Bool, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-/// What the daemon does to tables: schema, table, privileges. `roles.sql` grants the same, and a test holds the two
-/// together. To lock rows (`FOR UPDATE`) takes `UPDATE`.
-const RIGHTS: &[(&str, &str, &[&str])] = &[
-    ("public", "__diesel_schema_migrations", &["SELECT"]),
-    ("public", "caller_voice_mapping", WRITE),
-    ("public", "voice_clone_cache", WRITE),
-    ("public", "call_log", WRITE),
-    ("public", "voice_clone_log", WRITE),
-    ("public", "clone_ready_events", WRITE),
-    ("public", "clone_failed_events", WRITE),
-    ("public", "clone_transfer_events", WRITE),
+use super::tables::TABLES;
+
+/// A schema, a table of it, and privileges.
+type Rights = (&'static str, &'static str, &'static [&'static str]);
+
+const WRITE: &[&str] = &["SELECT", "INSERT", "UPDATE"];
+const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+const MIGRATIONS: Rights = ("public", "__diesel_schema_migrations", &["SELECT"]);
+
+const BOOKKEEPING: [Rights; 9] = [
     ("ingest", "consumer_offsets", WRITE),
     ("ingest", "dead_letters", ALL),
     ("ingest", "voices", WRITE),
@@ -25,15 +25,20 @@ const RIGHTS: &[(&str, &str, &[&str])] = &[
     ("ingest", "skips", &["SELECT", "INSERT"]),
     ("ingest", "pauses", ALL),
 ];
-const WRITE: &[&str] = &["SELECT", "INSERT", "UPDATE"];
-const ALL: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
-/// The names of those tables.
-pub(super) fn tables() -> impl Iterator<Item = &'static str> {
-    RIGHTS.iter().map(|(_, table, _)| *table)
+/// The privileges that the daemon needs on tables. `roles.sql` grants the same, and a test compares the two. Locking
+/// rows (`FOR UPDATE`) needs `UPDATE`.
+fn rights() -> impl Iterator<Item = Rights> {
+    let written = TABLES.into_iter().map(|table| ("public", table, WRITE));
+    std::iter::once(MIGRATIONS).chain(written).chain(BOOKKEEPING)
 }
 
-/// The server that was reached.
+/// The names of these tables.
+pub(super) fn tables() -> impl Iterator<Item = &'static str> {
+    rights().map(|(_, table, _)| table)
+}
+
+/// Facts about the server that was reached.
 #[derive(QueryableByName)]
 pub struct Server {
     #[diesel(sql_type = Text)]
@@ -43,22 +48,22 @@ pub struct Server {
     /// The role of this connection.
     pub role: String,
     #[diesel(sql_type = Bool)]
-    /// Whether it takes no writes.
+    /// Whether the server takes no writes.
     pub read_only: bool,
     #[diesel(sql_type = Text)]
-    /// How the database stores texts.
+    /// The encoding of the database.
     pub encoding: String,
     #[diesel(sql_type = diesel::sql_types::Nullable<Text>)]
-    /// What bounds the connections of this role most, in PostgreSQL's words; `None` where nothing does.
+    /// The tightest limit on this role's connections, in PostgreSQL's words; `None` if there is none.
     pub bounded_by: Option<String>,
     #[diesel(sql_type = diesel::sql_types::BigInt)]
-    /// So many connections of this role it takes.
+    /// Maximum number of connections of this role.
     pub connections: i64,
 }
 
-/// Asks the server what it is.
+/// Asks the server for its facts.
 pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Server> {
-    // the limits of role and database do not bind a superuser
+    // the limits of role and database do not apply to a superuser
     sql_query(
         "SELECT current_setting('server_version') AS version, current_user::text AS role,
                 current_setting('transaction_read_only')::boolean AS read_only,
@@ -102,17 +107,17 @@ struct Lack {
     statement: String,
 }
 
-/// The statements that would give this role what it lacks on the schemas and tables that are there.
+/// The statements that would give this role the privileges that it lacks on the existing schemas and tables.
 pub async fn lacking(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Vec<String>> {
     let (mut schemas, mut tables, mut privileges) = (Vec::new(), Vec::new(), Vec::new());
-    for (schema, table, needed) in RIGHTS {
-        for privilege in *needed {
-            schemas.push(*schema);
-            tables.push(*table);
+    for (schema, table, needed) in rights() {
+        for privilege in needed {
+            schemas.push(schema);
+            tables.push(table);
             privileges.push(*privilege);
         }
     }
-    // the catalogue, as a name in a schema that may not be used cannot be looked up
+    // the catalogue, as a name in a schema without USAGE cannot be looked up
     let rows: Vec<Lack> = sql_query(
         "SELECT format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, current_user) AS statement
          FROM pg_catalog.pg_namespace n

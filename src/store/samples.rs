@@ -1,4 +1,4 @@
-//! What the metrics ask the database for: one statement, every part of it bounded.
+//! The database's part of the metrics: one statement, every part of it bounded.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use super::{Fault, Store};
 use crate::event::Reason;
 
-/// Rows that a count reads at most; where there are more, it is this number.
+/// Maximum number of rows that a count reads. A greater count is shown as this number.
 const COUNTED: i64 = 100_000;
 
-/// Cache rows that are looked at, those that came due last. The expiry takes the oldest first.
+/// Number of cache rows that are looked at: those that became due last. The expiry takes the oldest first.
 const CAME_DUE_LAST: i64 = 20_000;
 
-/// The answer. Ages in seconds are 0 where there is nothing.
+/// The values. Ages are in seconds, and 0 if there is nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Samples {
-    /// Dead letters that nobody has resolved, for every reason.
+    /// Unresolved dead letters, by reason.
     pub unresolved: Vec<(Reason, i64)>,
-    /// Dead letters that the broker refuses for what they are.
+    /// Dead letters that the broker refuses because of what they contain.
     pub unpublishable: i64,
-    /// The other dead letters that are to be published, and the age of the oldest.
+    /// The other dead letters to be published, and the age of the oldest.
     pub letters: (i64, f64),
-    /// `clone.expired` events that are to be published, and the age of the oldest.
+    /// `clone.expired` events to be published, and the age of the oldest.
     pub outbox: (i64, f64),
-    /// Cache rows past their time, and how long the first of them is.
+    /// Cache rows past their time, and how long the first of them is overdue.
     pub overdue: (i64, f64),
 }
 
@@ -80,16 +80,16 @@ const ASK: &str = "WITH
     FROM letters l, outbox o, overdue d, clock";
 
 impl Store {
-    /// Asks, and lets the server give up after this time.
+    /// Asks for the values. The server gives up after `patience`.
     pub async fn samples(&self, patience: Duration) -> Result<Samples, Fault> {
         let mut connection = self.connection().await?;
         let limit = format!("SET LOCAL statement_timeout = '{}ms'", patience.as_millis());
         let row: Row = connection
             .transaction::<Row, Fault, _>(async |connection| {
                 connection.batch_execute(&limit).await?;
-                let asked =
+                let query =
                     diesel::sql_query(ASK).bind::<BigInt, _>(COUNTED).bind::<BigInt, _>(CAME_DUE_LAST);
-                Ok(asked.get_result(connection).await?)
+                Ok(query.get_result(connection).await?)
             })
             .await?;
         let of = |reason: &Reason| {

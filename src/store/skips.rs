@@ -1,4 +1,4 @@
-//! `ingest.skips`: what `skip` passed over, for good.
+//! `ingest.skips`: the offsets that `skip` passed over, for good.
 
 use diesel::sql_types::{BigInt, Bool, Integer, Text};
 use diesel_async::{AsyncConnection, RunQueryDsl};
@@ -6,7 +6,7 @@ use diesel_async::{AsyncConnection, RunQueryDsl};
 use super::offsets::Partition;
 use super::{Fault, Store};
 
-/// What became of a skip.
+/// The outcome of a skip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
     /// The offsets from this one on were passed over.
@@ -18,7 +18,7 @@ pub enum Skip {
     Unknown,
     /// `DEAD_LETTER_LIMIT` stopped the partition.
     Stopped,
-    /// The stored offset is this one, which is not before the wanted one.
+    /// The stored offset is not before the wanted one.
     NotBefore {
         /// The stored offset.
         next_offset: i64,
@@ -26,14 +26,14 @@ pub enum Skip {
 }
 
 #[derive(diesel::QueryableByName)]
-struct Stored {
+struct StoredOffset {
     #[diesel(sql_type = BigInt)]
     next_offset: i64,
     #[diesel(sql_type = Bool)]
     stopped: bool,
 }
 
-/// The skip that passed over an offset.
+/// A skip that passed over an offset.
 #[derive(diesel::QueryableByName, serde::Serialize, Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct PassedOver {
@@ -49,7 +49,7 @@ pub struct PassedOver {
 }
 
 impl Store {
-    /// The latest skip of the group that passed over this offset.
+    /// The group's latest skip that passed over this offset.
     pub async fn passed_over(
         &self,
         group: &str,
@@ -71,8 +71,8 @@ impl Store {
         Ok(skips.into_iter().next())
     }
 
-    /// Moves a partition's stored offset to a later one, and records what is passed over and why. The running daemons
-    /// find that the stored offset is another one, and go on from it.
+    /// Moves a partition's stored offset forward, and records the skipped range and the reason. The running daemons
+    /// notice the other offset, and go on from it.
     pub async fn skip(
         &self,
         group: &str,
@@ -83,7 +83,7 @@ impl Store {
         let mut connection = self.connection().await?;
         connection
             .transaction::<Skip, Fault, _>(async |connection| {
-                let stored: Vec<Stored> = diesel::sql_query(
+                let stored: Vec<StoredOffset> = diesel::sql_query(
                     "SELECT next_offset, stopped_at IS NOT NULL AS stopped FROM ingest.consumer_offsets
                      WHERE group_id = $1 AND topic = $2 AND partition = $3 FOR UPDATE",
                 )
@@ -92,7 +92,7 @@ impl Store {
                 .bind::<Integer, _>(partition.1)
                 .load(connection)
                 .await?;
-                let Some(Stored { next_offset, stopped }) = stored.into_iter().next() else {
+                let Some(StoredOffset { next_offset, stopped }) = stored.into_iter().next() else {
                     return Ok(Skip::Unknown);
                 };
                 if stopped {

@@ -1,5 +1,5 @@
-//! What `status` asks the database. Each question is one statement over one connection, and its answer is plain data.
-//! Times are RFC 3339 in UTC, ages are seconds.
+//! The database queries of `status`. Each is one statement over one connection, and its answer is plain data. Times
+//! are RFC 3339 in UTC, ages are seconds.
 
 use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel::{QueryResult, QueryableByName, sql_query};
@@ -7,13 +7,13 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use serde::Serialize;
 use uuid::Uuid;
 
-/// Rows of the cache that are counted one by one; more are estimated, as counting reads them all.
+/// Maximum number of cache rows that are counted one by one. More are estimated, as counting reads them all.
 pub const CACHE_COUNTED: i64 = 1_000_000;
 
-/// How many kinds of dead letters are listed.
+/// Maximum number of kinds of dead letters listed.
 pub const KINDS: i64 = 50;
 
-/// The longest that one question may take, as PostgreSQL reads it.
+/// Timeout of each query, as PostgreSQL reads it.
 const PATIENCE: &str = "SET statement_timeout = '5s'";
 
 /// A stored position of the group.
@@ -32,24 +32,24 @@ pub struct Stored {
     pub topic_id: Option<Uuid>,
     #[diesel(sql_type = Nullable<Text>)]
     pub stopped_at: Option<String>,
-    /// `updated_at`
+    /// The column `updated_at`.
     #[diesel(sql_type = Text)]
     pub moved_at: String,
-    /// Seconds since then.
+    /// Seconds since `updated_at`.
     #[diesel(sql_type = Double)]
     pub idle_seconds: f64,
 }
 
-/// A row of `ingest.pauses` that holds now.
+/// A row of `ingest.pauses` that is in force.
 #[derive(QueryableByName, Clone, Debug, PartialEq)]
 pub struct Pause {
     /// The topic without prefix; empty for all.
     #[diesel(sql_type = Text)]
     pub topic: String,
-    /// Since when.
+    /// Start of the pause.
     #[diesel(sql_type = Text)]
     pub paused_at: String,
-    /// Until when; `None` until `resume`.
+    /// End of the pause; `None` until `resume`.
     #[diesel(sql_type = Nullable<Text>)]
     pub until: Option<String>,
 }
@@ -91,7 +91,7 @@ pub struct Instance {
     pub silent_seconds: f64,
 }
 
-/// What a partition waits for, as the instance that has it says.
+/// What a partition waits for, as its instance reports.
 #[derive(QueryableByName, Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are those of `/readyz`")]
 pub struct Wait {
@@ -103,27 +103,27 @@ pub struct Wait {
     pub waits_for: String,
     #[diesel(sql_type = Text)]
     pub reason: String,
-    /// Seconds since the instance's sign of life.
+    /// Seconds since the instance's heartbeat.
     #[diesel(sql_type = Double)]
     pub silent_seconds: f64,
 }
 
-/// How many dead letters there are.
+/// Numbers of dead letters.
 #[derive(QueryableByName, Clone, Debug, Default, PartialEq)]
 pub struct Letters {
-    /// Not resolved.
+    /// Unresolved letters.
     #[diesel(sql_type = BigInt)]
     pub unresolved: i64,
-    /// Not resolved, and newer than an hour.
+    /// Unresolved letters newer than an hour.
     #[diesel(sql_type = BigInt)]
     pub recent: i64,
-    /// To be published.
+    /// Letters to be published.
     #[diesel(sql_type = BigInt)]
     pub unpublished: i64,
-    /// Of these the ones that the broker refuses for what they are.
+    /// Letters to be published that the broker refuses because of what they contain.
     #[diesel(sql_type = BigInt)]
     pub unpublishable: i64,
-    /// Age of the oldest that is to be published.
+    /// Age of the oldest letter that is to be published.
     #[diesel(sql_type = Nullable<Double>)]
     pub oldest_unpublished_seconds: Option<f64>,
 }
@@ -131,7 +131,7 @@ pub struct Letters {
 /// The voice cache.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Cache {
-    /// Rows whose time is not over.
+    /// Rows that have not expired.
     #[diesel(sql_type = BigInt)]
     pub live: i64,
     /// Rows with a `deleted_at`.
@@ -140,25 +140,25 @@ pub struct Cache {
     /// Rows past their time that the expiry has not reached yet.
     #[diesel(sql_type = BigInt)]
     pub overdue: i64,
-    /// How long the first of them is overdue; 0 where none is.
+    /// How long the first of them is overdue; 0 if there is none.
     #[diesel(sql_type = Double)]
     pub overdue_seconds: f64,
     /// Whether `live` and `expired` come from PostgreSQL's statistics.
     #[diesel(sql_type = Bool)]
     pub estimated: bool,
-    /// The latest `deleted_at`; `None` where `estimated`.
+    /// The latest `deleted_at`; `None` if `estimated`.
     #[diesel(sql_type = Nullable<Text>)]
     #[serde(skip)]
     pub last_expired_at: Option<String>,
 }
 
-/// `clone.expired` events that are still to be published.
+/// `clone.expired` events that are not published yet.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Outbox {
-    /// How many.
+    /// Number of events.
     #[diesel(sql_type = BigInt)]
     pub events: i64,
-    /// Age of the oldest; `None` where there is none.
+    /// Age of the oldest event; `None` if there is none.
     #[diesel(sql_type = Nullable<Double>)]
     pub oldest_seconds: Option<f64>,
 }
@@ -174,17 +174,17 @@ fn time(column: &str) -> String {
     format!(r#"to_char({column}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
 }
 
-/// The seconds since a column's time.
+/// The seconds since the time in a column.
 fn age(column: &str) -> String {
     format!("extract(epoch FROM (clock_timestamp() AT TIME ZONE 'utc') - {column})::double precision")
 }
 
-/// Bounds every question of this session.
+/// Sets the timeout of this session's queries.
 pub async fn bound(connection: &mut AsyncPgConnection) -> QueryResult<()> {
     connection.batch_execute(PATIENCE).await
 }
 
-/// The connections to this database.
+/// Number of connections to this database.
 pub async fn connections(connection: &mut AsyncPgConnection) -> QueryResult<i64> {
     let found: Count =
         sql_query("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = current_database()")
@@ -206,7 +206,7 @@ pub async fn positions(connection: &mut AsyncPgConnection, group: &str) -> Query
     .await
 }
 
-/// The pauses of a group that hold now.
+/// The pauses of a group that are in force.
 pub async fn pauses(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Pause>> {
     let (paused_at, until) = (time("paused_at"), time("until"));
     sql_query(format!(
@@ -218,7 +218,7 @@ pub async fn pauses(connection: &mut AsyncPgConnection, group: &str) -> QueryRes
     .await
 }
 
-/// All that was ever skipped for a group, the newest first.
+/// All skips of a group, the newest first.
 pub async fn skips(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Skipped>> {
     let skipped_at = time("skipped_at");
     sql_query(format!(
@@ -242,7 +242,7 @@ pub async fn instances(connection: &mut AsyncPgConnection, group: &str) -> Query
     .await
 }
 
-/// What the partitions of a group wait for, the latest signs of life last.
+/// What the partitions of a group wait for, the latest heartbeats last.
 pub async fn waits(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Wait>> {
     let silent = age("i.beat_at");
     sql_query(format!(
@@ -256,7 +256,7 @@ pub async fn waits(connection: &mut AsyncPgConnection, group: &str) -> QueryResu
     .await
 }
 
-/// How many dead letters there are.
+/// Numbers of dead letters.
 pub async fn letters(connection: &mut AsyncPgConnection) -> QueryResult<Letters> {
     let oldest = age("min(created_at) FILTER (WHERE published_at IS NULL)");
     sql_query(format!(
@@ -272,7 +272,7 @@ pub async fn letters(connection: &mut AsyncPgConnection) -> QueryResult<Letters>
     .await
 }
 
-/// The voice cache: counted, or above [`CACHE_COUNTED`] rows taken from the statistics.
+/// The voice cache: counted, or estimated from the statistics above [`CACHE_COUNTED`] rows.
 pub async fn cache(connection: &mut AsyncPgConnection) -> QueryResult<Cache> {
     let rows: Count = sql_query(
         "SELECT greatest(reltuples, 0)::bigint AS count FROM pg_catalog.pg_class
@@ -313,7 +313,7 @@ pub async fn cache(connection: &mut AsyncPgConnection) -> QueryResult<Cache> {
     .await
 }
 
-/// The events that wait to be published.
+/// The events that are not published yet.
 pub async fn outbox(connection: &mut AsyncPgConnection) -> QueryResult<Outbox> {
     let oldest = age("min(created_at)");
     sql_query(format!(

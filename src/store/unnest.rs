@@ -1,8 +1,8 @@
-//! One statement over columns of values: `INSERT ... SELECT ... FROM (SELECT unnest($1), unnest($2), ...)`. A
-//! fragment of its own, as Diesel's `do_update()` cannot be cached and multi-row `VALUES` is half as fast.
+//! One statement over columns of values: `INSERT ... SELECT ... FROM (SELECT unnest($1), unnest($2), ...)`. It is a
+//! query fragment of its own, as Diesel's `do_update()` cannot be cached and multi-row `VALUES` is half as fast.
 //!
-//! The columns are equally long. `FROM unnest($1, $2, ...)` gives the same rows, but PostgreSQL stores each of its
-//! columns away first, and takes more than twice as long for it.
+//! The columns are equally long. `FROM unnest($1, $2, ...)` gives the same rows, but PostgreSQL materializes each of
+//! its columns first, which takes more than twice as long.
 
 use std::marker::PhantomData;
 
@@ -15,13 +15,13 @@ use uuid::Uuid;
 
 use crate::event::Time;
 
-/// A statement's text around the values.
+/// The text of a statement around its values.
 pub(super) trait Statement {
-    /// Up to the rows.
+    /// The text before the rows.
     const HEAD: &'static str;
-    /// From their alias on.
+    /// The text from the rows' alias on.
     const TAIL: &'static str;
-    /// What a row of the result is.
+    /// The type of a result row.
     type Row;
 }
 
@@ -51,7 +51,7 @@ impl<'a> Column<'a> {
     }
 }
 
-/// PostgreSQL counts from 2000, we from 1970.
+/// Microseconds between Unix time's epoch, 1970, and PostgreSQL's, 2000.
 const EPOCH_DIFFERENCE: i64 = 946_684_800_000_000;
 
 pub(super) fn timestamp(time: Time) -> PgTimestamp {
@@ -61,7 +61,7 @@ pub(super) fn timestamp(time: Time) -> PgTimestamp {
     }
 }
 
-/// `infinity`, which only another tool's rows may hold, is the greatest time, and comes back as it was.
+/// `infinity`, which only another tool's rows may hold, becomes the greatest time, and is written back as it was.
 pub(super) fn from_timestamp(timestamp: PgTimestamp) -> Time {
     Time::from_micros(timestamp.0.saturating_add(EPOCH_DIFFERENCE))
 }
@@ -102,19 +102,19 @@ impl<S: Statement> QueryFragment<Pg> for Unnest<'_, S> {
     }
 }
 
-/// An upsert that says which rows it made and which it changed.
-pub(super) struct Telling<'a, S>(pub Unnest<'a, S>);
+/// An upsert that returns the ids of the inserted and of the updated rows.
+pub(super) struct ReturningIds<'a, S>(pub Unnest<'a, S>);
 
-impl<S: Statement + 'static> QueryId for Telling<'_, S> {
-    type QueryId = Telling<'static, S>;
+impl<S: Statement + 'static> QueryId for ReturningIds<'_, S> {
+    type QueryId = ReturningIds<'static, S>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl<S: Statement> Query for Telling<'_, S> {
+impl<S: Statement> Query for ReturningIds<'_, S> {
     type SqlType = (Array<SqlUuid>, Array<SqlUuid>);
 }
 
-impl<S: Statement> QueryFragment<Pg> for Telling<'_, S> {
+impl<S: Statement> QueryFragment<Pg> for ReturningIds<'_, S> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("WITH written AS (");
         self.0.walk_ast(out.reborrow())?;
@@ -127,19 +127,19 @@ impl<S: Statement> QueryFragment<Pg> for Telling<'_, S> {
     }
 }
 
-/// An upsert that says how many rows it made and how many it changed.
-pub(super) struct Counting<'a, S>(pub Unnest<'a, S>);
+/// An upsert that returns the numbers of inserted and of updated rows.
+pub(super) struct ReturningCounts<'a, S>(pub Unnest<'a, S>);
 
-impl<S: Statement + 'static> QueryId for Counting<'_, S> {
-    type QueryId = Counting<'static, S>;
+impl<S: Statement + 'static> QueryId for ReturningCounts<'_, S> {
+    type QueryId = ReturningCounts<'static, S>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl<S: Statement> Query for Counting<'_, S> {
+impl<S: Statement> Query for ReturningCounts<'_, S> {
     type SqlType = (BigInt, BigInt);
 }
 
-impl<S: Statement> QueryFragment<Pg> for Counting<'_, S> {
+impl<S: Statement> QueryFragment<Pg> for ReturningCounts<'_, S> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("WITH written AS (");
         self.0.walk_ast(out.reborrow())?;

@@ -1,5 +1,5 @@
-//! Dead letters on their way to the topic (contract, section 6): claimed, sent outside of any transaction, and settled, as
-//! the outbox is.
+//! Publishing of dead letters (contract, section 6): they are claimed, sent outside of any transaction, and settled,
+//! as in the outbox.
 
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
@@ -9,7 +9,7 @@ use super::claim::{LEASE, RETRY_AT, milliseconds};
 use super::{Fault, Store};
 use crate::record::Header;
 
-/// A dead letter that this instance publishes.
+/// A dead letter that this instance has claimed for publishing.
 #[derive(diesel::QueryableByName, Debug)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct Unpublished {
@@ -47,16 +47,16 @@ impl Unpublished {
     }
 }
 
-/// Letters that this instance publishes.
+/// The letters that this instance has claimed for publishing.
 #[derive(Debug, Default)]
 pub struct ClaimedLetters {
     claim: Uuid,
-    /// Those that have waited longest first.
+    /// The letters, the longest waiting first.
     pub letters: Vec<Unpublished>,
 }
 
 impl ClaimedLetters {
-    /// The claim without its letters, which are sent meanwhile.
+    /// Splits off the letters, which are sent while the claim is kept.
     pub fn split(self) -> (Claim, Vec<Unpublished>) {
         (Claim(self.claim), self.letters)
     }
@@ -66,19 +66,19 @@ impl ClaimedLetters {
 #[derive(Clone, Copy, Debug)]
 pub struct Claim(Uuid);
 
-/// What became of a letter that was sent.
+/// The outcome of sending a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The broker has it.
     Published,
-    /// It is tried again after a pause that grows.
+    /// The letter is retried after a growing pause.
     Failed,
-    /// The broker refuses it for what it is, in these words: it is tried again after a day.
+    /// The broker refuses the record itself, in these words. The letter is retried after a day.
     Unpublishable(String),
 }
 
-/// Bytes are counted before a value is read: the column `bytes`, or in a row that is older than the column, the lengths,
-/// which take no reading but for headers.
+/// Bytes are counted before a value is read: from the column `bytes`, or in a row older than the column from the
+/// lengths, for which only headers are read.
 const CLAIM: &str = "WITH due AS (
         SELECT id, publish_at, COALESCE(bytes, COALESCE(octet_length(value), 0) + COALESCE(octet_length(key), 0)
                    + (SELECT COALESCE(sum(64 + COALESCE(octet_length(part), 0)), 0) FROM unnest(headers) AS part)) AS bytes
@@ -96,8 +96,8 @@ const CLAIM: &str = "WITH due AS (
     RETURNING l.id, l.publish_claim, l.topic, l.partition, l.record_offset, l.key, l.value, l.headers, l.reason, l.message";
 
 impl Store {
-    /// Claims at most so many letters that are not published yet, and so many bytes beside the first: for [`LEASE`] no
-    /// other instance takes them.
+    /// Claims at most `max` unpublished letters, and at most `max_bytes` beside the first. For [`LEASE`] no other
+    /// instance takes them.
     pub async fn claim_dead_letters(&self, max: i64, max_bytes: i64) -> Result<ClaimedLetters, Fault> {
         let mut connection = self.connection().await?;
         let mut letters: Vec<Unpublished> = diesel::sql_query(CLAIM)
@@ -111,8 +111,7 @@ impl Store {
         Ok(ClaimedLetters { claim, letters })
     }
 
-    /// Notes what became of letters. Where the lease is over and another instance has claimed a letter, it is left to
-    /// that one.
+    /// Notes the outcome of sent letters. A letter that another instance has claimed after the lease is left to it.
     pub async fn settle_dead_letters(&self, claim: Claim, fates: &[(i64, Fate)]) -> Result<(), Fault> {
         let ids: Vec<i64> = fates.iter().map(|(id, _)| *id).collect();
         let published: Vec<bool> = fates.iter().map(|(_, fate)| *fate == Fate::Published).collect();

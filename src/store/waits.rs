@@ -1,4 +1,4 @@
-//! Statements that do not end, and what they wait for.
+//! Long-running statements, and what they wait for.
 
 use std::time::Duration;
 
@@ -8,33 +8,34 @@ use diesel_async::RunQueryDsl;
 
 use super::{Fault, Store};
 
-/// A statement that has been running for a while.
+/// A long-running statement.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct Waiting {
-    /// Its first word.
+pub struct LongStatement {
+    /// The first word of the statement.
     #[diesel(sql_type = Text)]
     pub statement: String,
     /// Seconds since it was sent.
     #[diesel(sql_type = BigInt)]
     pub seconds: i64,
-    /// `wait_event_type` and `wait_event` of `pg_stat_activity`: `IPC SyncRep`, `Lock relation`; empty while it works.
+    /// `wait_event_type` and `wait_event` of `pg_stat_activity`: `IPC SyncRep`, `Lock relation`; empty while it
+    /// executes.
     #[diesel(sql_type = Text)]
     pub waits_for: String,
-    /// The sessions that block it: process, role and application of each.
+    /// The sessions that block the statement: process, role and application of each.
     #[diesel(sql_type = Text)]
     pub blocked_by: String,
 }
 
 impl Store {
-    /// The statements of this process that have been running for longer than `time`. Asks the server only where a
-    /// connection has been in use for so long.
-    pub async fn waiting(&self, time: Duration) -> Result<Vec<Waiting>, Fault> {
+    /// The statements of this process that have been running for longer than `time`. Asks the server only if a
+    /// connection has been in use for that long.
+    pub async fn waiting(&self, time: Duration) -> Result<Vec<LongStatement>, Fault> {
         let backends = self.pool.in_use_for(time);
         if backends.is_empty() {
             return Ok(Vec::new());
         }
         let mut connection = self.connection().await?;
-        let asked = diesel::sql_query(
+        let statements = diesel::sql_query(
             "SELECT upper(split_part(ltrim(a.query), ' ', 1)) AS statement,
                     extract(epoch FROM clock_timestamp() - a.query_start)::bigint AS seconds,
                     concat_ws(' ', a.wait_event_type, a.wait_event) AS waits_for,
@@ -48,7 +49,7 @@ impl Store {
              ORDER BY a.query_start",
         );
         let milliseconds = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        Ok(asked
+        Ok(statements
             .bind::<Array<Integer>, _>(backends)
             .bind::<Integer, _>(milliseconds)
             .load(&mut *connection)

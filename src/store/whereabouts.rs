@@ -1,4 +1,4 @@
-//! Where a caller stands in the database: counts, and nothing of what they count.
+//! Counts of the rows that hold a caller, without showing them.
 
 use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::RunQueryDsl;
@@ -6,32 +6,33 @@ use serde::Serialize;
 
 use super::{Fault, Store};
 
-/// How many rows of a place hold a caller. A row is counted once, by the first of the three that finds it.
+/// Number of rows of one place that hold a caller. A row is counted once, by the first of the three counts that finds
+/// it.
 #[derive(diesel::QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The table.
     #[diesel(sql_type = Text)]
     pub place: String,
-    /// Rows (of the outbox: events) with the caller's id in their column for it.
+    /// Rows (in the outbox: events) with the caller's id in the column for it.
     #[diesel(sql_type = BigInt)]
     pub by_caller: i64,
-    /// Rows that the id of a call, a greeting or a voice of the caller joins.
+    /// Rows joined by the id of a call, a greeting or a voice of the caller.
     #[diesel(sql_type = BigInt)]
     pub by_call_or_voice: i64,
-    /// Rows in whose texts or bytes the caller's id stands.
+    /// Rows whose texts or bytes contain the caller's id.
     #[diesel(sql_type = BigInt)]
     pub by_text: i64,
 }
 
 impl Place {
-    /// All of them.
+    /// The sum of the three counts.
     pub fn total(&self) -> i64 {
         self.by_caller + self.by_call_or_voice + self.by_text
     }
 }
 
-/// `$1` is the caller's id, `$2` what is looked for in texts. A transfer by a voice that several callers share leads to
-/// calls of other callers, which do not count.
+/// `$1` is the caller's id, `$2` the patterns that are searched for in texts. A transfer by a voice that several
+/// callers share leads to calls of other callers, which do not count.
 const COUNT: &str = r#"
 WITH own AS (
     SELECT 'call' AS kind, call_id AS id FROM public.call_log WHERE caller_id = $1
@@ -102,8 +103,8 @@ SELECT * FROM (VALUES
 "#;
 
 impl Store {
-    /// Counts what holds a caller, as one statement sees it. `needles` are the forms in which the caller's id may stand
-    /// in texts and bytes. Texts have no index: all of them are read.
+    /// Counts the rows that hold a caller, in one statement. `needles` are the forms in which texts and bytes may
+    /// contain the caller's id. Texts have no index: all of them are read.
     pub async fn whereabouts(&self, caller_id: &str, needles: &[String]) -> Result<Vec<Place>, Fault> {
         let mut connection = self.connection().await?;
         let places = diesel::sql_query(COUNT).bind::<Text, _>(caller_id).bind::<Array<Text>, _>(needles);

@@ -8,20 +8,20 @@ use openssl::x509::X509;
 use tokio_postgres::config::{Host, SslNegotiation};
 
 use crate::certificates::{self, Certificate};
-use crate::database_url::tls::{self, Mode};
-use crate::database_url::{self, Place, Target};
+use crate::database_url::tls::{self, TlsMode};
+use crate::database_url::{self, ParsedUrl, ServerAddress};
 
 /// PostgreSQL's SSLRequest: the length of the message, and its number.
-const TLS_PLEASE: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// The certificates that can be seen of the servers of `DATABASE_URL` and of this client; none where TLS is not asked
-/// for, as then no connection depends on them. Blocks, for some seconds a server.
+/// The certificates of the servers of `DATABASE_URL` and of this client, as far as they can be seen. Returns none if
+/// TLS is not requested, as no connection depends on them then. Blocks for some seconds per server.
 pub fn certificates(url: &str) -> Vec<Certificate> {
     let Ok(target) = database_url::parse(url) else { return Vec::new() };
-    if target.tls.mode == Mode::Disable || target.tls.may_go_without() {
+    if target.tls.mode == TlsMode::Disable || target.tls.may_go_without() {
         return Vec::new();
     }
-    let of_server = |place: &Place| {
+    let of_server = |place: &ServerAddress| {
         let seen = of_server(&target, place).inspect_err(|error| {
             tracing::debug!(error = format!("{error:#}"), %place, "the certificate was not seen");
         });
@@ -35,8 +35,8 @@ pub fn certificates(url: &str) -> Vec<Certificate> {
     target.places.iter().filter_map(of_server).chain(own).collect()
 }
 
-/// `None` where the server offers no TLS.
-fn of_server(target: &Target, place: &Place) -> anyhow::Result<Option<X509>> {
+/// Returns `None` if the server offers no TLS.
+fn of_server(target: &ParsedUrl, place: &ServerAddress) -> anyhow::Result<Option<X509>> {
     let Host::Tcp(host) = &place.host else { return Ok(None) };
     let mut stream = match place.address {
         Some(address) => certificates::connect((address, place.port))?,
@@ -46,13 +46,13 @@ fn of_server(target: &Target, place: &Place) -> anyhow::Result<Option<X509>> {
     if target.config.get_ssl_negotiation() == SslNegotiation::Direct {
         postgres_openssl::set_postgresql_alpn(&mut builder)?;
     } else {
-        stream.write_all(&TLS_PLEASE)?;
+        stream.write_all(&SSL_REQUEST)?;
         let mut answer = [0];
         stream.read_exact(&mut answer).context("the answer to SSLRequest")?;
         if answer != *b"S" {
             return Ok(None);
         }
     }
-    // whom to trust is the connections' business
+    // trust is decided by the connections, not here
     Ok(certificates::look(builder, stream, host, false)?.certificate)
 }

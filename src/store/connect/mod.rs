@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL: which server a URL leads to, and whether its sessions can be used.
+//! Connections to PostgreSQL: the choice of a server of the URL, and the check that its sessions can be used.
 
 mod certificates;
 mod pool;
@@ -13,11 +13,11 @@ use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio_postgres::config::{Config, Host, SslMode};
 
-use crate::database_url::{self, CONNECT_TIMEOUT, Place, Target, tls};
+use crate::database_url::{self, CONNECT_TIMEOUT, ParsedUrl, ServerAddress, tls};
 pub use certificates::certificates;
 pub use pool::{Pool, Pooled, pool, waiting_pool};
 pub use remedy::remedy;
-use session::{Facts, Fit, Trial, Wire};
+use session::{Fit, ServerFacts, Trial, Wire};
 
 use crate::config::SettingError;
 
@@ -27,20 +27,20 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why there is no connection. The texts are the server's and the driver's, with host and port; neither quotes the URL
 /// or the password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It does not pass by itself: a person must act.
+pub enum ConnectError {
+    /// Retrying cannot help: a person must act.
     #[error("{0}")]
     Person(String),
-    /// It may pass by itself.
+    /// Retrying may help.
     #[error("{0}")]
     Away(String),
 }
 
-/// A connection, its server, and what that says of itself.
+/// A connection, its server, and the server's facts.
 struct Opened {
     connection: AsyncPgConnection,
     place: String,
-    facts: Facts,
+    facts: ServerFacts,
 }
 
 /// Opens one connection, its time zone UTC and, where the role may choose, its messages in English. A pooler that
@@ -54,29 +54,29 @@ pub async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
     }
 }
 
-/// As [`connect`], of a database that the daemon can work with.
-pub async fn look_over(url: &str) -> Result<AsyncPgConnection, Refusal> {
-    let target =
-        database_url::parse(url).map_err(|problem| Refusal::Person(format!("DATABASE_URL {problem}")))?;
+/// As [`connect`], but refuses a database that the daemon cannot work with.
+pub async fn look_over(url: &str) -> Result<AsyncPgConnection, ConnectError> {
+    let target = database_url::parse(url)
+        .map_err(|problem| ConnectError::Person(format!("DATABASE_URL {problem}")))?;
     let mut opened = open(&target, &Trial::default()).await?;
     match encoding_problem(&mut opened.connection).await {
         Ok(None) => Ok(opened.connection),
-        Ok(Some(problem)) => Err(Refusal::Person(problem)),
-        Err(error) => Err(Refusal::Away(format!("{}: {error}", opened.place))),
+        Ok(Some(problem)) => Err(ConnectError::Person(problem)),
+        Err(error) => Err(ConnectError::Away(format!("{}: {error}", opened.place))),
     }
 }
 
-/// Whether a pooler that mixes sessions up lies between: [`Refusal::Person`] with the remedy.
-pub async fn pooler(url: &str) -> Result<(), Refusal> {
-    let target =
-        database_url::parse(url).map_err(|problem| Refusal::Person(format!("DATABASE_URL {problem}")))?;
+/// Checks for a pooler that mixes sessions up. [`ConnectError::Person`] has the remedy.
+pub async fn pooler(url: &str) -> Result<(), ConnectError> {
+    let target = database_url::parse(url)
+        .map_err(|problem| ConnectError::Person(format!("DATABASE_URL {problem}")))?;
     open(&target, &Trial::default()).await.map(drop)
 }
 
-/// The problem of a database of another encoding than UTF8, and the remedy.
+/// The problem of a database whose encoding is not UTF8, and the remedy.
 pub async fn encoding_problem(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<String>> {
-    let asked = diesel::dsl::sql::<diesel::sql_types::Text>("current_setting('server_encoding')");
-    let encoding: String = diesel::select(asked).get_result(connection).await?;
+    let query = diesel::dsl::sql::<diesel::sql_types::Text>("current_setting('server_encoding')");
+    let encoding: String = diesel::select(query).get_result(connection).await?;
     if encoding == "UTF8" {
         return Ok(None);
     }
@@ -87,12 +87,12 @@ pub async fn encoding_problem(connection: &mut AsyncPgConnection) -> diesel::Que
     )))
 }
 
-/// Reads the files that the URL names, before anything is contacted.
+/// Checks the files that the URL names, before anything is contacted.
 pub fn check_files(url: &str) -> Result<(), SettingError> {
     let error = |problem: String, remedy: &str| Err(SettingError::new("DATABASE_URL", problem, remedy));
     let target = match database_url::parse(url) {
         Ok(target) => target,
-        Err(database_url::Problem { problem, remedy }) => return error(problem, &remedy),
+        Err(database_url::UrlProblem { problem, remedy }) => return error(problem, &remedy),
     };
     if let Err(why) = target.tls.connector() {
         return error(
@@ -108,8 +108,9 @@ pub fn check_files(url: &str) -> Result<(), SettingError> {
     }
 }
 
-/// The first server that `target_session_attrs` asks for. `trial` is held unless it was passed.
-async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
+/// Opens a connection to the first server that satisfies `target_session_attrs`. Holds the `trial` unless it was
+/// passed.
+async fn open(target: &ParsedUrl, trial: &Trial) -> Result<Opened, ConnectError> {
     let (mut reasons, mut second_best) = (Vec::new(), None);
     let mut chosen = None;
     for place in addresses(target, &mut reasons).await {
@@ -126,7 +127,7 @@ async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
         }
     }
     let Some((place, mut wire, facts)) = chosen.or(second_best) else {
-        return Err(Refusal::Away(reasons.join("; ")));
+        return Err(ConnectError::Away(reasons.join("; ")));
     };
     let name = place.to_string();
     trial.hold(&mut wire, target, &place, facts.backend).await?;
@@ -137,13 +138,13 @@ async fn open(target: &Target, trial: &Trial) -> Result<Opened, Refusal> {
     };
     match tokio::time::timeout(LOGIN_TIMEOUT, set_up).await {
         Ok(Ok(connection)) => Ok(Opened { connection, place: name, facts }),
-        Ok(Err(reason)) => Err(Refusal::Away(format!("{name}: {reason}"))),
-        Err(_) => Err(Refusal::Away(format!("{name}: {}", silence(LOGIN_TIMEOUT)))),
+        Ok(Err(reason)) => Err(ConnectError::Away(format!("{name}: {reason}"))),
+        Err(_) => Err(ConnectError::Away(format!("{name}: {}", silence(LOGIN_TIMEOUT)))),
     }
 }
 
-/// Each address of each host, in their order. A host without one is a reason.
-async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
+/// All addresses of all hosts, in order. A host without an address adds to `reasons`.
+async fn addresses(target: &ParsedUrl, reasons: &mut Vec<String>) -> Vec<ServerAddress> {
     let mut all = Vec::new();
     for place in &target.places {
         let Host::Tcp(name) = &place.host else {
@@ -160,11 +161,13 @@ async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
                 let mut found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
                 found.dedup();
                 all.extend(
-                    found.into_iter().map(|address| Place { address: Some(address), ..place.clone() }),
+                    found
+                        .into_iter()
+                        .map(|address| ServerAddress { address: Some(address), ..place.clone() }),
                 );
             }
             Ok(Err(error)) => reasons.push(format!("{place}: {error}")),
-            Err(_) => reasons.push(format!("{place}: no answer to the question for the host's address")),
+            Err(_) => reasons.push(format!("{place}: no answer to the lookup of the host's address")),
         }
     }
     if target.shuffled {
@@ -175,8 +178,8 @@ async fn addresses(target: &Target, reasons: &mut Vec<String>) -> Vec<Place> {
     all
 }
 
-/// A connection to one address, and what its server says of itself.
-async fn reach(target: &Target, place: &Place) -> Result<(Wire, Facts), String> {
+/// Connects to one address, and asks the server for its facts.
+async fn reach(target: &ParsedUrl, place: &ServerAddress) -> Result<(Wire, ServerFacts), String> {
     let mut config = target.config.clone();
     match (&place.host, place.address) {
         (Host::Tcp(name), Some(address)) => config.host(name).hostaddr(address),
@@ -191,18 +194,18 @@ async fn reach(target: &Target, place: &Place) -> Result<(Wire, Facts), String> 
     }
     let limit =
         config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT).saturating_add(LOGIN_TIMEOUT);
-    let reached = async {
+    let attempt = async {
         let mut wire = log_in(target, &config).await?;
-        let facts = Facts::ask(&mut wire).await?;
+        let facts = ServerFacts::ask(&mut wire).await?;
         Ok((wire, facts))
     };
-    tokio::time::timeout(limit, reached).await.unwrap_or_else(|_| Err(silence(limit)))
+    tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(silence(limit)))
 }
 
-/// `sslmode` means what it means to libpq: `allow` and `prefer` (the default) take TLS where the server offers it and go
-/// on without where it cannot be had, `require` insists on it, `verify-ca` and `verify-full` check the certificate;
-/// `require` with an `sslrootcert` is `verify-ca`. Without an `sslrootcert` the system's authorities are trusted.
-async fn log_in(target: &Target, config: &Config) -> Result<Wire, String> {
+/// `sslmode` means what it means to libpq. `allow` and `prefer` (the default) use TLS if the server offers it, and go
+/// on without it otherwise. `require` insists on it. `verify-ca` and `verify-full` check the certificate. `require`
+/// with an `sslrootcert` is `verify-ca`. Without an `sslrootcert` the system's authorities are trusted.
+async fn log_in(target: &ParsedUrl, config: &Config) -> Result<Wire, String> {
     let local = config.get_hosts().iter().any(|host| !matches!(host, Host::Tcp(_)));
     let mode = if local { SslMode::Disable } else { target.tls.driver_mode() };
     if mode == SslMode::Disable {
@@ -211,7 +214,7 @@ async fn log_in(target: &Target, config: &Config) -> Result<Wire, String> {
     let connector = target.tls.connector().map_err(|error| format!("{error:#}"))?;
     match config.clone().ssl_mode(mode).connect(connector).await {
         Ok((client, connection)) => Ok(Wire::Tls(client, connection)),
-        // such a server may still take a connection without TLS
+        // the server may still take a connection without TLS
         Err(error) if target.tls.may_go_without() && tls::was_refused(&error) => {
             log_in_plain(config).await.map_err(|_| explain(error))
         }
@@ -224,7 +227,7 @@ async fn log_in_plain(config: &Config) -> Result<Wire, tokio_postgres::Error> {
     connected.map(|(client, connection)| Wire::Plain(client, connection))
 }
 
-/// The server's own reason, with the remedy where its words do not lead to one.
+/// The server's own reason, with the remedy if its words do not suggest one.
 fn explain(error: tokio_postgres::Error) -> String {
     let mut text = causes(&error);
     if text.contains("unsupported startup parameter") {
@@ -240,14 +243,14 @@ fn silence(limit: Duration) -> String {
     format!("no answer within {} s", limit.as_secs())
 }
 
-/// The password that a file in libpq's format (`host:port:database:user:password`) holds.
-fn password_from(path: &Path, config: &Config, place: &Place) -> Option<String> {
+/// The password from a file in libpq's format (`host:port:database:user:password`).
+fn password_from(path: &Path, config: &Config, place: &ServerAddress) -> Option<String> {
     let host = match &place.host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(path) => path.display().to_string(),
     };
     let user = config.get_user().unwrap_or_default();
-    let asked =
+    let wanted =
         [host, place.port.to_string(), config.get_dbname().unwrap_or(user).to_owned(), user.to_owned()];
     let text = std::fs::read_to_string(path).ok()?;
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
@@ -263,11 +266,11 @@ fn password_from(path: &Path, config: &Config, place: &Place) -> Option<String> 
             }
         }
         let password = (fields.len() == 5).then(|| fields.pop())??;
-        fields.iter().zip(&asked).all(|(field, asked)| field == "*" || field == asked).then_some(password)
+        fields.iter().zip(&wanted).all(|(field, wanted)| field == "*" || field == wanted).then_some(password)
     })
 }
 
-/// An error with all that lies behind it: `tokio-postgres` itself says little more than "db error".
+/// An error with all its causes: `tokio-postgres` itself says little more than "db error".
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

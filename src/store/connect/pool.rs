@@ -1,5 +1,5 @@
-//! The pool. Each connection is asked before it is used, in one round trip, whether it lives, takes writes and is
-//! still served by the same process.
+//! The pool. Before a connection is used, one round trip checks that it is alive, that it takes writes, and that the
+//! same server process still serves it.
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -12,14 +12,14 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
 
 use super::session::{Trial, pooler};
-use super::{Opened, Refusal, open};
+use super::{ConnectError, Opened, open};
 use crate::config::Settings;
-use crate::database_url::{self, CONNECT_TIMEOUT, Target};
+use crate::database_url::{self, CONNECT_TIMEOUT, ParsedUrl};
 use crate::outage;
 
 /// How long a caller waits for a connection.
 const GET_TIMEOUT: Duration = CONNECT_TIMEOUT;
-/// How long a connection may take to answer before it is used; one that does not is closed.
+/// Time for a connection to answer the check before it is used. A silent one is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// An unused connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,34 +29,34 @@ const READ_ONLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The subject of the log lines about a database that cannot be reached.
 const SUBJECT: &str = "PostgreSQL";
 
-/// The pool.
+/// Connections to PostgreSQL.
 #[derive(Clone)]
 pub struct Pool {
     pool: bb8::Pool<Manager>,
     max_size: u32,
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
 }
 
-/// A connection of the pool.
+/// A connection taken from the pool.
 pub struct Pooled<'p>(bb8::PooledConnection<'p, Manager>);
 
-/// The pool: `DB_POOL_SIZE` connections and `DB_MAX_OVERFLOW` further ones at most.
+/// Creates a pool of at most `DB_POOL_SIZE` and `DB_MAX_OVERFLOW` connections together.
 ///
-/// It starts without a database, and connects in the background; it must be called within a tokio runtime.
-/// Connections are handed out newest first, each once it has answered, and further ones that nobody has needed for
-/// a minute are closed. A caller waits at most five seconds.
+/// It starts without a database, and connects in the background. It must be called within a tokio runtime.
+/// Connections are handed out newest first, each after it has answered. Connections beyond `DB_POOL_SIZE` that nobody
+/// has used for a minute are closed. A caller waits at most five seconds.
 pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
     let pool = waiting_pool(settings)?;
     pool.fill();
     Ok(pool)
 }
 
-/// A pool that opens no connection until [`Pool::fill`].
+/// Creates a pool that opens no connection before [`Pool::fill`].
 pub fn waiting_pool(settings: &Settings) -> anyhow::Result<Pool> {
     let target = database_url::parse(&settings.database_url)
         .map_err(|problem| anyhow::anyhow!("DATABASE_URL {problem}"))?;
     let size = settings.db_pool_size.saturating_add(settings.db_max_overflow).max(1);
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(PoolShared::default());
     let manager = Manager { target, shared: Arc::clone(&shared) };
     let pool = bb8::Pool::builder()
         .max_size(size)
@@ -65,7 +65,7 @@ pub fn waiting_pool(settings: &Settings) -> anyhow::Result<Pool> {
         .connection_timeout(GET_TIMEOUT)
         .test_on_check_out(true)
         .queue_strategy(bb8::QueueStrategy::Lifo)
-        .error_sink(Box::new(Report(Arc::clone(&shared))))
+        .error_sink(Box::new(ErrorLog(Arc::clone(&shared))))
         .build_unchecked(manager);
     Ok(Pool { pool, max_size: size, shared })
 }
@@ -76,12 +76,12 @@ impl Pool {
         self.shared.may_fill.send_replace(true);
     }
 
-    /// Whether it does.
+    /// Whether [`Pool::fill`] was called.
     pub fn is_filled(&self) -> bool {
         *self.shared.may_fill.borrow()
     }
 
-    /// A connection that has just answered. The error says why there is none.
+    /// Returns a connection that has just answered. The error says why there is none.
     pub async fn get(&self) -> Result<Pooled<'_>, String> {
         match self.pool.get().await {
             Ok(connection) => {
@@ -98,7 +98,7 @@ impl Pool {
         }
     }
 
-    /// The connections, and what became of those before them.
+    /// Numbers of connections, and of those that were closed.
     pub fn statistics(&self) -> bb8::State {
         self.pool.state()
     }
@@ -108,11 +108,11 @@ impl Pool {
         self.max_size
     }
 
-    /// The server processes of the connections that have been in use for longer than this.
+    /// The server processes of the connections that have been in use for longer than `time`.
     pub fn in_use_for(&self, time: Duration) -> Vec<i32> {
         let state = self.shared.state();
-        let long = |live: &&Live| live.used_since.is_some_and(|since| since.elapsed() > time);
-        state.live.values().filter(long).map(|live| live.backend).collect()
+        let long = |open: &&OpenConnection| open.used_since.is_some_and(|since| since.elapsed() > time);
+        state.open.values().filter(long).map(|open| open.backend).collect()
     }
 }
 
@@ -136,41 +136,41 @@ impl Drop for Pooled<'_> {
     }
 }
 
-/// Shared by the connections of a pool.
+/// State that the connections of a pool share.
 #[derive(Default)]
-struct Shared {
+struct PoolShared {
     may_fill: watch::Sender<bool>,
     trial: Trial,
     next_id: AtomicU64,
-    /// Whether it was said that there are fewer connections than the settings allow.
+    /// Whether the log says that there are fewer connections than the settings allow.
     is_short: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Default)]
-struct State {
-    live: BTreeMap<u64, Live>,
+struct PoolState {
+    open: BTreeMap<u64, OpenConnection>,
     /// The server of the newest connection.
     server: Option<String>,
     /// Why the last attempt to connect failed.
     refusal: Option<String>,
-    /// Whether the last connection that was asked has answered.
+    /// Whether the last connection that was checked has answered.
     answers: bool,
 }
 
-struct Live {
+struct OpenConnection {
     backend: i32,
     used_since: Option<Instant>,
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl PoolShared {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_use(&self, id: u64, since: Option<Instant>) {
-        if let Some(live) = self.state().live.get_mut(&id) {
-            live.used_since = since;
+        if let Some(open) = self.state().open.get_mut(&id) {
+            open.used_since = since;
         }
     }
 
@@ -180,7 +180,7 @@ impl Shared {
         let mut state = self.state();
         state.refusal = None;
         state.answers = true;
-        state.live.insert(id, Live { backend: opened.facts.backend, used_since: None });
+        state.open.insert(id, OpenConnection { backend: opened.facts.backend, used_since: None });
         let server = Some(opened.facts.server.clone());
         if state.server != server {
             let is_first = state.server.is_none();
@@ -197,13 +197,13 @@ impl Shared {
     }
 
     fn note_end(&self, id: u64) {
-        if let Some(live) = self.state().live.remove(&id) {
-            self.trial.note_closed(live.backend);
+        if let Some(open) = self.state().open.remove(&id) {
+            self.trial.note_closed(open.backend);
         }
     }
 }
 
-/// A connection with what it was when it was opened.
+/// A connection, with the facts noted when it was opened.
 pub(super) struct Session {
     connection: AsyncPgConnection,
     id: u64,
@@ -211,7 +211,7 @@ pub(super) struct Session {
     backend: i32,
     read_only: bool,
     opened: Instant,
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
 }
 
 impl Drop for Session {
@@ -220,31 +220,31 @@ impl Drop for Session {
     }
 }
 
-/// Why a connection could not be opened, or cannot be used any longer.
+/// Why a connection could not be opened, or can no longer be used.
 #[derive(Debug)]
 pub(super) struct Failed {
-    refusal: Refusal,
-    /// It was open.
+    refusal: ConnectError,
+    /// Whether the connection had been open.
     was_open: bool,
 }
 
 impl Failed {
-    fn closes(refusal: Refusal) -> Failed {
+    fn closes(refusal: ConnectError) -> Failed {
         Failed { refusal, was_open: true }
     }
 }
 
 pub(super) struct Manager {
-    target: Target,
-    shared: Arc<Shared>,
+    target: ParsedUrl,
+    shared: Arc<PoolShared>,
 }
 
 diesel::define_sql_function! {
-    /// The process that serves the session.
+    /// The server process of the session.
     fn pg_backend_pid() -> diesel::sql_types::Integer
 }
 diesel::define_sql_function! {
-    /// A setting as it holds.
+    /// The current value of a setting.
     fn current_setting(name: diesel::sql_types::Text) -> diesel::sql_types::Text
 }
 
@@ -254,7 +254,7 @@ impl bb8::ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Session, Failed> {
         let mut may_fill = self.shared.may_fill.subscribe();
-        // the sender lives as long as this does
+        // the sender lives as long as `self`
         let _ = may_fill.wait_for(|may| *may).await;
         let opened = open(&self.target, &self.shared.trial)
             .await
@@ -283,21 +283,21 @@ impl bb8::ManageConnection for Manager {
                 if error.to_string().starts_with("prepared statement") {
                     self.shared.trial.doubt();
                 }
-                return Err(Failed::closes(Refusal::Away(format!("{place}: {error}"))));
+                return Err(Failed::closes(ConnectError::Away(format!("{place}: {error}"))));
             }
             Err(_) => {
                 let silence = format!("{place}: no answer within {} s", PING_TIMEOUT.as_secs());
-                return Err(Failed::closes(Refusal::Away(silence)));
+                return Err(Failed::closes(ConnectError::Away(silence)));
             }
         };
         if backend != session.backend {
             self.shared.trial.doubt();
             let evidence = "the process that serves a session has changed";
-            return Err(Failed::closes(Refusal::Person(pooler(&place, evidence))));
+            return Err(Failed::closes(ConnectError::Person(pooler(&place, evidence))));
         }
         let is_read_only = read_only == "on" && self.target.attrs.wants_writes();
         if is_read_only && (!session.read_only || session.opened.elapsed() > READ_ONLY_TIMEOUT) {
-            let refusal = Refusal::Person(format!("{place} takes no writes any more"));
+            let refusal = ConnectError::Person(format!("{place} takes no writes any more"));
             return Err(Failed::closes(refusal));
         }
         self.shared.state().answers = true;
@@ -309,32 +309,32 @@ impl bb8::ManageConnection for Manager {
     }
 }
 
-/// Logs why connections fail: one outage at a time, and not one line for each connection.
+/// Logs why connections fail: one line for each outage, not one for each connection.
 #[derive(Clone)]
-struct Report(Arc<Shared>);
+struct ErrorLog(Arc<PoolShared>);
 
-impl std::fmt::Debug for Report {
+impl std::fmt::Debug for ErrorLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Report")
+        f.write_str("ErrorLog")
     }
 }
 
-impl bb8::ErrorSink<Failed> for Report {
+impl bb8::ErrorSink<Failed> for ErrorLog {
     fn sink(&self, failed: Failed) {
         let reason = failed.refusal.to_string();
         if failed.was_open {
             self.0.state().answers = false;
-            // a connection that died is replaced; where that fails, it is an outage
+            // a connection that died is replaced; if that fails, it is an outage
             match failed.refusal {
-                Refusal::Person(_) => outage::failed(SUBJECT, &reason),
-                Refusal::Away(_) => tracing::debug!(reason, "a connection to PostgreSQL has died"),
+                ConnectError::Person(_) => outage::failed(SUBJECT, &reason),
+                ConnectError::Away(_) => tracing::debug!(reason, "a connection to PostgreSQL has died"),
             }
             return;
         }
         let (connections, answers) = {
             let mut state = self.0.state();
             state.refusal = Some(reason.clone());
-            (state.live.len(), state.answers)
+            (state.open.len(), state.answers)
         };
         if connections == 0 || !answers {
             outage::failed(SUBJECT, &reason);

@@ -1,6 +1,6 @@
-//! What to do where there is no connection.
+//! Remedies for connections that fail.
 
-/// What to do where there is no connection, by the words of the driver and the server.
+/// What to do if there is no connection, by the words of the driver and the server.
 pub fn remedy(why: &str) -> &'static str {
     let has = |part: &str| why.contains(part);
     if has("password authentication failed") {

@@ -1,4 +1,4 @@
-//! One session: what the server is, whether the session is one and the same throughout, and its settings.
+//! One session: the facts of its server, the check that one process serves it throughout, and its settings.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use futures_util::future::{Either, select};
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Connection, SimpleQueryMessage, Socket};
 
-use super::{Refusal, causes, reach};
-use crate::database_url::{Attrs, Place, Target};
+use super::{ConnectError, causes, reach};
+use crate::database_url::{Attrs, ParsedUrl, ServerAddress};
 
-/// How long a transaction may wait for this program, unless the server says otherwise: well above what a broker may
-/// take for records that are published within one.
+/// How long a transaction may wait for this program, unless the server has another limit: well above the time that a
+/// broker may take for records published within one.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
-/// How long a question may take before the session is used.
+/// Timeout of a query before the session is used.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Rounds of the trial for a pooler. One finds an idle pooler; the others are for one that other clients keep busy.
+/// Rounds of the pooler trial. One round finds an idle pooler; the others find one that other clients keep busy.
 const ROUNDS: u32 = 6;
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(15);
 
@@ -28,15 +28,15 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    /// The values of the last row of a query; none where it has no row.
+    /// Returns the values of the last row of a query, or none if there is no row.
     pub async fn ask(&mut self, sql: &str) -> Result<Vec<String>, String> {
-        let asked = async {
+        let answer = async {
             match self {
                 Wire::Plain(client, connection) => drive(client, connection, sql).await,
                 Wire::Tls(client, connection) => drive(client, connection, sql).await,
             }
         };
-        let messages = match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        let messages = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(answer) => answer.map_err(|error| causes(&error))?,
             Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
         };
@@ -72,24 +72,24 @@ where
     let question = std::pin::pin!(client.simple_query(sql));
     match select(question, connection).await {
         Either::Left((answer, _)) => answer,
-        // the connection has ended: the answer that it left, or the error, is there
+        // the connection has ended: its last answer or its error can be read
         Either::Right((_, question)) => question.await,
     }
 }
 
-/// A server's answer to a new connection.
+/// A server's facts, as asked on a new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct ServerFacts {
     /// The process that serves the session.
     pub backend: i32,
     pub in_recovery: bool,
     pub read_only: bool,
-    /// Another one after a fail-over, a restart and a restored backup.
+    /// Differs after a failover, a restart or a restored backup.
     pub server: String,
 }
 
-impl Facts {
-    pub async fn ask(wire: &mut Wire) -> Result<Facts, String> {
+impl ServerFacts {
+    pub async fn ask(wire: &mut Wire) -> Result<ServerFacts, String> {
         let values = wire
             .ask(
                 "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only'),
@@ -99,7 +99,7 @@ impl Facts {
         let [backend, in_recovery, read_only, server] = values.as_slice() else {
             return Err("the server does not answer as PostgreSQL does".to_owned());
         };
-        Ok(Facts {
+        Ok(ServerFacts {
             backend: backend.parse().map_err(|_| "the server does not say its process id".to_owned())?,
             in_recovery: in_recovery == "t",
             read_only: read_only == "on",
@@ -116,17 +116,17 @@ impl Facts {
     }
 }
 
-/// Whether a server is one that `target_session_attrs` asks for.
+/// Whether a server satisfies `target_session_attrs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Good,
-    /// Taken where no other is good.
+    /// Used if no server is good.
     SecondBest,
     Bad(&'static str),
 }
 
 impl Attrs {
-    pub(super) fn fit(self, facts: &Facts) -> Fit {
+    pub(super) fn fit(self, facts: &ServerFacts) -> Fit {
         match self {
             Attrs::Any => Fit::Good,
             Attrs::Unset if facts.read_only => Fit::SecondBest,
@@ -147,18 +147,18 @@ impl Attrs {
     }
 }
 
-/// Whether it is known that each session has a server process to itself.
+/// Whether each session is known to have a server process of its own.
 #[derive(Debug, Default)]
 pub(super) struct Trial {
     passed: AtomicBool,
-    /// One at a time, as each takes one connection more.
+    /// One trial at a time, as each takes one more connection.
     running: tokio::sync::Mutex<()>,
-    /// The processes of the sessions that are open.
+    /// The processes of the open sessions.
     backends: std::sync::Mutex<Vec<i32>>,
 }
 
 impl Trial {
-    /// It is to be held again, as there is a doubt or no session is left.
+    /// Requires a new trial, as there is a doubt or no session is left.
     pub fn doubt(&self) {
         self.passed.store(false, Ordering::Relaxed);
     }
@@ -177,22 +177,22 @@ impl Trial {
             backends.swap_remove(at);
         }
         if backends.is_empty() {
-            // a pooler that was started again may be set otherwise
+            // a pooler that was restarted may be configured differently
             self.doubt();
         }
     }
 
-    /// Finds a pooler that gives each transaction or statement another server process. Nothing is set in the session.
+    /// Detects a pooler that gives each transaction or statement another server process. Sets nothing in the session.
     ///
-    /// Such a pooler serves two clients by one process, and one client by several. So while a second connection has a
-    /// transaction open, and after that, the processes of both are compared.
+    /// Such a pooler serves two clients by one process, and one client by several. The processes of both connections
+    /// are therefore compared while the second has a transaction open, and again after it.
     pub async fn hold(
         &self,
         wire: &mut Wire,
-        target: &Target,
-        place: &Place,
+        target: &ParsedUrl,
+        place: &ServerAddress,
         backend: i32,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ConnectError> {
         let _running = self.running.lock().await;
         let is_shared = self.backends().contains(&backend);
         if self.passed.load(Ordering::Relaxed) && !is_shared {
@@ -210,25 +210,30 @@ impl Trial {
             Ok((mut second, _)) => {
                 compare(wire, &mut second, &place.to_string(), &backend.to_string()).await?;
             }
-            // a role that may have one connection only
+            // the role may have one connection only
             Err(reason) if is_limit(&reason) => tracing::warn!(
                 "whether {place} is a pooler that mixes sessions up was not tried, as there is no second connection: \
                  {reason}"
             ),
-            Err(reason) => return Err(Refusal::Away(format!("{place}: {reason}"))),
+            Err(reason) => return Err(ConnectError::Away(format!("{place}: {reason}"))),
         }
         self.passed.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
 
-/// Whether a connection was refused as there are too many.
+/// Whether a connection was refused because there are too many.
 fn is_limit(reason: &str) -> bool {
     let limits = ["too many", "connection slots are reserved", "no more connections allowed"];
     limits.iter().any(|limit| reason.contains(limit))
 }
 
-async fn compare(first: &mut Wire, second: &mut Wire, place: &str, backend: &str) -> Result<(), Refusal> {
+async fn compare(
+    first: &mut Wire,
+    second: &mut Wire,
+    place: &str,
+    backend: &str,
+) -> Result<(), ConnectError> {
     const WHO: &str = "SELECT pg_backend_pid()";
     for round in 0..ROUNDS {
         if round > 0 {
@@ -239,7 +244,7 @@ async fn compare(first: &mut Wire, second: &mut Wire, place: &str, backend: &str
         let own = [own, [ask(first, WHO, place).await?]].concat();
         let others = [begun, ask(second, &format!("COMMIT; {WHO}"), place).await?];
         if own.iter().any(|seen| seen != backend) || others.iter().any(|seen| seen == backend) {
-            return Err(Refusal::Person(pooler(
+            return Err(ConnectError::Person(pooler(
                 place,
                 "two sessions were served by one server process, or one session by several",
             )));
@@ -248,13 +253,13 @@ async fn compare(first: &mut Wire, second: &mut Wire, place: &str, backend: &str
     Ok(())
 }
 
-async fn ask(wire: &mut Wire, sql: &str, place: &str) -> Result<String, Refusal> {
+async fn ask(wire: &mut Wire, sql: &str, place: &str) -> Result<String, ConnectError> {
     match wire.ask(sql).await {
         Ok(values) => Ok(values.into_iter().next().unwrap_or_default()),
         Err(reason) if reason.contains("statement pooling mode") => {
-            Err(Refusal::Person(pooler(place, &reason)))
+            Err(ConnectError::Person(pooler(place, &reason)))
         }
-        Err(reason) => Err(Refusal::Away(format!("{place}: {reason}"))),
+        Err(reason) => Err(ConnectError::Away(format!("{place}: {reason}"))),
     }
 }
 
@@ -266,19 +271,20 @@ pub(super) fn pooler(place: &str, evidence: &str) -> String {
     )
 }
 
-/// Time zone UTC, and what the daemon's statements rely on.
+/// Sets the time zone to UTC, and the settings that the daemon's statements rely on.
 pub(super) async fn set_up(connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
-    // Error texts are read (`store::fault`), so they must be in English. PostgreSQL lets superusers choose, and
-    // from version 15 on whom they let; asking first keeps refusals out of the server's log.
+    // Error texts are read (`store::fault`), so they must be in English. PostgreSQL lets superusers choose the
+    // language, and from version 15 on also the roles that they allow. Asking first keeps refusals out of the
+    // server's log.
     let english =
         "SELECT set_config('lc_messages', 'C', false) WHERE has_parameter_privilege('lc_messages', 'SET')";
     if let Err(error) = connection.batch_execute(english).await {
         tracing::debug!(%error, "the server's messages stay in its own language");
     }
-    // A session that waited for a lock must see what its holder wrote, also where the role has another default. Rows are looked up by
-    // their keys: a plan that suits a table while it is small is kept, and would read all of it when it has grown;
-    // to compile one takes longer than to run it.
-    // And a process that is halted, or whose host is gone, in the middle of a transaction keeps its locks no longer.
+    // A session that waited for a lock must see what its holder wrote, even if the role has another default
+    // isolation. Rows are looked up by their keys: a plan that is cached while a table is small would read all of it
+    // when it has grown. JIT compilation takes longer than the statement. A process that is halted, or whose host is
+    // lost, in the middle of a transaction must not keep its locks.
     let session = format!(
         "SET default_transaction_isolation TO 'read committed';
          SET enable_seqscan TO off; SET enable_hashjoin TO off; SET enable_mergejoin TO off;
@@ -296,8 +302,12 @@ mod tests {
 
     #[test]
     fn target_session_attrs_means_what_it_means_to_libpq() {
-        let server =
-            |in_recovery, read_only| Facts { backend: 1, in_recovery, read_only, server: String::new() };
+        let server = |in_recovery, read_only| ServerFacts {
+            backend: 1,
+            in_recovery,
+            read_only,
+            server: String::new(),
+        };
         let (primary, standby, halted) = (server(false, false), server(true, true), server(false, true));
         let fits = |attrs: Attrs| [&primary, &standby, &halted].map(|facts| attrs.fit(facts) == Fit::Good);
         assert_eq!(fits(Attrs::Any), [true, true, true]);
@@ -307,7 +317,7 @@ mod tests {
         assert_eq!(fits(Attrs::Standby), [false, true, false]);
         assert_eq!(fits(Attrs::PreferStandby), [false, true, false]);
         assert_eq!(Attrs::PreferStandby.fit(&primary), Fit::SecondBest);
-        // not given: of several servers one that takes writes, and a single one as it is
+        // without it: of several servers one that takes writes, and a single server as it is
         assert_eq!(fits(Attrs::Unset), [true, false, false]);
         assert_eq!(Attrs::Unset.fit(&standby), Fit::SecondBest);
     }

@@ -1,13 +1,13 @@
-//! A rule of a table that a row broke, as far as PostgreSQL's error names it.
+//! The rule of a table that a row broke, as far as PostgreSQL's error names it.
 
 use std::fmt;
 
 use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind};
 
-/// A rule that a row broke, as far as the error names it. Quotes no value.
+/// A rule that a row broke, as far as the error names it. It quotes no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its kind.
+    /// The kind of rule.
     pub rule: Rule,
     /// The constraint, index or foreign key.
     pub constraint: Option<String>,
@@ -32,7 +32,7 @@ pub enum Rule {
     Exclusion,
     /// The bounds of a partitioned table's partitions.
     Partitions,
-    /// An error without a kind, with the beginning of its message where that is known to quote nothing.
+    /// An error without a kind, with the beginning of its message if that is known to quote nothing.
     Unnamed(Option<&'static str>),
 }
 
@@ -60,7 +60,8 @@ impl Refusal {
         Refusal { rule, constraint, column: owned(information.column_name()), table }
     }
 
-    /// Whether the error has a kind of its own, so that it is not one of the world's in a language that is not read here.
+    /// Whether the error has a kind of its own. Without one it may be a fault of the infrastructure in a language
+    /// that is not read here.
     pub fn is_named(&self) -> bool {
         !matches!(self.rule, Rule::Unnamed(_))
     }
@@ -70,7 +71,7 @@ impl Refusal {
         matches!(self.rule, Rule::ForeignKey | Rule::Partitions)
     }
 
-    /// The remedy where good rows are refused.
+    /// The remedy if good rows are refused.
     pub fn remedy(&self) -> &'static str {
         match self.rule {
             Rule::NotNull => "give the column a default, or drop its NOT NULL",
@@ -85,7 +86,7 @@ impl Refusal {
     }
 }
 
-/// `CHECK constraint sound of table clone_failed_events`.
+/// For example `CHECK constraint sound of table clone_failed_events`.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.rule {
@@ -111,7 +112,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Beginnings of messages for rows that quote no value of them.
+/// Beginnings of messages about rows that quote no value.
 const QUOTABLE: &[&str] = &[
     "value too long for type",
     "smallint out of range",

@@ -1,5 +1,5 @@
-//! What an operator does to dead letters. Each statement takes few letters, and locks them in the order of their ids, so
-//! that two operators do not wait for each other.
+//! Changes that operators make to dead letters. Each statement takes few letters, and locks them in the order of
+//! their ids, so that two operators cannot deadlock.
 
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -8,27 +8,27 @@ use super::super::connect;
 use super::super::{Fault, Store};
 use crate::event::Unusable;
 
-/// With the letter's id the advisory lock of whoever fixes it (`fix ` in ASCII).
+/// First key of the advisory lock of a `fix`, beside the letter's id (`fix ` in ASCII).
 const FIXING: i32 = 0x6669_7820;
 
-/// What became of a letter that was tried again.
+/// The outcome of a retried letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retried {
-    /// The letter.
+    /// The letter's id.
     pub id: i64,
-    /// How often it had been tried before.
+    /// Number of earlier tries.
     pub tries: i32,
-    /// Why its record still cannot be used; `None` where it landed.
+    /// Why its record still cannot be used; `None` if it landed.
     pub unusable: Option<Unusable>,
 }
 
-/// A letter that no other `fix` takes meanwhile. The lock ends with the session.
+/// Keeps other `fix` commands from a letter. The lock ends with the session.
 pub struct Held {
     _session: AsyncPgConnection,
 }
 
-/// Waits until nobody else fixes this letter, and keeps others from it, in a session of its own: no transaction stays open
-/// while the broker is waited for.
+/// Waits until nobody else fixes this letter, and locks it in a session of its own: no transaction stays open while
+/// the broker is waited for.
 pub async fn hold(database_url: &str, id: i64) -> Result<Held, Fault> {
     let session = connect::connect(database_url).await;
     let mut session = session.map_err(|error| Fault::Unavailable(error.to_string()))?;
@@ -41,8 +41,8 @@ pub async fn hold(database_url: &str, id: i64) -> Result<Held, Fault> {
 }
 
 impl Store {
-    /// Resolves a letter whose corrected record the broker has. One that somebody else has resolved meanwhile is fixed all
-    /// the same.
+    /// Resolves a letter whose corrected record the broker has. A letter that somebody else has resolved in the
+    /// meantime is fixed all the same.
     pub async fn settle_fix(&self, id: i64, note: &str) -> Result<(), Fault> {
         diesel::sql_query(
             "UPDATE ingest.dead_letters
@@ -57,8 +57,8 @@ impl Store {
         Ok(())
     }
 
-    /// Notes what became of letters that were tried again. Their records have landed before, which resolved them as
-    /// `replayed`. What somebody else has resolved meanwhile stays so.
+    /// Notes the outcome of retried letters. Their records have landed before, which resolved the letters as
+    /// `replayed`. Letters that somebody else has resolved in the meantime stay so.
     pub async fn settle_retries(&self, retried: &[Retried]) -> Result<(), Fault> {
         let ids: Vec<i64> = retried.iter().map(|letter| letter.id).collect();
         let tries: Vec<i32> = retried.iter().map(|letter| letter.tries.saturating_add(1)).collect();
@@ -92,7 +92,7 @@ impl Store {
         Ok(())
     }
 
-    /// Resolves letters with a note; those that are resolved already stay as they are. Returns how many it resolved.
+    /// Resolves letters with a note, and returns how many. Letters that are resolved already stay as they are.
     pub async fn discard_letters(&self, ids: &[i64], note: &str) -> Result<usize, Fault> {
         let discarded = diesel::sql_query(
             "WITH locked AS (
@@ -108,7 +108,7 @@ impl Store {
         Ok(discarded)
     }
 
-    /// Deletes letters; those that are not resolved or not published stay. Returns how many it deleted.
+    /// Deletes the letters that are resolved and published, and returns how many.
     pub async fn delete_letters(&self, ids: &[i64]) -> Result<usize, Fault> {
         let deleted = diesel::sql_query(
             "WITH locked AS (

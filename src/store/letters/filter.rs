@@ -1,4 +1,4 @@
-//! Which dead letters a command is about: one filter for all of them.
+//! The filter of the dead-letter commands.
 
 use diesel::pg::Pg;
 use diesel::pg::data_types::PgTimestamp;
@@ -8,30 +8,30 @@ use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamp};
 use super::super::unnest::timestamp;
 use crate::event::{Reason, Time};
 
-/// Which dead letters: those for which all of it holds.
+/// Selects dead letters. All conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Ranges of ids, both ends included; none stands for all.
+    /// Ranges of ids, both ends included; empty means all.
     pub ids: Vec<(i64, i64)>,
-    /// The topic as Kafka has it.
+    /// The topic's name in Kafka, with the prefix.
     pub topic: Option<String>,
-    /// Its partition.
+    /// The partition.
     pub partition: Option<i32>,
     /// A range of offsets, both ends included.
     pub offsets: Option<(i64, i64)>,
     /// Why the record could not be used.
     pub reason: Option<Reason>,
-    /// A text that the message contains; `%` stands for any text.
+    /// A text that the message contains; `%` matches any text.
     pub message_like: Option<String>,
-    /// Made at this time or later.
+    /// Letters made at this time or later.
     pub since: Option<Time>,
-    /// Made before this time.
+    /// Letters made before this time.
     pub until: Option<Time>,
-    /// Whether they are resolved.
+    /// Whether the letters are resolved.
     pub state: State,
-    /// Only those that the broker has.
+    /// Only letters that the broker has.
     pub published: bool,
-    /// So many at most, in the order of their ids.
+    /// Maximum number of letters, in the order of their ids.
     pub limit: Option<i64>,
 }
 
@@ -57,7 +57,7 @@ const CONDITION: &str = "
     AND ($10 IS NULL OR l.created_at < $10)";
 
 impl Filter {
-    /// A query that begins with `head`, goes on with the filter's condition and ends with `tail`.
+    /// Builds a query from `head`, the filter's condition and `tail`.
     pub(super) fn of(&self, head: &str, tail: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let state = match self.state {
             State::Unresolved => " AND l.resolved_at IS NULL",
@@ -82,13 +82,13 @@ impl Filter {
             .bind::<Nullable<Timestamp>, Option<PgTimestamp>>(time(self.until))
     }
 
-    /// `LIMIT`, which stands behind an order.
+    /// The `LIMIT` clause, which follows an ORDER BY.
     pub(super) fn limited(&self) -> String {
         self.limit.map_or_else(String::new, |limit| format!("LIMIT {limit}"))
     }
 }
 
-/// A pattern of `ILIKE`. Only `%` has a meaning: names of fields hold `_`.
+/// A pattern of `ILIKE` in which only `%` is special, as names of fields contain `_`.
 fn pattern(text: &str) -> String {
     format!("%{}%", text.replace('\\', "\\\\").replace('_', "\\_"))
 }

@@ -1,4 +1,4 @@
-//! `ingest.dead_letters` as an operator looks at it and settles it (contract, section 8).
+//! `ingest.dead_letters` for an operator: look, select, settle (contract, section 8).
 
 mod change;
 mod filter;
@@ -20,7 +20,7 @@ pub use filter::{Filter, State};
 pub struct Head {
     #[diesel(sql_type = BigInt)]
     pub id: i64,
-    /// As Kafka has it.
+    /// The topic's name in Kafka, with the prefix.
     #[diesel(sql_type = Text)]
     pub topic: String,
     #[diesel(sql_type = Integer)]
@@ -28,7 +28,7 @@ pub struct Head {
     #[diesel(sql_type = BigInt)]
     #[serde(rename = "offset")]
     pub record_offset: i64,
-    /// RFC 3339; `None` where the record has none that can be written so.
+    /// RFC 3339; `None` if the record's timestamp cannot be written so.
     #[diesel(sql_type = Nullable<Text>)]
     #[serde(rename = "timestamp")]
     pub record_timestamp: Option<String>,
@@ -57,7 +57,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// `clone.ready/3@4711`
+    /// For example `clone.ready/3@4711`.
     pub fn place(&self) -> String {
         format!("{}/{}@{}", self.topic, self.partition, self.record_offset)
     }
@@ -75,7 +75,7 @@ impl Head {
 /// A dead letter with its bytes.
 #[derive(QueryableByName, Clone, Debug)]
 pub struct Letter {
-    /// The rest of it.
+    /// The letter without its bytes.
     #[diesel(embed)]
     pub head: Head,
     /// Milliseconds since 1970.
@@ -101,7 +101,7 @@ impl Letter {
         self.headers.chunks(2).filter_map(name_and_value).collect()
     }
 
-    /// The record as it was read; `None` where its topic is none that begins with the prefix.
+    /// The record as it was read; `None` if its topic is none of the five with this prefix.
     pub fn record(&self, topic_prefix: &str) -> Option<Record> {
         Some(Record {
             topic: Topic::from_name(self.head.topic.strip_prefix(topic_prefix)?)?,
@@ -115,7 +115,7 @@ impl Letter {
     }
 }
 
-/// How many letters of a topic have a reason.
+/// Number of letters of a topic with one reason.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Kind {
@@ -147,7 +147,7 @@ pub struct Group {
     pub example_id: i64,
 }
 
-/// What the topic of the dead letters has not got yet.
+/// The letters that are not published yet.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Backlog {
@@ -159,7 +159,7 @@ pub struct Backlog {
     pub oldest_unpublished_seconds: Option<i64>,
 }
 
-/// A partition that its limit stopped, or that is near it.
+/// A partition that its limit has stopped, or that is near it.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct InARow {
@@ -210,12 +210,12 @@ const HEAD: &str = concat!(
     " AS published_at, extract(epoch FROM now() AT TIME ZONE 'utc' - l.created_at)::bigint AS age_seconds"
 );
 
-/// Of a row that is older than the column `bytes`, the lengths.
+/// The size of a record. Rows older than the column `bytes` give their lengths.
 const BYTES: &str =
     "COALESCE(l.bytes, COALESCE(octet_length(l.value), 0) + COALESCE(octet_length(l.key), 0)
         + (SELECT COALESCE(sum(64 + COALESCE(octet_length(part), 0)), 0) FROM unnest(l.headers) AS part))::bigint";
 
-/// The unresolved letters by topic, reason and message, the most frequent first; at most so many groups.
+/// The unresolved letters by topic, reason and message, the most frequent first; at most `most` groups.
 pub async fn groups(connection: &mut AsyncPgConnection, most: i64) -> QueryResult<Vec<Group>> {
     let query = diesel::sql_query(concat!(
         "SELECT topic, reason, message, count(*) AS count, ",
@@ -230,14 +230,14 @@ pub async fn groups(connection: &mut AsyncPgConnection, most: i64) -> QueryResul
 }
 
 impl Store {
-    /// Letters without their bytes, by id.
+    /// Letters without their bytes, ordered by id.
     pub async fn list_letters(&self, filter: &Filter) -> Result<Vec<Head>, Fault> {
         let head = format!("SELECT {HEAD} FROM ingest.dead_letters l");
         let tail = format!("ORDER BY l.id {}", filter.limited());
         Ok(filter.of(&head, &tail).load(&mut self.connection().await?).await?)
     }
 
-    /// How many letters there are of each topic and reason, whatever the filter's limit.
+    /// Number of letters by topic and reason, regardless of the filter's limit.
     pub async fn letter_kinds(&self, filter: &Filter) -> Result<Vec<Kind>, Fault> {
         let query = filter.of(
             "SELECT l.topic, l.reason, count(*) AS count FROM ingest.dead_letters l",
@@ -251,7 +251,7 @@ impl Store {
         Ok(groups(&mut *self.connection().await?, most).await?)
     }
 
-    /// What is not published yet.
+    /// Numbers of letters that are not published yet.
     pub async fn letter_backlog(&self) -> Result<Backlog, Fault> {
         let query = diesel::sql_query(
             "SELECT count(*) AS unpublished, count(unpublishable) AS unpublishable,
@@ -261,7 +261,7 @@ impl Store {
         Ok(query.get_result(&mut self.connection().await?).await?)
     }
 
-    /// The group's partitions that are stopped, or have at least so many unusable records in a row.
+    /// The group's partitions that are stopped, or have at least `least` unusable records in a row.
     pub async fn partitions_in_a_row(&self, group: &str, least: i64) -> Result<Vec<InARow>, Fault> {
         let query = diesel::sql_query(
             "SELECT topic, partition, dead_in_a_row::bigint AS dead_in_a_row, stopped_at IS NOT NULL AS stopped
@@ -272,14 +272,14 @@ impl Store {
         Ok(query.load(&mut self.connection().await?).await?)
     }
 
-    /// Which letters the filter finds, by id.
+    /// The letters that the filter selects, ordered by id.
     pub async fn select_letters(&self, filter: &Filter) -> Result<Vec<Selected>, Fault> {
         let head = format!("SELECT l.id, {BYTES} AS bytes FROM ingest.dead_letters l");
         let tail = format!("ORDER BY l.id {}", filter.limited());
         Ok(filter.of(&head, &tail).load(&mut self.connection().await?).await?)
     }
 
-    /// Those letters with their bytes, by id.
+    /// Letters with their bytes, ordered by id.
     pub async fn load_letters(&self, ids: &[i64]) -> Result<Vec<Letter>, Fault> {
         let query = diesel::sql_query(format!(
             "SELECT {HEAD}, (extract(epoch FROM l.record_timestamp) * 1000)::bigint AS millis, l.key, l.value, l.headers
@@ -288,7 +288,7 @@ impl Store {
         Ok(query.bind::<Array<BigInt>, _>(ids).load(&mut self.connection().await?).await?)
     }
 
-    /// Of these ids those that no letter has.
+    /// The ids that no letter has.
     pub async fn unknown_letters(&self, ids: &[i64]) -> Result<Vec<i64>, Fault> {
         let query = diesel::sql_query(
             "SELECT u.id FROM unnest($1) AS u (id)

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
-use super::merged::{Fold, Stored, merge};
-use super::{At, Target, Written, at, latest};
+use super::merged::{MergedTable, StoredFolds, merge};
+use super::{StoredTime, WriteContext, Written, at, latest};
 use crate::event::{Status, Time};
 use crate::fold::{Call, Metadata};
 use crate::plan::Plan;
@@ -32,7 +32,7 @@ impl Statement for LockCalls {
     type Row = (Text, Bool);
 }
 
-/// The stored fold of calls: values from `call_log`, their event times from `ingest.calls`.
+/// The stored folds of calls: values from `call_log`, event times from `ingest.calls`.
 struct ReadCalls;
 
 impl Statement for ReadCalls {
@@ -60,14 +60,14 @@ impl Statement for ReadCalls {
 #[allow(clippy::type_complexity, reason = "one row, in groups that Diesel's tuples allow")]
 type StoredCall = (
     (String, Uuid, Option<String>, Option<String>, Option<String>),
-    (At, At, Option<i32>, Option<String>),
-    (Option<String>, Option<String>, At, At),
-    (At, At),
-    (At, At, At, At),
-    (At, At, At, At, Option<String>),
+    (StoredTime, StoredTime, Option<i32>, Option<String>),
+    (Option<String>, Option<String>, StoredTime, StoredTime),
+    (StoredTime, StoredTime),
+    (StoredTime, StoredTime, StoredTime, StoredTime),
+    (StoredTime, StoredTime, StoredTime, StoredTime, Option<String>),
 );
 
-/// The fold that is stored, by call.
+/// The stored fold of a call, with its id.
 fn stored_call(row: StoredCall, taken_over: &HashSet<&str>) -> (String, (Option<Uuid>, Call<'static>)) {
     let (
         (call_id, id, threecx_call_id, caller_id, cloned_voice_id),
@@ -77,9 +77,9 @@ fn stored_call(row: StoredCall, taken_over: &HashSet<&str>) -> (String, (Option<
         (threecx_at, caller_at, voice_at, started_at_at),
         (ended_at_at, duration_at, transcript_at, metadata_at, metadata_keys_at),
     ) = row;
-    // Every event has a status, so a row that no event had met before has neither time.
+    // Every event has a status, so a row that no event has changed yet has neither time.
     let adopted = (initiated_at.is_none() && terminal_at.is_none()) || taken_over.contains(call_id.as_str());
-    let known = |at: At| at.filter(|_| !adopted);
+    let known = |at: StoredTime| at.filter(|_| !adopted);
     let status = status.as_deref().and_then(Status::from_name).filter(|s| *s != Status::Initiated);
     let call = Call {
         threecx_call_id: latest(threecx_call_id.map(Cow::Owned), known(threecx_at), adopted),
@@ -93,7 +93,7 @@ fn stored_call(row: StoredCall, taken_over: &HashSet<&str>) -> (String, (Option<
         terminal: latest(status, known(terminal_at), adopted),
         initiated_at: known(initiated_at).map(from_timestamp),
         created_at: created_at.map(from_timestamp),
-        // Of a row that no event has met, `updated_at` is older than every record's timestamp.
+        // In a row that no event has changed, `updated_at` is older than every record's timestamp.
         updated_at: updated_at.map(from_timestamp).filter(|_| !adopted),
     };
     (call_id, (Some(id), call))
@@ -101,7 +101,7 @@ fn stored_call(row: StoredCall, taken_over: &HashSet<&str>) -> (String, (Option<
 
 fn stored_metadata(
     text: Option<String>,
-    at: At,
+    at: StoredTime,
     keys_at: Option<String>,
     adopted: bool,
 ) -> Metadata<'static> {
@@ -115,8 +115,8 @@ fn stored_metadata(
     Some((at, members.collect()))
 }
 
-/// Writes the calls that changed. Only `metadata` that cannot be merged, in a row of another tool, is there and not
-/// written: it stays until an event brings some.
+/// Writes the calls that changed. `metadata` that cannot be merged, in another tool's row, is not written: it stays
+/// until an event gives some.
 struct UpsertCalls;
 
 impl Statement for UpsertCalls {
@@ -157,7 +157,7 @@ impl Statement for UpdateCallTimes {
     type Row = ();
 }
 
-impl Fold for Call<'_> {
+impl MergedTable for Call<'_> {
     const TABLE: &'static str = "call_log";
     type Lock = LockCalls;
     type UpdateTimes = UpdateCallTimes;
@@ -192,7 +192,7 @@ impl Fold for Call<'_> {
         connection: &AsyncPgConnection,
         call_ids: Column<'_>,
         taken_over: &HashSet<&str>,
-    ) -> Result<Stored<Self>, Fault> {
+    ) -> Result<StoredFolds<Self>, Fault> {
         let stored: Vec<StoredCall> =
             Unnest::<ReadCalls>::new(vec![call_ids]).load(&mut &*connection).await?;
         Ok(stored.into_iter().map(|row| stored_call(row, taken_over)).collect())
@@ -203,9 +203,9 @@ impl Fold for Call<'_> {
     }
 }
 
-pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+pub(super) async fn write(context: WriteContext<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
     let mut written = Written::default();
-    let rows = merge(target, &target.habits.calls, &plan.call_log, &mut written).await?;
+    let rows = merge(context, &context.lookups.calls, &plan.call_log, &mut written).await?;
     if rows.is_empty() {
         return Ok(written);
     }
@@ -225,6 +225,6 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
         Column::optional_times(calls().map(|call| call.created_at)),
         Column::optional_times(calls().map(|call| call.updated_at)),
     ]);
-    statement.execute(&mut &*target.connection).await?;
+    statement.execute(&mut &*context.connection).await?;
     Ok(written)
 }

@@ -1,20 +1,23 @@
-//! The tables whose rows are facts: of several contents the greatest stands, `created_at` is the earliest
+//! The tables whose rows are facts: the greatest of several contents counts, and `created_at` is the earliest
 //! (contract, section 3).
 
 use diesel::sql_types::Uuid as SqlUuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement};
-use super::{Table, Target, Written, upsert, worth_writing};
+use super::{UpsertTable, WriteContext, Written, upsert, worth_writing};
 use crate::plan::Plan;
 
-async fn write<Look, Upsert, R>(target: Target<'_>, table: &Table<'_, R>) -> Result<Written, Fault>
+async fn write<Look, Upsert, R>(
+    context: WriteContext<'_>,
+    table: &UpsertTable<'_, R>,
+) -> Result<Written, Fault>
 where
     Look: Statement<Row = SqlUuid> + Send + 'static,
     Upsert: Statement<Row = ()> + Send + 'static,
 {
-    let rows = worth_writing::<Look, _>(target.connection, table).await?;
-    upsert::<Upsert, _>(target, table, &rows, Vec::new()).await
+    let rows = worth_writing::<Look, _>(context.connection, table).await?;
+    upsert::<Upsert, _>(context, table, &rows, Vec::new()).await
 }
 
 struct LookForReady;
@@ -46,11 +49,11 @@ impl Statement for UpsertReady {
     type Row = ();
 }
 
-pub(super) async fn write_ready(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
-    let table = Table {
+pub(super) async fn write_ready(context: WriteContext<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let table = UpsertTable {
         name: "clone_ready_events",
-        habit: &target.habits.ready,
-        met: &plan.clone_ready_events,
+        lookup: &context.lookups.ready,
+        incoming: &plan.clone_ready_events,
         identity: |rows| {
             vec![
                 Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
@@ -66,7 +69,7 @@ pub(super) async fn write_ready(target: Target<'_>, plan: &Plan<'_>) -> Result<W
             ]
         },
     };
-    write::<LookForReady, UpsertReady, _>(target, &table).await
+    write::<LookForReady, UpsertReady, _>(context, &table).await
 }
 
 struct LookForFailed;
@@ -95,11 +98,11 @@ impl Statement for UpsertFailed {
     type Row = ();
 }
 
-pub(super) async fn write_failed(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
-    let table = Table {
+pub(super) async fn write_failed(context: WriteContext<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let table = UpsertTable {
         name: "clone_failed_events",
-        habit: &target.habits.failed,
-        met: &plan.clone_failed_events,
+        lookup: &context.lookups.failed,
+        incoming: &plan.clone_failed_events,
         identity: |rows| {
             vec![
                 Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
@@ -114,7 +117,7 @@ pub(super) async fn write_failed(target: Target<'_>, plan: &Plan<'_>) -> Result<
             ]
         },
     };
-    write::<LookForFailed, UpsertFailed, _>(target, &table).await
+    write::<LookForFailed, UpsertFailed, _>(context, &table).await
 }
 
 struct LookForCloneLog;
@@ -164,11 +167,11 @@ impl Statement for UpsertCloneLog {
     type Row = ();
 }
 
-pub(super) async fn write_clone_log(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
-    let table = Table {
+pub(super) async fn write_clone_log(context: WriteContext<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let table = UpsertTable {
         name: "voice_clone_log",
-        habit: &target.habits.clone_log,
-        met: &plan.voice_clone_log,
+        lookup: &context.lookups.clone_log,
+        incoming: &plan.voice_clone_log,
         identity: |rows| {
             vec![
                 Column::texts(rows.iter().map(|(_, row)| &row.identity.caller_id)),
@@ -186,5 +189,5 @@ pub(super) async fn write_clone_log(target: Target<'_>, plan: &Plan<'_>) -> Resu
             ]
         },
     };
-    write::<LookForCloneLog, UpsertCloneLog, _>(target, &table).await
+    write::<LookForCloneLog, UpsertCloneLog, _>(context, &table).await
 }

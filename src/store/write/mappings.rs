@@ -1,4 +1,4 @@
-//! Mappings; deletes before any state leave only times (contract, section 4).
+//! Mappings. Deletes before any state leave only times (contract, section 4).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
-use super::merged::{Fold, Stored, merge};
-use super::{At, Target, Written, at, latest};
+use super::merged::{MergedTable, StoredFolds, merge};
+use super::{StoredTime, WriteContext, Written, at, latest};
 use crate::event::MappingState;
 use crate::fold::Mapping;
 use crate::plan::Plan;
@@ -30,7 +30,7 @@ impl Statement for LockMappings {
     type Row = (Text, Bool);
 }
 
-/// The stored fold of mappings: the state from the table, the times from `ingest.mappings`.
+/// The stored folds of mappings: the state from the table, the times from `ingest.mappings`.
 struct ReadMappings;
 
 impl Statement for ReadMappings {
@@ -55,7 +55,7 @@ impl Statement for ReadMappings {
 /// A row of [`ReadMappings`].
 type StoredMapping = (
     (String, Option<Uuid>, Option<String>, Option<String>, Option<String>, Option<String>),
-    (At, At, At, At, At),
+    (StoredTime, StoredTime, StoredTime, StoredTime, StoredTime),
 );
 
 fn stored_mapping(
@@ -66,9 +66,9 @@ fn stored_mapping(
         (caller_id, id, voice_sample_url, voice_name, description, account_id),
         (row_created_at, state_at, deleted_at, updated_at, created_at),
     ) = row;
-    // Every event has a time, so what no event had met before has none.
+    // Every event has a time, so a row that no event has changed yet has none.
     let adopted = updated_at.is_none() || taken_over.contains(caller_id.as_str());
-    let known = |at: At| at.filter(|_| !adopted);
+    let known = |at: StoredTime| at.filter(|_| !adopted);
     let state = id.map(|_| MappingState {
         voice_sample_url: Cow::Owned(voice_sample_url.unwrap_or_default()),
         voice_name: voice_name.map(Cow::Owned),
@@ -111,7 +111,7 @@ impl Statement for UpdateMappingTimes {
     type Row = ();
 }
 
-impl Fold for Mapping<'_> {
+impl MergedTable for Mapping<'_> {
     const TABLE: &'static str = "caller_voice_mapping";
     type Lock = LockMappings;
     type UpdateTimes = UpdateMappingTimes;
@@ -130,7 +130,7 @@ impl Fold for Mapping<'_> {
         connection: &AsyncPgConnection,
         caller_ids: Column<'_>,
         taken_over: &HashSet<&str>,
-    ) -> Result<Stored<Self>, Fault> {
+    ) -> Result<StoredFolds<Self>, Fault> {
         let stored: Vec<StoredMapping> =
             Unnest::<ReadMappings>::new(vec![caller_ids]).load(&mut &*connection).await?;
         Ok(stored.into_iter().map(|row| stored_mapping(row, taken_over)).collect())
@@ -141,9 +141,9 @@ impl Fold for Mapping<'_> {
     }
 }
 
-pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+pub(super) async fn write(context: WriteContext<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
     let mut written = Written::default();
-    let changed = merge(target, &target.habits.mappings, &plan.caller_voice_mapping, &mut written).await?;
+    let changed = merge(context, &context.lookups.mappings, &plan.caller_voice_mapping, &mut written).await?;
     let states = || {
         changed.iter().filter_map(|(id, caller_id, mapping)| {
             mapping.state.as_ref().map(|(_, state)| (*id, *caller_id, state, mapping))
@@ -161,7 +161,7 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
             Column::optional_times(states().map(|(.., mapping)| mapping.updated_at)),
             Column::optional_times(states().map(|(.., mapping)| mapping.deleted_at())),
         ]);
-        statement.execute(&mut &*target.connection).await?;
+        statement.execute(&mut &*context.connection).await?;
     }
     Ok(written)
 }

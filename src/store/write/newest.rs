@@ -1,4 +1,5 @@
-//! The newest stored row of a topic's table, as an event that would make it: by its event time, which an index serves.
+//! The newest stored row of a topic's table, as the event that would make it. It is found by event time, which has an
+//! index.
 
 use std::borrow::Cow;
 
@@ -21,10 +22,10 @@ use crate::schema::{
     voice_clone_log,
 };
 
-/// What `voice_clone_log` adds to an event: the voice and two numbers.
+/// The columns that `voice_clone_log` adds to an event: the voice and two numbers.
 type Log = (Option<String>, Option<i32>, Option<i32>);
 
-/// The event of the newest row; its lifetime in the cache, which no table has, is none.
+/// The event of the newest row. It has no lifetime in the cache, as no table holds that.
 pub(super) async fn newest(
     connection: &mut AsyncPgConnection,
     topic: Topic,
@@ -118,7 +119,7 @@ type CallRow = (
 
 async fn newest_call(connection: &mut AsyncPgConnection) -> Result<Option<CallLifecycle<'static>>, Fault> {
     use call_log::dsl as t;
-    // What is very long is left out, as it is read for a trial only.
+    // Very long values are left out, as the event is read for a trial only.
     let short = |column: &str| {
         sql::<Nullable<Text>>(&format!(
             "CASE WHEN octet_length({column}::text) < 65536 THEN {column}::text END"

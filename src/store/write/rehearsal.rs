@@ -1,4 +1,4 @@
-//! Writes that are rolled back: a trial asks PostgreSQL with them whether it takes a record.
+//! Writes that are rolled back. A trial uses them to ask PostgreSQL whether it takes a record.
 
 use diesel::result::Error;
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
@@ -6,7 +6,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use super::super::connect::Pooled;
 use super::super::dead_letters::KnownLetters;
 use super::super::{Fault, Store, rights};
-use super::{Advance, Habits, Target, forget_statements, newest, write_all};
+use super::{Advance, LookupPolicies, WriteContext, forget_statements, newest, write_all};
 use crate::event::Event;
 use crate::plan::Plan;
 use crate::record::Topic;
@@ -24,18 +24,19 @@ impl Store {
 }
 
 impl Rehearsal<'_> {
-    /// Writes the plans one after the other in one transaction, which is rolled back.
+    /// Writes the plans in order in one transaction, which is rolled back.
     pub async fn write(&mut self, plans: &[Plan<'_>], advances: &[Advance]) -> Result<(), Fault> {
-        // The last batches say nothing of these rows: all are written, none is looked up first.
-        let (habits, letters) = (Habits::default(), KnownLetters::default());
+        // The last batches say nothing about these rows: all are written, and none is looked up first.
+        let (lookups, letters) = (LookupPolicies::default(), KnownLetters::default());
         let mut taken = false;
         let result = self
             .connection
             .transaction::<(), Fault, _>(async |connection| {
-                let target = Target { connection, habits: &habits, letters: &letters, tells: false };
+                let context =
+                    WriteContext { connection, lookups: &lookups, letters: &letters, reports_rows: false };
                 let mut advances = advances;
                 for plan in plans {
-                    write_all(target, plan, &[], std::mem::take(&mut advances)).await?;
+                    write_all(context, plan, &[], std::mem::take(&mut advances)).await?;
                 }
                 check_deferred(connection).await?;
                 taken = true;
@@ -63,7 +64,7 @@ impl Rehearsal<'_> {
     }
 }
 
-/// Has constraints and triggers that wait for the COMMIT checked now: a rollback would never meet them.
+/// Checks deferred constraints and triggers now, as a rollback would never run them.
 pub(super) async fn check_deferred(connection: &mut AsyncPgConnection) -> Result<(), Fault> {
     Ok(connection.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?)
 }

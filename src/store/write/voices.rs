@@ -1,5 +1,5 @@
-//! Transfers and the voice cache, which meet: a cache row counts the transfers of its voice, whichever of
-//! them comes first (contract, section 4).
+//! Transfers and the voice cache. A cache row counts the transfers of its voice, whichever comes first (contract,
+//! section 4).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
-use super::{At, Did, Table, Target, Written, touch, upsert, worth_writing};
+use super::{
+    RowOutcome, StoredTime, UpsertTable, WriteContext, Written, upsert, upsert_returning, worth_writing,
+};
 use crate::event::Time;
 use crate::plan::Plan;
 
@@ -47,9 +49,10 @@ impl Statement for UpsertTransfers {
     type Row = ();
 }
 
-/// Makes or locks the row of each voice, and counts new transfers into it. Gives the voices that have any. Ready and
-/// transfer events of one voice come in different partitions and so in transactions that do not see each other: whoever
-/// is second waits here, and then sees what the first one wrote. A row with transfers is written anew to be given.
+/// Makes or locks the row of each voice, and counts new transfers into it. Returns the voices that have transfers.
+/// Ready and transfer events of one voice come in different partitions, and so in transactions that do not see each
+/// other: the second one waits here, and then sees what the first one wrote. Rows with transfers are updated even if
+/// unchanged, so that RETURNING yields them.
 struct LockVoices;
 
 impl Statement for LockVoices {
@@ -90,11 +93,11 @@ impl Statement for UpsertCache {
     type Row = ();
 }
 
-/// Brings the cache rows of transferred voices up to date.
-struct TouchCache;
+/// Updates the cache rows of transferred voices.
+struct UpdateCache;
 
-impl Statement for TouchCache {
-    const HEAD: &'static str = "WITH touched AS (
+impl Statement for UpdateCache {
+    const HEAD: &'static str = "WITH updated AS (
         UPDATE public.voice_clone_cache AS t
         SET reuse_count = GREATEST(t.reuse_count, u.reuse_count),
             last_used_at = GREATEST(t.last_used_at, u.last_transferred_at)
@@ -103,40 +106,40 @@ impl Statement for TouchCache {
         WHERE t.cloned_voice_id = u.cloned_voice_id
           AND (u.reuse_count > t.reuse_count OR u.last_transferred_at > t.last_used_at)
         RETURNING t.id)
-        SELECT COALESCE(array_agg(id), '{}') FROM touched";
+        SELECT COALESCE(array_agg(id), '{}') FROM updated";
     type Row = Array<SqlUuid>;
 }
 
-/// What a batch does to a voice: transfers that are new, and the latest of those that are or that changed. Of a voice
-/// that is locked: all its transfers.
+/// The transfers of a voice. In a batch: the number of new ones, and the latest that is new or changed. In a locked
+/// voice: all of them.
 #[derive(Clone, Copy, Default)]
-struct Voice {
+struct VoiceTransfers {
     transfers: i64,
     last_transferred_at: Option<Time>,
 }
 
-impl Voice {
+impl VoiceTransfers {
     fn reuse_count(self) -> i32 {
         i32::try_from(self.transfers.max(1)).unwrap_or(i32::MAX)
     }
 }
 
-/// The columns of a cache row that its voice gives.
-fn of_voices(voices: &[Voice]) -> Vec<Column<'static>> {
+/// The columns of a cache row that depend on its voice.
+fn voice_columns(voices: &[VoiceTransfers]) -> Vec<Column<'static>> {
     vec![
         Column::Integers(voices.iter().map(|voice| Some(voice.reuse_count())).collect()),
         Column::optional_times(voices.iter().map(|voice| voice.last_transferred_at)),
     ]
 }
 
-/// A row that is looked up and found to have taken its event in needs no lock: it stays so whatever comes.
-pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
-    let (connection, habits) = (target.connection, target.habits);
+/// A row that is found to have taken its event in needs no lock: it stays so, whatever follows.
+pub(super) async fn write(context: WriteContext<'_>, plan: &Plan<'_>) -> Result<Written, Fault> {
+    let (connection, lookups) = (context.connection, context.lookups);
     let mut written = Written::default();
-    let transfer_table = Table {
+    let transfer_table = UpsertTable {
         name: "clone_transfer_events",
-        habit: &habits.transfers,
-        met: &plan.clone_transfer_events,
+        lookup: &lookups.transfers,
+        incoming: &plan.clone_transfer_events,
         identity: |rows| {
             vec![
                 Column::texts(rows.iter().map(|(_, row)| &row.identity.greeting_call_id)),
@@ -151,10 +154,10 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
             ]
         },
     };
-    let cache_table = Table {
+    let cache_table = UpsertTable {
         name: "voice_clone_cache",
-        habit: &habits.cache,
-        met: &plan.voice_clone_cache,
+        lookup: &lookups.cache,
+        incoming: &plan.voice_clone_cache,
         identity: |rows| {
             vec![
                 Column::texts(rows.iter().map(|(_, row)| &row.caller_id)),
@@ -175,10 +178,10 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
         worth_writing::<LookForCache, _>(connection, &cache_table),
     )?;
     let (made, changed) =
-        touch::<UpsertTransfers, _>(connection, &transfer_table, &transfers, Vec::new()).await?;
-    let mut voices: BTreeMap<&str, Voice> = BTreeMap::new();
+        upsert_returning::<UpsertTransfers, _>(connection, &transfer_table, &transfers, Vec::new()).await?;
+    let mut voices: BTreeMap<&str, VoiceTransfers> = BTreeMap::new();
     for (ids, new) in [(&made, 1), (&changed, 0)] {
-        for row in ids.iter().filter_map(|id| transfer_table.met.get(id)) {
+        for row in ids.iter().filter_map(|id| transfer_table.incoming.get(id)) {
             let voice = voices.entry(&row.identity.cloned_voice_id).or_default();
             voice.transfers += new;
             voice.last_transferred_at = voice.last_transferred_at.max(Some(row.content));
@@ -188,13 +191,13 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
     for (_, row) in &cached {
         voices.entry(&row.cloned_voice_id).or_default();
     }
-    written.count_met(transfer_table.name, transfer_table.met.len(), made.len(), changed.len());
-    habits.transfers.learn(transfer_table.met.len(), made.len() + changed.len());
-    if target.tells {
-        written.tell(transfer_table.name, transfer_table.met, (made, changed));
+    written.count_rows(transfer_table.name, transfer_table.incoming.len(), made.len(), changed.len());
+    lookups.transfers.learn(transfer_table.incoming.len(), made.len() + changed.len());
+    if context.reports_rows {
+        written.record_outcomes(transfer_table.name, transfer_table.incoming, (made, changed));
     }
 
-    let mut locked: HashMap<String, Voice> = HashMap::new();
+    let mut locked: HashMap<String, VoiceTransfers> = HashMap::new();
     if !voices.is_empty() {
         let lock = Unnest::<LockVoices>::new(vec![
             Column::texts(voices.keys().copied()),
@@ -202,27 +205,28 @@ pub(super) async fn write(target: Target<'_>, plan: &Plan<'_>) -> Result<Written
             Column::optional_times(voices.values().map(|voice| voice.last_transferred_at)),
         ]);
         let rows = lock.load(&mut &*connection).await.map_err(|error| Fault::from(error).on("voices"));
-        let rows: Vec<(String, i64, At)> = rows?;
+        let rows: Vec<(String, i64, StoredTime)> = rows?;
         locked.extend(rows.into_iter().map(|(voice, transfers, last)| {
-            (voice, Voice { transfers, last_transferred_at: last.map(from_timestamp) })
+            (voice, VoiceTransfers { transfers, last_transferred_at: last.map(from_timestamp) })
         }));
     }
     let of = |voice: &str| locked.get(voice).copied().unwrap_or_default();
-    let theirs: Vec<Voice> = cached.iter().map(|(_, row)| of(&row.cloned_voice_id)).collect();
+    let voices_of_rows: Vec<VoiceTransfers> =
+        cached.iter().map(|(_, row)| of(&row.cloned_voice_id)).collect();
     let cache_fault = |fault: Fault| fault.on(cache_table.name);
-    let rows = upsert::<UpsertCache, _>(target, &cache_table, &cached, of_voices(&theirs)).await;
+    let rows = upsert::<UpsertCache, _>(context, &cache_table, &cached, voice_columns(&voices_of_rows)).await;
     written.add(rows.map_err(cache_fault)?);
     if !transferred.is_empty() {
-        let theirs: Vec<Voice> = transferred.iter().map(|voice| of(voice)).collect();
+        let voices_of_rows: Vec<VoiceTransfers> = transferred.iter().map(|voice| of(voice)).collect();
         let mut columns = vec![Column::texts(transferred.into_iter())];
-        columns.extend(of_voices(&theirs));
-        let touched = Unnest::<TouchCache>::new(columns).get_result(&mut &*connection).await;
-        let touched: Vec<Uuid> = touched.map_err(|error| cache_fault(error.into()))?;
-        // those that the batch met are counted already
-        let further = touched.iter().filter(|id| !cache_table.met.contains_key(id)).count();
-        written.count_met(cache_table.name, further, 0, further);
-        if target.tells {
-            written.note(cache_table.name, touched, Did::Changed);
+        columns.extend(voice_columns(&voices_of_rows));
+        let updated = Unnest::<UpdateCache>::new(columns).get_result(&mut &*connection).await;
+        let updated: Vec<Uuid> = updated.map_err(|error| cache_fault(error.into()))?;
+        // the rows of the batch are counted already
+        let others = updated.iter().filter(|id| !cache_table.incoming.contains_key(id)).count();
+        written.count_rows(cache_table.name, others, 0, others);
+        if context.reports_rows {
+            written.note(cache_table.name, updated, RowOutcome::Changed);
         }
     }
     Ok(written)

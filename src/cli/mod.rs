@@ -1,0 +1,71 @@
+//! The command line: commands, flags and `--help`. A usage error ends with a line that says what to do.
+
+pub mod command;
+pub mod dead_letters;
+pub mod settings;
+pub mod tap;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod values;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+pub use self::command::{Command, FailOn, Migrate};
+pub use self::dead_letters::DeadLetters;
+pub use self::settings::SettingFlags;
+pub use self::usage::Usage;
+use self::usage::usage;
+
+const PROGRAM: &str = "voiceclone-events";
+
+const ENVIRONMENT: &str = "\
+Settings that can hold a secret are environment variables only:
+  DATABASE_URL             postgresql://user:password@host/database; sslmode and sslrootcert are honoured
+  KAFKA_BOOTSTRAP_SERVERS  host:port,host:port
+  KAFKA_GROUP_ID           consumer group [default: voiceclone-events]
+  KAFKA_X_Y                librdkafka's property x.y, such as KAFKA_SASL_MECHANISM
+
+Exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.";
+
+/// Consumes voice-clone events from Kafka into PostgreSQL, exactly as if each had arrived once and in order
+#[derive(Debug, Clone, Parser)]
+#[command(name = PROGRAM, version, after_help = ENVIRONMENT)]
+#[command(subcommand_required = true)]
+pub struct Cli {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print JSON for a program instead of tables and sentences
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The settings given as flags or in the environment.
+    #[command(flatten)]
+    pub settings: SettingFlags,
+}
+
+/// The result of parsing the command line.
+pub enum CommandLine {
+    /// A command.
+    Command(Box<Cli>),
+    /// The text of `--help` or `--version`, for standard output.
+    Text(clap::Error),
+}
+
+/// Reads this process's command line.
+pub fn parse() -> Result<CommandLine, Usage> {
+    match parse_from(std::env::args_os()) {
+        Ok(cli) => Ok(CommandLine::Command(Box::new(cli))),
+        Err(text) if matches!(text.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(CommandLine::Text(text))
+        }
+        Err(error) => Err(usage(&error)),
+    }
+}
+
+fn parse_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(words)
+}
