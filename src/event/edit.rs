@@ -1,4 +1,4 @@
-//! A record's value with other fields: the rest of its text stays byte by byte as it was.
+//! Replaces fields in a record's value; the rest of its text stays unchanged byte for byte.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::envelope::says_structured;
 use crate::record::Header;
 
-/// The members of an object in their order, a name that is given twice included.
+/// The members of an object in their order, including repeated names.
 struct Members<'a>(Vec<(String, &'a str)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -45,7 +45,7 @@ impl<'a> Members<'a> {
         self.0.iter().rfind(|(known, _)| known == name).map(|(_, value)| *value)
     }
 
-    /// Gives a name this value: once, where it was first given.
+    /// Sets the value of a name, at the place of its first occurrence; other occurrences are removed.
     fn set(&mut self, name: &str, value: &'a str) {
         let first = self.0.iter().position(|(known, _)| known == name);
         let mut position = 0;
@@ -65,8 +65,9 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The value with these fields set, each to a JSON text: in the object, or in `data` of a CloudEvents envelope in
-/// structured mode (contract, section 2). The error says what the value lacks.
+/// Returns the value with these fields set, each to a JSON text. The fields are set in the object itself, or in `data`
+/// of a CloudEvents envelope in structured mode (contract, section 2). The error names the problem of a value that has
+/// no fields.
 pub fn with_fields(
     value: Option<&[u8]>,
     headers: &[Header],

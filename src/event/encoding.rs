@@ -1,6 +1,6 @@
-//! Values that are not JSON at all, called by their names: the message leads a producer to the setting that is wrong.
+//! Recognizes values that are not JSON, so that the message leads a producer to the wrong setting.
 
-/// What a value that is no JSON is written in, as far as its first bytes say.
+/// Returns a message about the encoding of a value that is not JSON, if its first bytes show it.
 pub(super) fn foreign(value: &[u8]) -> Option<&'static str> {
     Some(match value {
         _ if value.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) => {
@@ -19,7 +19,7 @@ pub(super) fn foreign(value: &[u8]) -> Option<&'static str> {
         }
         [b'O', b'b', b'j', 1, ..] => "the value is an Avro file: write JSON",
         [0xc3, 1, _, _, _, _, _, _, _, _, ..] => "the value is Avro (single-object encoding): write JSON",
-        // One byte 0, then the schema's id in four bytes.
+        // One byte 0, followed by the schema's id in four bytes.
         [0, _, _, _, _, ..] => {
             "the value is in Confluent's wire format (magic byte 0, a schema's id, then Avro, Protobuf or JSON): \
              write plain JSON, without a schema registry's serializer"

@@ -1,5 +1,5 @@
-//! JSON as the contract reads it (section 2): one object, known names at most once, the values of
-//! unknown names skipped whatever they hold.
+//! JSON as the contract reads it (section 2): one object, known names at most once, the values of unknown names
+//! skipped.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use serde_json::{Map, Value};
 
 use super::{Reason, Unusable};
 
-/// How deep `metadata` may nest, itself the first level.
+/// Maximum nesting depth of `metadata`; `metadata` itself is level 1.
 const METADATA_LEVELS: usize = 100;
 
-/// Members of objects and items of arrays that the `metadata` of one event may hold, at every level.
+/// Maximum number of object members and array items, over all levels, in the `metadata` of one event.
 pub(super) const METADATA_VALUES: usize = 65_536;
 
-/// The members of an object that have a known name, as they stand in the text.
+/// The members of an object whose names are known, as raw JSON text.
 pub(super) struct Members<'a> {
     names: &'static [&'static str],
     found: Vec<Found<'a>>,
@@ -31,7 +31,7 @@ struct Found<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Reads one object. Its syntax and all its names are checked; of its values only the syntax.
+    /// Reads one object. Checks its syntax and all its names; values are checked for syntax only.
     pub fn read(text: &'a str, names: &'static [&'static str]) -> Result<Members<'a>, Unusable> {
         let invalid = |error: serde_json::Error| {
             Unusable::new(
@@ -60,13 +60,13 @@ impl<'a> Members<'a> {
         Ok(members)
     }
 
-    /// Whether a name is given, whatever its value.
+    /// Returns whether a name is present, with any value.
     pub fn has(&self, name: &'static str) -> bool {
         let position = self.names.iter().position(|known| *known == name);
         position.and_then(|position| self.found.get(position)).is_some_and(|found| found.raw.is_some())
     }
 
-    /// The value of a name. `None` where it is not given, null, or a blank text.
+    /// Returns the value of a name; `None` if it is absent, null or a blank text.
     pub fn get(&self, name: &'static str) -> Result<Option<Json<'a>>, Unusable> {
         let position = self.names.iter().position(|known| *known == name);
         let Some(found) = position.and_then(|position| self.found.get(position)) else {
@@ -104,7 +104,7 @@ impl<'a> Visitor<'a> for Fill<'_, 'a> {
     }
 }
 
-/// Where a name stands among the known ones.
+/// Deserializes a member's name to its index among the known names.
 struct Position(&'static [&'static str]);
 
 impl<'a> DeserializeSeed<'a> for Position {
@@ -127,18 +127,18 @@ impl Visitor<'_> for Position {
     }
 }
 
-/// A value that is there: neither null nor a blank text.
+/// A value that is neither null nor a blank text.
 pub(super) enum Json<'a> {
     Text(Cow<'a, str>),
-    /// As it stands in the text; within the range of a double.
+    /// Raw JSON text, within the range of a double.
     Number(&'a str),
     Bool(bool),
-    /// As it stands in the text.
+    /// Raw JSON text.
     Object(&'a str),
     Array,
 }
 
-/// Borrows where the text has no escapes.
+/// Borrows the text if it has no escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -168,15 +168,15 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Nothing but Unicode white space: such a text counts as absent.
+/// Whether a text is empty or only Unicode white space; such a text counts as absent.
 pub(super) fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
 
-/// `metadata`: its top-level keys, each with its value as compact JSON with sorted keys.
+/// Reads `metadata`: each top-level key with its value as compact JSON with sorted keys.
 pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, String>, Unusable> {
     let invalid = |problem: &str| Unusable::new(Reason::InvalidJson, format!("metadata {problem}"));
-    // The text is looked at, as of a name given twice only the last value can be found in what is read.
+    // The raw text is scanned because parsing keeps only the last value of a repeated name.
     let Survey { levels, values, holds_nul } = survey(raw);
     if levels > METADATA_LEVELS {
         return Err(invalid(&format!("nests deeper than {METADATA_LEVELS} levels")));
@@ -196,14 +196,14 @@ pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, 
     Ok(object.into_iter().map(|(key, value)| (key, value.to_string())).collect())
 }
 
-/// What is seen of a text that is JSON without reading its values.
+/// Properties of a JSON text that are found without parsing its values.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Survey {
-    /// How deep it nests.
+    /// Nesting depth.
     levels: usize,
-    /// Members of its objects and items of its arrays, at every level; of a name given twice each counts.
+    /// Object members and array items over all levels; each occurrence of a repeated name counts.
     values: usize,
-    /// Whether a text in it holds U+0000, which JSON must escape.
+    /// Whether a text contains U+0000, which JSON must escape.
     holds_nul: bool,
 }
 
@@ -241,8 +241,8 @@ fn survey(json: &str) -> Survey {
     seen
 }
 
-/// Any JSON. serde_json's own reading of a [`Value`] takes an object whose first name is that of its
-/// `RawValue` for the JSON inside that name's text.
+/// Any JSON value. serde_json's own `Deserialize` of [`Value`] treats an object whose first name is the private name of
+/// its `RawValue` as the JSON inside that name's text.
 struct Plain(Value);
 
 impl<'de> Deserialize<'de> for Plain {

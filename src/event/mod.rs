@@ -1,5 +1,5 @@
-//! Bytes to an event, or the reason why not (contract, sections 2 and 4). Plain functions: no clock, no
-//! I/O, no panic on any input.
+//! Decodes a record's bytes to an event, or to the reason why it cannot be used (contract, sections 2 and 4). Pure
+//! functions: no clock, no I/O, no panic on any input.
 
 pub mod edit;
 mod encoding;
@@ -18,12 +18,12 @@ use fields::{CALLER_ID, text_fault};
 
 pub use time::Time;
 
-/// Why a record cannot be used (contract, section 6).
+/// The reason why a record cannot be used (contract, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The value is no JSON, or JSON that the contract rules out.
+    /// The value is not JSON, or is JSON that the contract rules out.
     InvalidJson,
-    /// The value, or the envelope's `data`, is no object.
+    /// The value, or the envelope's `data`, is not an object.
     NotAnObject,
     /// A required field is absent, null or blank.
     MissingField,
@@ -35,9 +35,9 @@ pub enum Reason {
     TooLong,
     /// A text holds U+0000, which PostgreSQL cannot store.
     NulCharacter,
-    /// A null value that is no delete.
+    /// A null value that is not a delete.
     Tombstone,
-    /// The value is larger than `RECORD_MAX_BYTES`, or key and headers are larger or more than the contract allows.
+    /// The value is larger than `RECORD_MAX_BYTES`, or key and headers exceed the limits of the contract.
     TooLarge,
     /// The envelope's `type` is that of another topic.
     WrongTypeForTopic,
@@ -46,7 +46,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them, in the order of the contract.
+    /// All reasons, in the order of the contract.
     pub const ALL: [Reason; 11] = [
         Reason::InvalidJson,
         Reason::NotAnObject,
@@ -61,7 +61,7 @@ impl Reason {
         Reason::RejectedByDatabase,
     ];
 
-    /// The name that the dead letter carries.
+    /// Returns the reason's name in the dead letter.
     pub fn name(self) -> &'static str {
         match self {
             Reason::InvalidJson => "invalid_json",
@@ -85,23 +85,23 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A record that cannot be used: the reason, and a message that names the field and quotes nothing.
+/// A record that cannot be used: the reason, and a message that names the field and quotes no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusable {
     /// The reason.
     pub reason: Reason,
-    /// For a person; never holds personal data.
+    /// The message for a person. Contains no personal data.
     pub message: String,
 }
 
 impl Unusable {
-    /// A reason with its message.
+    /// Combines a reason and a message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Unusable {
         Unusable { reason, message: message.into() }
     }
 }
 
-/// What decoding depends on beside the record.
+/// The settings that decoding depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// `RECORD_MAX_BYTES`.
@@ -125,7 +125,7 @@ pub enum Event<'a> {
     Mapping(VoiceMapping<'a>),
 }
 
-/// A voice is cloned.
+/// A voice was cloned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the contract, section 4")]
 pub struct CloneReady<'a> {
@@ -153,7 +153,7 @@ pub struct CloneFailed<'a> {
     pub sample_file_size_bytes: Option<i32>,
 }
 
-/// A call went over to the agent.
+/// A call was transferred to the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the contract, section 4")]
 pub struct CloneTransfer<'a> {
@@ -163,7 +163,7 @@ pub struct CloneTransfer<'a> {
     pub transferred_at: Time,
 }
 
-/// A call's status; the order is that of the texts, which decides at equal times.
+/// The status of a call. The variants are in the order of their texts, which decides between events at equal times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Status {
@@ -173,7 +173,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// As it stands in events and in the table.
+    /// Returns the status as it is written in events and in the table.
     pub fn name(self) -> &'static str {
         match self {
             Status::Completed => "completed",
@@ -182,7 +182,7 @@ impl Status {
         }
     }
 
-    /// The status of that name.
+    /// Parses a status.
     pub fn from_name(name: &str) -> Option<Status> {
         [Status::Completed, Status::Failed, Status::Initiated]
             .into_iter()
@@ -190,7 +190,7 @@ impl Status {
     }
 }
 
-/// Something happened in a call.
+/// A call was initiated, was completed or failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the contract, section 4")]
 pub struct CallLifecycle<'a> {
@@ -204,22 +204,22 @@ pub struct CallLifecycle<'a> {
     pub call_ended_at: Option<Time>,
     pub duration_seconds: Option<i32>,
     pub transcript: Option<Cow<'a, str>>,
-    /// Top-level key to its value as compact JSON with sorted keys.
+    /// Top-level keys, each with its value as compact JSON with sorted keys.
     pub metadata: Option<BTreeMap<String, String>>,
 }
 
-/// A caller's voice sample is set or deleted.
+/// A caller's voice sample was set or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VoiceMapping<'a> {
-    /// Whose.
+    /// The caller whose voice sample changed.
     pub caller_id: Cow<'a, str>,
-    /// When; `updated_at` of the event.
+    /// The event's `updated_at`.
     pub updated_at: Time,
-    /// The new state; `None` is a delete.
+    /// The new state; `None` for a delete.
     pub state: Option<MappingState<'a>>,
 }
 
-/// The state of a mapping, in the order in which states are compared.
+/// The state of a mapping. The fields are in the order in which states are compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the fields are those of the contract, section 4")]
 pub struct MappingState<'a> {
@@ -229,26 +229,26 @@ pub struct MappingState<'a> {
     pub account_id: Option<Cow<'a, str>>,
 }
 
-/// The names of the topic's fields (contract, section 4).
+/// Returns the names of the topic's fields (contract, section 4).
 pub fn field_names(topic: Topic) -> &'static [&'static str] {
     let names = envelope::names(topic);
     names.get(..names.len() - envelope::ENVELOPE_NAMES).unwrap_or(names)
 }
 
-/// The members of a stored `metadata`, in the form in which events' are compared; `None` where it is no
-/// object that an event could have brought.
+/// Parses a stored `metadata` to the form in which events are compared; `None` if it is not an object that events could
+/// have produced.
 pub fn stored_metadata(text: &str) -> Option<BTreeMap<String, String>> {
-    // What several events brought together may hold more values than one event may.
+    // The merged `metadata` of several events may hold more values than that of one event.
     json::metadata(text, usize::MAX).ok()
 }
 
-/// Bytes of key, header names and header values, at most.
+/// Maximum bytes of key, header names and header values together.
 const KEY_AND_HEADERS_MAX_BYTES: usize = 1 << 20;
 
-/// Headers, at most.
+/// Maximum number of headers.
 const HEADERS_MAX: usize = 1000;
 
-/// The fault of a record whose key and headers are too large. It is decided before anything else is looked at.
+/// Returns [`Reason::TooLarge`] if key and headers exceed their limits. Checked before anything else.
 fn oversize(record: &Record) -> Option<Unusable> {
     let message = if record.headers.len() > HEADERS_MAX {
         format!("the record has {} headers, more than {HEADERS_MAX}", record.headers.len())
@@ -262,7 +262,7 @@ fn oversize(record: &Record) -> Option<Unusable> {
     Some(Unusable::new(Reason::TooLarge, message))
 }
 
-/// The event that a record holds, or why it cannot be used.
+/// Decodes a record to its event, or to the reason why it cannot be used.
 pub fn decode<'a>(record: &'a Record, limits: Limits) -> Result<Event<'a>, Unusable> {
     if let Some(unusable) = oversize(record) {
         return Err(unusable);
@@ -293,8 +293,8 @@ pub fn decode<'a>(record: &'a Record, limits: Limits) -> Result<Event<'a>, Unusa
     }
 }
 
-/// Whether a usable record's event holds nothing of the record's own timestamp: every time in it is one that its value
-/// or its headers state.
+/// Whether every time in a usable record's event comes from its value or its headers, and none from the record's own
+/// timestamp.
 pub fn states_every_time(record: &Record, limits: Limits) -> bool {
     let at = |timestamp| Record { timestamp, ..record.clone() };
     let (one, other) = (at(0), at(1));
@@ -304,7 +304,7 @@ pub fn states_every_time(record: &Record, limits: Limits) -> bool {
     }
 }
 
-/// A null value: on the compacted topic the delete of the caller that the key names.
+/// Decodes a null value: on the compacted topic it deletes the mapping of the caller that the key names.
 fn tombstone(record: &Record) -> Result<Event<'_>, Unusable> {
     let unusable = |message: &str| Err(Unusable::new(Reason::Tombstone, message));
     if record.topic != Topic::CallerVoiceMapping {
@@ -386,7 +386,7 @@ fn voice_mapping<'a>(content: &Content<'a>) -> Result<VoiceMapping<'a>, Unusable
     let caller_id = content.id("caller_id")?;
     let updated_at = content.event_time("updated_at")?;
     if content.boolean("deleted")?.unwrap_or(false) {
-        // The state is not looked at, but a record that is no proper JSON is no delete either.
+        // The state is not decoded, but a record with malformed JSON must not count as a delete.
         for name in ["voice_sample_url", "voice_name", "description", "account_id"] {
             content.members.get(name)?;
         }

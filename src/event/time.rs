@@ -1,4 +1,4 @@
-//! Points in time: microseconds, UTC, from 1970 to the end of the year 9999 (contract, section 2).
+//! Points in time in microseconds, UTC, from 1970 to the end of the year 9999 (contract, section 2).
 
 use std::fmt;
 
@@ -9,21 +9,21 @@ use chrono::{DateTime, SecondsFormat, Utc};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(i64);
 
-/// Why a text or a number is no time.
+/// The reason why a text or a number is not a valid time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoTime {
-    /// It does not follow the contract's grammar.
+    /// It does not match the contract's grammar.
     BadlyWritten,
-    /// It is a text of digits, as if it were Unix time.
+    /// It is a text of digits, such as Unix time in quotes.
     DigitsAsText,
-    /// It follows the grammar, and there is no such day or no such time of day.
+    /// It matches the grammar, but the day or the time of day does not exist.
     Impossible,
-    /// It is a time before 1970 or after 9999.
+    /// It is before 1970 or after 9999.
     OutOfRange,
 }
 
 impl NoTime {
-    /// The fault in words, to be read after the field's name.
+    /// Describes the problem, to be read after the field's name.
     pub fn explain(self) -> &'static str {
         match self {
             NoTime::BadlyWritten => {
@@ -47,41 +47,41 @@ impl Time {
     /// The last microsecond of the year 9999.
     pub const MAX: Time = Time(253_402_300_799_999_999);
 
-    /// Stands before every event's time: that of values which another tool had written
-    /// (contract, section 1). It is 0001-01-01T00:00:00Z.
+    /// Earlier than every event. Marks values that another tool wrote (contract, section 1). It is
+    /// 0001-01-01T00:00:00Z.
     pub const OLDER_THAN_ALL: Time = Time(-62_135_596_800_000_000);
 
-    /// The point so many microseconds after 1970; for values that were checked before.
+    /// Creates a time from microseconds since 1970 that the caller has checked.
     pub fn from_micros(micros: i64) -> Time {
         Time(micros)
     }
 
-    /// Microseconds since 1970.
+    /// Returns the microseconds since 1970.
     pub fn micros(self) -> i64 {
         self.0
     }
 
-    /// A record's timestamp, in milliseconds since 1970; `None` outside of what is allowed.
+    /// Converts a record's timestamp, in milliseconds since 1970; `None` outside the years 1970 to 9999.
     pub fn from_record(millis: i64) -> Option<Time> {
         Time::checked(millis.checked_mul(1000)?)
     }
 
-    /// This point plus seconds; `None` after the year 9999.
+    /// Adds seconds; `None` if the result is after the year 9999.
     pub fn plus_seconds(self, seconds: i64) -> Option<Time> {
         Time::checked(seconds.checked_mul(1_000_000)?.checked_add(self.0)?)
     }
 
-    /// Text in the contract's grammar.
+    /// Parses a text in the contract's grammar.
     pub fn parse(text: &str) -> Result<Time, NoTime> {
-        // chrono's RFC 3339 is the contract's grammar, but that the contract lets the offset be left
-        // out and chrono takes U+2212 for a minus, and any text between date and time that is one space.
+        // chrono's RFC 3339 parser implements the contract's grammar with two differences: the offset is optional here,
+        // and chrono also accepts U+2212 as a minus and any Unicode space between date and time.
         if !text.is_ascii() {
             return Err(NoTime::BadlyWritten);
         }
         let parsed = match DateTime::parse_from_rfc3339(text) {
             Ok(parsed) => parsed,
             Err(error) => DateTime::parse_from_rfc3339(&format!("{text}Z")).map_err(|utc| {
-                // Of a text with an offset the first error names the fault, else the second.
+                // The first error is the relevant one if the text has an offset, else the second.
                 let kinds = [error.kind(), utc.kind()];
                 if kinds
                     .iter()
@@ -97,18 +97,18 @@ impl Time {
                 }
             })?,
         };
-        // A second 60 is second 59 with over a billion nanoseconds.
+        // chrono represents second 60 as second 59 with more than a billion nanoseconds.
         let micros = i64::from(parsed.timestamp_subsec_nanos() / 1000);
         let seconds = parsed.timestamp().checked_mul(1_000_000);
         seconds.and_then(|seconds| Time::checked(seconds.checked_add(micros)?)).ok_or(NoTime::OutOfRange)
     }
 
-    /// Unix time as an integer: milliseconds from 100,000,000,000 up, else seconds.
+    /// Converts an integer Unix time: milliseconds from 100,000,000,000 up, seconds below.
     pub fn from_unix_integer(number: i64) -> Option<Time> {
         Time::checked(number.checked_mul(if number >= MILLIS_FROM { 1000 } else { 1_000_000 })?)
     }
 
-    /// Unix time as a double, rounded to the microsecond, half away from zero.
+    /// Converts a Unix time given as a double, rounded to the microsecond, half away from zero.
     pub fn from_unix_double(number: f64) -> Option<Time> {
         #[allow(clippy::cast_precision_loss, reason = "the limit is exact as a double")]
         let scale = if number >= MILLIS_FROM as f64 { 1000 } else { 1_000_000 };
@@ -120,11 +120,11 @@ impl Time {
     }
 }
 
-/// Unix times from here up are milliseconds.
+/// Unix times from this value up are in milliseconds, below it in seconds.
 const MILLIS_FROM: i64 = 100_000_000_000;
 
-/// `number * scale`, rounded half away from zero from the double's exact value: the product of two
-/// doubles would be rounded twice.
+/// Computes `number * scale` from the double's exact value, rounded half away from zero. A product of two doubles would
+/// be rounded twice.
 fn scaled(number: f64, scale: i128) -> Option<i64> {
     if !number.is_finite() || number.abs() >= 1e18 {
         return None;
@@ -146,7 +146,7 @@ fn scaled(number: f64, scale: i128) -> Option<i64> {
 }
 
 impl fmt::Display for Time {
-    /// RFC 3339 with `Z` and, where they are not zero, microseconds.
+    /// RFC 3339 with `Z`, and with microseconds unless they are zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precision = if self.0 % 1_000_000 == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
         match DateTime::<Utc>::from_timestamp_micros(self.0) {
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn doubles_are_rounded_half_away_from_zero_from_their_exact_value() {
-        // 2^-21 s = 0.476837158203125 us; 0.5 us is no double, 1.5 * 2^-20 and the like are
+        // 2^-21 s = 0.476837158203125 us. 0.5 us has no exact double; 1.5 * 2^-20 s has.
         assert_eq!(Time::from_unix_double(0.000_000_476_837_158_203_125), Some(Time(0)));
         assert_eq!(Time::from_unix_double(0.0078125), Some(Time(7813)));
         assert_eq!(Time::from_unix_double(1.0078125), Some(Time(1_007_813)));
