@@ -1,4 +1,4 @@
-//! The decoder against the contract, sections 2, 4 and 6: each rule a test, each limit from both sides.
+//! Tests of the decoder against the contract, sections 2, 4 and 6: each rule has a test, each limit one on both sides.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::record::Header;
 
-/// What a field holds; texts with their characters at most.
+/// The type of a field, with the maximum length of texts in characters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
-    /// A required text of 255 characters.
+    /// A required text of at most 255 characters.
     Id,
     Required(Option<usize>),
     Text(Option<usize>),
@@ -23,7 +23,7 @@ enum Kind {
 }
 use Kind::{Boolean, Id, Integer, Object, Required, Text};
 
-/// The contract's section 4.
+/// The fields of each topic, from section 4 of the contract.
 #[rustfmt::skip]
 fn fields(topic: Topic) -> &'static [(&'static str, Kind)] {
     const SHORT: Kind = Text(Some(255));
@@ -61,7 +61,7 @@ fn is_text(kind: Kind) -> bool {
     matches!(kind, Id | Required(_) | Text(_))
 }
 
-/// What an event holds, by the fields' names: texts as they are, times in microseconds.
+/// The content of an event by field name: texts unchanged, times in microseconds.
 type Values = BTreeMap<&'static str, String>;
 
 trait Show {
@@ -113,7 +113,7 @@ fn values(event: &Event<'_>) -> Values {
 }
 
 const LIMITS: Limits = Limits { record_max_bytes: 8 << 20, cache_ttl_seconds: 86_400 };
-/// The records' timestamp, in milliseconds.
+/// The timestamp of the records, in milliseconds.
 const SENT: i64 = 1_767_225_600_000;
 
 fn record(topic: Topic, value: impl Into<Vec<u8>>) -> Record {
@@ -130,7 +130,8 @@ fn read(record: &Record) -> Result<Values, Reason> {
     decode(record, LIMITS).map(|event| values(&event)).map_err(|unusable| unusable.reason)
 }
 
-/// The required fields, then or instead of them these; one that reads `""` (no JSON) is left out.
+/// A body of the required fields with these changes added or in their place. A change to an empty text (no JSON) removes the
+/// field.
 #[rustfmt::skip]
 fn body(topic: Topic, changes: &[(&str, &str)]) -> String {
     let changed = |name: &str| changes.iter().any(|(changed, _)| *changed == name);
@@ -153,7 +154,7 @@ fn bare(topic: Topic) -> Record {
     record(topic, body(topic, &[]))
 }
 
-/// What becomes of the field that reads so.
+/// Asserts the decoded value of a field with this raw JSON.
 #[track_caller]
 fn assert_field(topic: Topic, name: &'static str, raw: &str, expected: Result<&str, Reason>) {
     let found = with(topic, &[(name, raw)]).map(|values| values.get(name).cloned().unwrap_or_default());
@@ -337,7 +338,7 @@ fn half_a_surrogate_pair_or_a_number_beyond_a_double_is_refused_where_it_could_c
             let usable = with(topic, &[]);
             for raw in [raw, &format!("[{raw}]"), &format!("{{\"a\":{raw},\"\\ud800\":{raw}}}")] {
                 assert_eq!(with(topic, &[("unknown", raw)]), usable);
-                // No attributes, where there is no envelope.
+                // Without an envelope there are no attributes.
                 assert_eq!(with(topic, &[("type", raw), ("time", raw), ("data", raw)]), usable);
                 let attributes = format!("\"specversion\":\"1.0\",\"id\":{raw},\"caller_id\":{raw},");
                 assert_eq!(read(&envelope(topic, &attributes, &[("time", raw), ("type", raw)])), usable);
@@ -472,7 +473,7 @@ fn a_time_has_the_forms_and_the_range_of_the_contract() {
             ("\"２026-01-01T12:00:00Z\"", refused), ("true", Err(Reason::InvalidType)),
             ("{}", Err(Reason::InvalidType)),
         ] {
-            // Room for the voice's life has a test of its own.
+            // The lifetime of a voice has a test of its own.
             let ends = ready && expected.is_ok_and(|micros| micros.starts_with("2534"));
             assert_field(topic, name, raw, if ends { refused } else { expected });
         }
@@ -589,7 +590,7 @@ fn an_envelope_is_known_by_its_content_type_or_by_its_specversion() {
     assert!(headers(&[("Content-Type", media)]).is_err(), "header names are as the contract writes them");
     for topic in Topic::ALL {
         assert_eq!(read(&envelope(topic, "\"specversion\":\"1.0\",", &[])), with(topic, &[]));
-        // Blank is absent: this is a bare object, whose fields are missing.
+        // A blank `specversion` is absent: this is a bare object without the fields.
         assert_eq!(read(&envelope(topic, "\"specversion\":\" \",", &[])), Err(Reason::MissingField));
         assert_eq!(read(&envelope(topic, "\"specversion\":1,", &[])), Err(Reason::InvalidType));
     }
@@ -899,7 +900,7 @@ fn what_metadata_may_not_hold_it_may_not_hold_in_a_value_that_does_not_count_eit
     ] {
         assert_metadata(&format!(r#"{{"a":{value},"a":1}}"#), Err(reason));
     }
-    // An escaped backslash and brackets in a text are what they are.
+    // Escaped backslashes and brackets in a text are ordinary characters.
     assert_metadata(r#"{"a":"\\u0000[\"["}"#, Ok(r#"{"a":"\\u0000[\"["}"#));
 }
 
@@ -922,7 +923,7 @@ fn metadata_comes_out_as_it_went_in_compact_and_with_its_keys_sorted_by_bytes_at
             "{ \"b\" : [ 1 , { \"z\" : 1 , \"a\" : 2 } ] , \"a\" : { \"y\" : 1 , \"B\" : 2 } }",
             r#"{"a":{"B":2,"y":1},"b":[1,{"a":2,"z":1}]}"#,
         ),
-        // By bytes U+10000 is after U+FFFF, by UTF-16 units before.
+        // U+10000 sorts after U+FFFF by bytes, and before it by UTF-16 units.
         (
             r#"{"a":{"\ud800\udc00":1,"\uffff":2,"é":3,"e":4,"":5}}"#,
             "{\"a\":{\"\":5,\"e\":4,\"é\":3,\"\u{ffff}\":2,\"\u{10000}\":1}}",
@@ -937,7 +938,7 @@ fn metadata_comes_out_as_it_went_in_compact_and_with_its_keys_sorted_by_bytes_at
             r#"{"a":9007199254740993,"b":1.8446744073709552e+19}"#,
         ),
         (r#"{"a":[true,false,null,"","\u001f\"\\\/ü"]}"#, r#"{"a":[true,false,null,"","\u001f\"\\/ü"]}"#),
-        // Names by which serde_json passes things to itself are nothing special here.
+        // Names that serde_json uses internally have no special meaning here.
         (
             r#"{"a":{"$serde_json::private::RawValue":"[1]"}}"#,
             r#"{"a":{"$serde_json::private::RawValue":"[1]"}}"#,
@@ -1013,7 +1014,7 @@ fn simulated_traffic_is_usable_or_not_as_it_says() {
     }
 }
 
-/// What holds for whatever is decoded.
+/// Asserts the properties of any decoded event.
 fn assert_sound(record: &Record) -> Result<(), TestCaseError> {
     let event = match decode(record, LIMITS) {
         Ok(event) => event,
@@ -1067,7 +1068,7 @@ fn headers() -> impl Strategy<Value = Vec<Header>> {
     prop::collection::vec(header.prop_map(|(name, value)| Header { name: name.into(), value }), 0..4)
 }
 
-/// A value as it may stand in JSON, or nearly.
+/// Raw JSON values, some of them invalid.
 fn raws() -> impl Strategy<Value = String> {
     #[rustfmt::skip]
     let weird = ["null", "true", "false", "0", "-0", "-1", "1.5", "5.0", "1e3", "2147483647", "2147483648", "1e400",

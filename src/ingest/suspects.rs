@@ -1,5 +1,5 @@
-//! The trial of suspects against the database: each alone, and behind it a known good record of its topic, in one session
-//! and rolled back. All suspects are tried side by side.
+//! Tries suspects against the database: each alone, followed by a known good record of its topic, in one session and
+//! rolled back. All suspects are tried in the same period.
 
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,18 @@ use crate::store::fault::Refusal;
 use crate::store::offsets::Advance;
 use crate::store::write::Rehearsal;
 
-/// A suspect whose tries fail so often for a passing reason is left for later.
+/// Transient failures after which a suspect is left for later.
 const PASSING_FAILURES: u32 = 5;
-/// The pause behind one.
+/// Pause after a transient failure.
 const AFTER_A_PASSING_FAILURE: Duration = Duration::from_millis(200);
 
-/// What becomes of a suspect.
+/// The finding on a suspect.
 pub(super) enum Finding {
-    /// It becomes a dead letter.
+    /// The record becomes a dead letter.
     Guilty(Unusable),
-    /// It was taken: its batch is tried again.
+    /// The record was accepted: its batch is tried again.
     Taken,
-    /// It is innocent, and cannot be written now.
+    /// The record is innocent, but cannot be written now.
     Waits(Wait),
 }
 
@@ -46,7 +46,8 @@ struct Suspect<'a> {
 }
 
 impl Ingest {
-    /// Tries suspects of one topic, which takes seconds. One finding for each, or why there is none for any.
+    /// Tries suspects of one topic, which takes seconds. Returns one finding for each, or a wait if the trial cannot
+    /// finish.
     pub(super) async fn try_suspects(
         &self,
         records: &[&Record],
@@ -79,7 +80,7 @@ impl Ingest {
         Ok(suspects.into_iter().filter_map(|suspect| suspect.finding).collect())
     }
 
-    /// One try of each that is due. The session is given back before the pause, as a pool may have few.
+    /// Tries each suspect that is due once. The session is returned before the pause, as a pool may have few.
     async fn try_all_once(&self, suspects: &mut [Suspect<'_>]) -> Result<(), Fault> {
         let mut session = self.store.rehearsal().await?;
         let english = session.messages_are_english().await?;
@@ -111,7 +112,7 @@ impl Ingest {
         };
         let (taken, good) = match (refusal(taken), refusal(good)) {
             (Ok(taken), Ok(good)) => (taken, good),
-            // it says nothing of the suspect
+            // This fault is no evidence against the suspect.
             (Err(fault @ (Fault::Unavailable(_) | Fault::Fenced)), _)
             | (_, Err(fault @ (Fault::Unavailable(_) | Fault::Fenced))) => return Err(fault),
             (Err(Fault::Busy(text) | Fault::TooLarge(text)), _)
@@ -161,8 +162,7 @@ impl Ingest {
         }
     }
 
-    /// Whether PostgreSQL takes a known good record with the times of a suspect, and what else is to be written with
-    /// it. `Ok` where it does.
+    /// Checks that PostgreSQL accepts a known good record with a suspect's times, together with these offsets.
     pub(super) async fn takes_a_good_one(
         &self,
         suspect: &Record,
@@ -198,8 +198,8 @@ impl Ingest {
         let mut all = vec![cache_row.clone()];
         all.extend(writes.iter().cloned());
         let result = session.write(&all, advances).await;
-        // A cache that takes no new row is the trouble of another topic: a transfer makes none, and where its own table
-        // refuses it, the cache has no part in that.
+        // A transfer inserts no cache row. If its own table refuses it, a cache that refuses new rows is another
+        // topic's problem, and the transfer is tried without one.
         let own = refusal.and_then(|refusal| refusal.table.as_deref()) == Some("clone_transfer_events");
         if result.is_err() && own && session.write(&[cache_row], &[]).await.is_err() {
             return session.write(&writes, advances).await;
@@ -208,7 +208,7 @@ impl Ingest {
     }
 }
 
-/// An event of the newest stored row; a plain one where there is none, or where it cannot be read.
+/// Returns an event of the newest stored row, or a plain one if there is none or it cannot be read.
 async fn newest_or_plain(session: &mut Rehearsal<'_>, topic: Topic) -> Result<Event<'static>, Fault> {
     match session.newest(topic).await {
         Ok(Some(event)) => Ok(event),
@@ -217,7 +217,7 @@ async fn newest_or_plain(session: &mut Rehearsal<'_>, topic: Topic) -> Result<Ev
     }
 }
 
-/// Splits a refusal from what says nothing of the record.
+/// Separates a refusal, which may be the record's fault, from other faults.
 fn refusal(result: Result<(), Fault>) -> Result<Result<(), Refusal>, Fault> {
     match result {
         Ok(()) => Ok(Ok(())),
@@ -226,13 +226,13 @@ fn refusal(result: Result<(), Fault>) -> Result<Result<(), Refusal>, Fault> {
     }
 }
 
-/// The wait for a table that takes no good record.
+/// Returns the wait for a table that accepts no good record.
 pub(super) fn drift(refusal: &Refusal) -> Wait {
     let remedy = refusal.remedy();
     Wait { kind: WaitKind::Drift, text: format!("good rows are refused: {refusal}; {remedy}") }
 }
 
-/// The wait of a record that is too much for the database by itself.
+/// Returns the wait for a record that alone is too much for the database.
 pub(super) fn too_large(record: &Record, text: &str) -> Wait {
     let offset = record.offset;
     let text = format!(

@@ -1,5 +1,5 @@
-//! One partition, written as far as it lands: halves of what is refused or too large, a trial of the records that are
-//! refused by themselves, and then everything up to the first that waits (contract, section 6).
+//! Writes one partition as far as possible: splits batches that are refused or too large into halves, tries refused
+//! records alone, and then writes everything up to the first record that waits (contract, section 6).
 
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -15,20 +15,20 @@ use crate::store::fault::Refusal;
 use crate::store::offsets::Position;
 use crate::store::write::{Mode, Written};
 
-/// Passes without any news, after which the partition waits.
+/// Passes without progress after which the partition waits.
 const IDLE_PASSES: u32 = 3;
-/// Tries of one piece that fails for a passing reason.
+/// Attempts to write one piece that fails with a transient error.
 const BUSY_TRIES: u32 = 2;
 
-/// What a pass over the records came to.
+/// The result of one pass over the records.
 struct Pass<'a> {
-    /// What landed, offsets included.
+    /// The position up to which everything landed, offsets included.
     landed: Position,
-    /// Records that were refused by themselves. Rows of their neighbours are there, offsets are not.
+    /// Records that were refused when written alone. The rows of their neighbours have landed, the offsets have not.
     suspects: Vec<&'a Record>,
-    /// Why it ended before the last record.
+    /// The fault that ended the pass before the last record.
     stop: Option<Fault>,
-    /// Said in place of the fault's own words.
+    /// The wait to report in place of the fault's own.
     wait: Option<Wait>,
 }
 
@@ -41,7 +41,7 @@ impl Ingest {
     ) -> Outcome {
         let mut rejected = Rejected::new();
         let mut landed = part.from;
-        // The first record that is innocent and waits: nothing from there on is counted as landed.
+        // The first innocent record that waits. Nothing from its offset on counts as landed.
         let mut waits: Option<(i64, Wait)> = None;
         let mut idle = 0;
         loop {
@@ -100,8 +100,8 @@ impl Ingest {
         }
     }
 
-    /// Writes the records in pieces, halving those that are refused or too large. Once a record is refused by itself,
-    /// only the rows of those behind it are written: its offset comes before theirs.
+    /// Writes the records in pieces and halves a piece that is refused or too large. After the first record that is
+    /// refused alone, only rows are written, as its offset comes before theirs.
     async fn pass<'a>(&self, part: &Part<'a, '_>, rejected: &Rejected, written: &mut Written) -> Pass<'a> {
         let mut pass = Pass { landed: part.from, suspects: Vec::new(), stop: None, wait: None };
         let mut pieces = part.pieces(self.memory.limit(part.key.topic));
@@ -154,7 +154,7 @@ impl Ingest {
                     pass.suspects.push(suspect);
                     continue;
                 }
-                // its dead letter or its offset was refused, which says nothing of the record
+                // Its dead letter or its offset was refused, which is no evidence against the record.
                 (Fault::Refused(refusal), _) => pass.wait = Some(drift(refusal)),
                 (Fault::TooLarge(text), [record]) => {
                     pass.wait = Some(self.too_large_alone(record, text).await);
@@ -173,7 +173,7 @@ impl Ingest {
         pass
     }
 
-    /// Writes the rows of records whose offsets are not counted yet.
+    /// Writes the rows of records without moving the stored offset.
     async fn land_rows(
         &self,
         piece: &Part<'_, '_>,
@@ -193,7 +193,7 @@ impl Ingest {
         Ok(())
     }
 
-    /// Whether a known good record is taken where the piece is refused, its offset included.
+    /// Checks that a known good record is accepted together with the offset of the refused piece.
     async fn good_beside(
         &self,
         piece: &Part<'_, '_>,
@@ -219,7 +219,7 @@ impl Ingest {
     }
 }
 
-/// The wait where a known good record fails.
+/// Returns the wait for a fault that also hits a known good record, so that no record is to blame.
 fn fault_of_the_world(fault: &Fault) -> Wait {
     match fault {
         Fault::Refused(refusal) => drift(refusal),

@@ -1,48 +1,48 @@
-//! The proof by trial (contract, section 6): from how PostgreSQL took a suspect and a known good record, one after the
-//! other and several times, to what becomes of the suspect. A pure value: no database, no clock.
+//! The proof by trial (contract, section 6): judges a suspect by how PostgreSQL treated it and a known good record, one
+//! after the other and several times. A pure value: no database, no clock.
 
 use std::time::{Duration, Instant};
 
 use crate::store::fault::Refusal;
 
-/// A guilty record was refused at least so many times ...
+/// Minimum number of refusals of a guilty record.
 const TRIES: u32 = 3;
-/// ... over at least this time.
+/// Minimum time between the first and the last of them.
 const SPAN: Duration = Duration::from_secs(3);
 
-/// One try of a suspect, and of the good record behind it.
+/// One try of a suspect, and of the good record after it.
 #[derive(Clone, Debug)]
 pub(super) struct Try {
-    /// When the suspect's outcome was known.
+    /// The time when the suspect's outcome was known.
     pub at: Instant,
-    /// Whether the suspect was taken.
+    /// Whether the suspect was accepted.
     pub suspect: Result<(), Refusal>,
-    /// Whether the good record was taken; of no account where the suspect was.
+    /// Whether the good record was accepted; irrelevant if the suspect was.
     pub good: Result<(), Refusal>,
 }
 
-/// What becomes of a suspect.
+/// The verdict on a suspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is refused, and others are not.
+    /// The suspect is refused, and other records are not.
     Guilty(Refusal),
-    /// It was taken.
+    /// The suspect was accepted.
     Taken,
-    /// Its table takes no good record either, or breaks a rule that no record is at fault for.
+    /// The table also refuses a good record, or the broken rule is never a record's fault.
     Drift(Refusal),
-    /// The error has no kind of its own, and PostgreSQL's messages, by which the world's are known, are not in English.
+    /// The error has no kind of its own, and PostgreSQL's messages, which would identify it, are not in English.
     Unreadable(Refusal),
 }
 
-/// What is to be done with a suspect.
+/// The next step for a suspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Decided(Verdict),
-    /// Not before this moment.
+    /// Another try is due at this moment.
     TryAgain(Instant),
 }
 
-/// What the tries of a suspect come to. There is at least one.
+/// Judges the tries of a suspect, of which there is at least one.
 pub(super) fn judge(tries: &[Try], messages_are_english: bool) -> Step {
     let (Some(first), Some(last)) = (tries.first(), tries.last()) else {
         return Step::Decided(Verdict::Taken);
@@ -80,7 +80,7 @@ mod tests {
         Err(refusal(rule))
     }
 
-    /// Tries at these milliseconds, all with the same outcomes.
+    /// Returns tries at these milliseconds, all with the same outcomes.
     fn tries(at: &[u64], suspect: &Result<(), Refusal>, good: &Result<(), Refusal>) -> Vec<Try> {
         let start = Instant::now();
         at.iter()
