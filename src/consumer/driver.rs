@@ -1,5 +1,5 @@
-//! The driver of the machine: one loop that owns the group's membership, and carries out what the machine wants in
-//! tasks that end with an input for it.
+//! The driver of the machine: a loop that owns the group membership and runs the machine's actions as tasks. Each task
+//! ends with an input for the machine.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -31,38 +31,38 @@ use crate::metrics;
 use crate::outage;
 use crate::record::TopicPartition;
 
-/// Records that are taken before anything else is looked at.
+/// Maximum number of events received per loop turn, so that other work gets a turn.
 const TAKE: usize = 256;
 
-/// How often readiness and log lines are brought up to date.
+/// Interval of updates to readiness and log lines.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the broker may take to answer a commit or a probe.
+/// Timeout for a broker's answer to a commit or a probe.
 pub(super) const ANSWER: Duration = Duration::from_secs(4);
 
-/// The time that writes in flight have to land at the end, and the time to leave the group after that. Together with
-/// the daemon's other tasks they stay within the 10 s of the contract (section 8).
+/// At shutdown, the time for writes in flight to land, and the time after that to leave the group. With the daemon's
+/// other tasks they stay within the 10 s of the contract (section 8).
 const WRITES_END_WITHIN: Duration = Duration::from_millis(4500);
 const LEAVE_WITHIN: Duration = Duration::from_millis(2500);
 
-/// What a task ended with.
+/// The result of a task.
 pub(super) enum Done {
     Input(Input),
-    /// The machine's input and the topics that were asked on the way.
+    /// The machine's input, and the topics if the brokers were asked for them.
     Loaded(Input, Option<Topics>),
-    /// Of so many records, in this time.
+    /// The machine's input, the number of records, and the duration.
     Written(Input, u64, Duration),
     Committed(Result<Vec<(TopicPartition, i64)>, String>),
     NotCompared(String),
     Watched(Watched),
 }
 
-/// What a look at the brokers found.
+/// The result of asking the brokers.
 pub(super) struct Watched {
     pub topics: Option<Topics>,
-    /// Whether the consumer's own client was asked and did not answer.
+    /// Whether the consumer's own client was probed and got no answer.
     pub unanswered: bool,
-    /// The ends of partitions that are stopped or paused.
+    /// The end offsets of partitions that are stopped or paused.
     pub ends: BTreeMap<TopicPartition, i64>,
 }
 
@@ -89,7 +89,7 @@ pub struct Consumer {
     pub(super) member: bool,
     pub(super) joined: Instant,
     pub(super) said_waiting: Option<Instant>,
-    /// Since when partitions are assigned of which not everything was read yet.
+    /// When the assigned partitions fell behind; `None` once everything was read.
     pub(super) behind: Option<Instant>,
     pub(super) heard: Option<Instant>,
     pub(super) landed: Option<Instant>,
@@ -98,8 +98,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins the group. The topics' ids are asked first: whatever the client gets to know of the topics is at least as
-    /// new.
+    /// Joins the group. The topics' ids are asked first, so that they are not newer than the client's own metadata.
     pub async fn join(
         settings: &Settings,
         ingest: Ingest,
@@ -152,7 +151,7 @@ impl Consumer {
         })
     }
 
-    /// Consumes until it is cancelled or a new client is needed; then commits and leaves the group.
+    /// Consumes until cancelled or until a new client is needed; then commits and leaves the group.
     pub async fn run(mut self) -> End {
         let end = self.consume().await;
         self.finish().await;
@@ -182,7 +181,7 @@ impl Consumer {
         }
     }
 
-    /// Takes what came from the group.
+    /// Receives events from the group.
     pub(super) fn receive(&mut self) -> Option<End> {
         let now = Instant::now();
         for _ in 0..TAKE {
@@ -234,7 +233,7 @@ impl Consumer {
             }
             Event::Revoked { partitions, lost } => {
                 if lost {
-                    // the wait for the group begins anew
+                    // The wait for an assignment begins again.
                     (self.member, self.joined) = (false, now);
                 }
                 metrics::REBALANCES.add(&["revoked"], 1);
@@ -322,7 +321,7 @@ impl Consumer {
         });
     }
 
-    /// Runs a task; where it panics, `died` is its result.
+    /// Spawns a task; if it panics, `died` is its result.
     pub(super) fn spawn(&mut self, died: Done, task: impl Future<Output = Done> + Send + 'static) {
         self.tasks.spawn(async move { AssertUnwindSafe(task).catch_unwind().await.unwrap_or(died) });
     }
@@ -371,7 +370,7 @@ impl Consumer {
         }
     }
 
-    /// Takes the result of a task.
+    /// Handles the result of a task.
     fn done(&mut self, done: Option<Done>) -> Option<End> {
         let now = Instant::now();
         match done? {
@@ -425,20 +424,20 @@ impl Consumer {
         self.machine.handle(input, now);
     }
 
-    /// Takes what the brokers tell of the topics.
+    /// Handles the brokers' description of the topics.
     pub(super) fn learn(&mut self, topics: Topics) -> Option<End> {
         self.leaders = topics.leaders;
         let recreated = self.topics.compare(&topics.ids)?;
         Some(End::TopicRecreated(self.ingest.topic_name(recreated)))
     }
 
-    /// Lets the writes in flight land where the database takes them, commits, and leaves the group.
+    /// Lets writes in flight land if the database accepts them, commits, and leaves the group.
     async fn finish(mut self) {
         self.cancel.cancel();
         self.status.send_replace(Status::default());
         gauges::show(&[], &self.machine.paused);
         let landed = tokio::time::timeout(WRITES_END_WITHIN, async {
-            // The last holder of the client leaves the group: what asks the brokers holds it, too.
+            // The client leaves the group when its last reference is dropped, and a probe holds one.
             while self.writes > 0 || self.committing || self.watching {
                 match self.tasks.join_next().await {
                     Some(Ok(Done::Written(input, records, took))) => {

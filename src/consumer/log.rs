@@ -1,5 +1,5 @@
-//! Log lines about partitions that wait: one when the trouble begins, one a minute while it lasts, one when it ends, for
-//! all partitions that have the same.
+//! Log lines about partitions that wait: one when a trouble begins, one a minute while it lasts, and one when it ends,
+//! each for all partitions with the same trouble.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,13 +11,13 @@ use super::Trouble;
 use super::partition::TroubleKind;
 use crate::record::TopicPartition;
 
-/// The shortest time between two lines about one trouble.
+/// Minimum time between two lines about the same trouble.
 pub(super) const BETWEEN_LINES: Duration = Duration::from_secs(60);
 
-/// Partitions that a line names.
+/// Maximum number of partitions named in a line.
 const NAMED: usize = 5;
 
-/// What was said of the troubles that last.
+/// The ongoing troubles that were logged.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
     said: BTreeMap<(TroubleKind, String), Said>,
@@ -30,17 +30,17 @@ struct Said {
     partitions: Vec<TopicPartition>,
 }
 
-/// A line to be logged.
+/// A log line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// The trouble began, or lasts.
+    /// The trouble began, or continues.
     Waits { kind: TroubleKind, text: String, partitions: Vec<TopicPartition>, lasted: Duration },
-    /// The partitions have the trouble no longer.
+    /// The trouble of these partitions ended.
     Over { text: String, partitions: Vec<TopicPartition>, lasted: Duration },
 }
 
 impl Troubles {
-    /// Takes which partitions wait now, and why. Returns what is to be said.
+    /// Compares the partitions that wait with those logged before. Returns the lines to log.
     pub fn compare<'t>(
         &mut self,
         waiting: impl Iterator<Item = (TopicPartition, &'t Trouble)>,
@@ -96,7 +96,7 @@ impl Line {
     }
 }
 
-/// `clone.ready/0, clone.ready/3 and 12 more`, with the topics as Kafka has them.
+/// Formats `clone.ready/0, clone.ready/3 and 12 more`, with the topics' names in Kafka.
 pub(super) fn names(partitions: &[TopicPartition], topic_prefix: &str) -> String {
     let mut names = String::new();
     for (number, partition) in partitions.iter().take(NAMED).enumerate() {

@@ -1,5 +1,5 @@
-//! What the consumer does by the clock: readiness, log lines, commits to Kafka, the comparison with the database, the
-//! look at the topics.
+//! The periodic work of the consumer: readiness, log lines, commits to Kafka, comparison with the database, probes of
+//! the brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,27 +18,27 @@ use crate::record::{Topic, TopicPartition};
 use crate::store::Fault;
 use crate::store::offsets::Position;
 
-/// How often offsets are committed to Kafka and compared with the database's.
+/// Interval of commits to Kafka and of comparisons with the database.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
 
-/// How often the brokers are asked for the topics.
+/// Interval of asking the brokers for the topics.
 const TOPICS_EVERY: Duration = Duration::from_secs(5);
 
-/// A client that hears nothing for this long is probed. Records are a sign of life: under a quota, questions wait behind
-/// them.
+/// A client that received nothing for this long is probed. Records count as a sign of life, as requests wait behind
+/// them under a quota.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Probes in a row without an answer, while another client gets answers, after which the client is replaced.
+/// Consecutive failed probes, while another client gets answers, after which the client is replaced.
 const UNANSWERED: u32 = 3;
 
-/// A member that was given nothing for this long says what it waits for, and again each minute.
+/// A member without an assignment logs the possible reasons after this time, and again every minute.
 const ASSIGNMENT_EXPECTED: Duration = Duration::from_secs(4);
 
-/// Kafka is well again where no client failed for this long: one broker of several may be away.
+/// Kafka counts as recovered after this time without a failing client, as one of several brokers may be away.
 const QUIET: Duration = Duration::from_secs(15);
 
 impl Consumer {
-    /// Everything that happens by the clock.
+    /// Does the periodic work that is due.
     pub(super) fn look(&mut self) -> Option<End> {
         let now = Instant::now();
         self.looks += 1;
@@ -141,7 +141,7 @@ impl Consumer {
         }
     }
 
-    /// Commits to Kafka what is stored and not known to be committed.
+    /// Commits to Kafka the stored offsets that are not known to be committed.
     fn commit(&mut self) {
         let changed = self.uncommitted();
         if self.committing || changed.is_empty() || !self.member {
@@ -206,7 +206,7 @@ impl Consumer {
         });
     }
 
-    /// Takes what a look at the brokers found.
+    /// Handles the result of asking the brokers.
     pub(super) fn watched(&mut self, watched: Watched) -> Option<End> {
         self.watching = false;
         self.ends.extend(watched.ends);

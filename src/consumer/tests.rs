@@ -1,4 +1,4 @@
-//! The machine by itself: a test for each transition, and random sequences of events against its promises.
+//! Tests of the machine alone: one for each transition, and random sequences of events checked against its promises.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ impl Bench {
         Bench { machine: Machine::new(LIMITS), now: Instant::now() }
     }
 
-    /// With these partitions, each read from its stored position.
+    /// A machine with these partitions, each read from its stored position.
     fn consuming(positions: &[(i32, i64)]) -> Bench {
         let mut bench = Bench::new();
         let keys: Vec<TopicPartition> = positions.iter().map(|(partition, _)| key(*partition)).collect();
@@ -78,7 +78,7 @@ impl Bench {
         self.now += time;
     }
 
-    /// The next action, which is a write.
+    /// Returns the next action, which must be a write.
     fn write(&mut self) -> (WriteId, Effort, Batch) {
         match self.act() {
             Some(Action::Write { id, effort, batch }) => (id, effort, batch),
@@ -92,7 +92,7 @@ impl Bench {
         self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
     }
 
-    /// Writes what is gathered, and lets it land.
+    /// Writes the buffered records and lets them land.
     fn land(&mut self) -> Batch {
         self.pass(LIMITS.wait);
         let (id, _, batch) = self.write();
@@ -398,7 +398,7 @@ fn a_full_lane_pauses_its_partitions_after_a_second_and_the_other_lane_goes_on()
     bench.written(id, &[(0, Outcome::Landed(at(10)))], Vec::new());
     let (_, _, batch) = bench.write();
     assert_eq!(batch.records.len(), 10);
-    // An error that the client reported meanwhile may be lost: it is to be reported again.
+    // An error that the client reported while paused may be lost, and must be reported again.
     assert!(matches!(bench.act(), Some(Action::Resume(offsets)) if offsets == [(key(0), 20)]));
 }
 
@@ -413,7 +413,7 @@ fn a_write_that_died_is_followed_by_a_look_at_the_stored_positions() {
     assert!(matches!(bench.act(), Some(Action::Load(_))));
 }
 
-/// What may happen in a random sequence.
+/// A step of a random sequence.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Assign(i32),
@@ -444,7 +444,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The world around the machine: a log without end, a database, and what is in flight.
+/// The environment of the machine: a log without end, a database, and the work in flight.
 struct World {
     machine: Machine,
     now: Instant,
@@ -454,7 +454,7 @@ struct World {
     stored: BTreeMap<TopicPartition, i64>,
     loads: Vec<Vec<TopicPartition>>,
     writes: Vec<(WriteId, Effort, Batch)>,
-    /// Partitions whose last write was fenced: no further write before a load.
+    /// Partitions whose last write was fenced: they must be loaded before the next write.
     fenced: BTreeSet<TopicPartition>,
 }
 
@@ -575,7 +575,7 @@ impl World {
         self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
     }
 
-    /// Does what the machine wants, and holds it to its promises.
+    /// Carries out the machine's actions, and checks its promises.
     fn act(&mut self) {
         let mut polls = 0;
         while let Some(action) = self.machine.poll(self.now) {
@@ -628,7 +628,7 @@ impl World {
         self.writes.push((id, effort, batch));
     }
 
-    /// Lets everything succeed; then every partition of this member is read again.
+    /// Lets everything succeed; after that every partition of this member must be read again.
     fn settle(&mut self) {
         for _ in 0..200 {
             self.now += Duration::from_secs(11);
