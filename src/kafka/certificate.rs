@@ -1,5 +1,5 @@
-//! The certificates of brokers and of this client. librdkafka says of a broker's only that it cannot be verified, so this
-//! asks OpenSSL, with the same authorities and the same name.
+//! The certificates of brokers and of this client. librdkafka only reports that a broker's certificate cannot be
+//! verified, so this module asks OpenSSL, with the same authorities and the same host name.
 
 use anyhow::Context as _;
 use openssl::error::ErrorStack;
@@ -15,8 +15,8 @@ use crate::config::Settings;
 const EXPIRED: i32 = 10;
 const NAME_MISMATCHES: [i32; 2] = [62, 64];
 
-/// The kind of fault of the certificate of a server (`host:port`), and OpenSSL's words for it; `None` where it cannot
-/// be found out. Blocks.
+/// Returns the kind of problem with the certificate of a server (`host:port`), and OpenSSL's text; `None` if it cannot
+/// be determined. Blocks.
 pub(super) fn fault(settings: &Settings, server: &str) -> Option<(Kind, String)> {
     let kind = |code: i32| match code {
         EXPIRED => Kind::ExpiredCertificate,
@@ -27,8 +27,8 @@ pub(super) fn fault(settings: &Settings, server: &str) -> Option<(Kind, String)>
     faults.into_iter().map(|(code, words)| (kind(code), words)).max_by_key(|(kind, _)| *kind)
 }
 
-/// The certificates that can be seen of the servers of `KAFKA_BOOTSTRAP_SERVERS` and of this client; none without TLS.
-/// Blocks, for some seconds a server.
+/// Returns the visible certificates of the servers of `KAFKA_BOOTSTRAP_SERVERS` and of this client; none without TLS.
+/// Blocks for a few seconds per server.
 pub fn certificates(settings: &Settings) -> Vec<Certificate> {
     let protocol = settings.kafka_properties.get("security.protocol").map(|name| name.trim().to_lowercase());
     if !protocol.is_some_and(|name| name.ends_with("ssl")) {
@@ -52,7 +52,7 @@ fn property<'s>(settings: &'s Settings, name: &str) -> Option<&'s str> {
     settings.kafka_properties.get(name).map(String::as_str)
 }
 
-/// What the server shows; `None` where it cannot be had.
+/// Returns the certificate that the server presents; `None` if it cannot be read.
 fn look(settings: &Settings, server: &str) -> Option<Seen> {
     let look = || {
         let (host, _) = server.rsplit_once(':').context("no port")?;
@@ -75,7 +75,7 @@ fn look(settings: &Settings, server: &str) -> Option<Seen> {
         .ok()
 }
 
-/// The certificate that this client shows, the first of its chain.
+/// Returns this client's certificate, the first of its chain.
 fn own(settings: &Settings) -> anyhow::Result<Option<X509>> {
     let pem =
         match (property(settings, "ssl.certificate.location"), property(settings, "ssl.certificate.pem")) {
@@ -90,7 +90,7 @@ fn own(settings: &Settings) -> anyhow::Result<Option<X509>> {
     Ok(several(&pem)?.into_iter().next())
 }
 
-/// Also where the lines are separated by `\n` in two characters, as in a variable.
+/// Parses PEM, also if its lines are separated by `\n` written as two characters, as in an environment variable.
 fn several(pem: &str) -> Result<Vec<X509>, ErrorStack> {
     X509::stack_from_pem(pem.replace("\\n", "\n").as_bytes())
 }

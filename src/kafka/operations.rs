@@ -1,5 +1,5 @@
-//! What the brokers let this client do with topics and its group. It is part of a description, so that nothing must
-//! be sent, read or joined to try it. librdkafka can ask for that, rdkafka does not wrap it.
+//! The operations that the brokers allow this client on topics and its group. They are part of a description, so that
+//! nothing must be sent, read or joined to test them. librdkafka supports this, but rdkafka does not wrap it.
 #![allow(unsafe_code, reason = "rdkafka wraps neither DescribeTopics nor DescribeConsumerGroups")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use rdkafka::client::{Client, ClientContext};
 
 use super::topic_ids::{Owned, text};
 
-/// What a client does with a topic or a group.
+/// An operation on a topic or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names are Kafka's")]
 pub enum Operation {
@@ -24,7 +24,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// As `kafka-acls.sh` names it.
+    /// Returns the operation's name in `kafka-acls.sh`.
     pub fn name(self) -> &'static str {
         match self {
             Operation::Read => "Read",
@@ -44,11 +44,11 @@ impl Operation {
     }
 }
 
-/// The operations that are allowed; `None` where the broker does not say so.
+/// The allowed operations; `None` if the broker does not report them.
 pub type Allowed = Option<BTreeSet<Operation>>;
 
-/// The operations allowed on each of these topics (names as Kafka has them); one that is not described is left out.
-/// Blocks, for `patience` at most.
+/// Returns the operations allowed on each of these topics (names with prefix); topics without a description are
+/// omitted. Blocks for at most `patience`.
 pub(super) fn on_topics<C: ClientContext>(
     client: &Client<C>,
     names: &[String],
@@ -88,7 +88,8 @@ pub(super) fn on_topics<C: ClientContext>(
     }
 }
 
-/// The operations allowed on a group; `None` also where there is no such group yet. Blocks, for `patience` at most.
+/// Returns the operations allowed on a group; `None` also if the group does not exist yet. Blocks for at most
+/// `patience`.
 pub(super) fn on_group<C: ClientContext>(
     client: &Client<C>,
     group: &str,
@@ -123,7 +124,7 @@ pub(super) fn on_group<C: ClientContext>(
     }
 }
 
-/// Asks and waits for the answer.
+/// Sends an admin request and waits for the answer.
 ///
 /// # Safety
 /// `request` hands its three pointers to an admin request of librdkafka of the kind `operation`, and nothing else.
@@ -171,7 +172,7 @@ unsafe fn failed(error: *const rd::rd_kafka_error_t) -> bool {
 }
 
 /// # Safety
-/// The pointer is null or to so many operations.
+/// The pointer is null or points to `count` operations.
 unsafe fn allowed(operations: *const rd::rd_kafka_AclOperation_t, count: usize) -> Allowed {
     if operations.is_null() {
         return None;

@@ -1,5 +1,5 @@
 //! The event queue of a consumer. rdkafka's own polling drops the partition of an error, the offset of a partition's
-//! end, and every header name that is not UTF-8; this module reads them from librdkafka's events.
+//! end, and every header name that is not UTF-8, so this module reads them from librdkafka's events.
 #![allow(unsafe_code, reason = "rdkafka does not expose these parts of an event")]
 
 use std::ffi::{CStr, c_void};
@@ -15,23 +15,23 @@ use super::headers;
 use super::topic_ids::{Owned, text};
 use crate::record::{Record, Topic};
 
-/// A topic's name as Kafka has it, and a partition.
+/// A topic's name with prefix, and a partition.
 pub(super) type Place = (String, i32);
 
-/// What librdkafka hands out.
+/// Events of librdkafka.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A record.
     Record(Record),
-    /// Every record before this offset was handed out, and no further one was there.
+    /// Every record before this offset was returned, and no more exist yet.
     EndOfPartition { place: Place, offset: i64 },
-    /// A partition cannot be read. `offset` is negative where librdkafka names none.
+    /// A partition cannot be read. `offset` is negative if librdkafka gives none.
     PartitionFailed { place: Place, offset: i64, code: RDKafkaErrorCode, reason: String },
     /// An error of the client or of a topic.
     ClientFailed { code: RDKafkaErrorCode, reason: String, fatal: bool },
-    /// The group gives these partitions to this member.
+    /// The group assigns these partitions to this member.
     Assigned(Vec<Place>),
-    /// The group takes these partitions away.
+    /// The group revokes these partitions.
     Revoked(Vec<Place>),
     /// Statistics as JSON.
     Statistics(Vec<u8>),
@@ -39,7 +39,7 @@ pub(super) enum Event {
     Log { level: i32, facility: String, text: String },
 }
 
-/// The queue. Holds the consumer, which outlives every event.
+/// The event queue. Holds the consumer, which outlives every event.
 pub(super) struct Queue<C: ConsumerContext + 'static> {
     // The order of the fields matters: the queue is destroyed before the consumer.
     queue: Owned<rd::rd_kafka_queue_t>,
@@ -53,7 +53,7 @@ unsafe impl<C: ConsumerContext> Send for Queue<C> {}
 unsafe impl<C: ConsumerContext> Sync for Queue<C> {}
 
 impl<C: ConsumerContext> Queue<C> {
-    /// The queue of this consumer, which must have a `group.id`. `None` if it has no queue.
+    /// Opens the queue of this consumer, which must have a `group.id`. `None` if it has no queue.
     pub(super) fn of(consumer: Arc<BaseConsumer<C>>, topic_prefix: String) -> Option<Queue<C>> {
         // SAFETY: the consumer is alive; the result is null or a new reference to its queue.
         let queue = unsafe { rd::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
@@ -66,7 +66,7 @@ impl<C: ConsumerContext> Queue<C> {
         &self.consumer
     }
 
-    /// The next event that is there. Does not block. Events of no interest are passed over.
+    /// Returns the next queued event. Does not block. Skips events of other types.
     pub(super) fn next(&self) -> Option<Event> {
         loop {
             // SAFETY: the queue is alive; the result is null or an event that the caller owns.

@@ -1,5 +1,5 @@
-//! Ranges of one topic: where they are, and their records. Beside the running daemon: no group is joined, no
-//! offset committed.
+//! Ranges of one topic: resolves them and reads their records. Works beside the running daemon: joins no group, commits
+//! no offset.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::config::Settings;
 use crate::event::Time;
 use crate::record::{Record, Topic};
 
-/// A chunk that is not full is handed out when nothing more came for this long.
+/// A partial chunk is returned when nothing more arrived for this long.
 const CHUNK_WAIT: Duration = Duration::from_millis(500);
 
-/// Where nothing came for so long, a new client goes on: the old one may have lost the brokers for good, as
-/// `consume::End::BrokersLost` says.
+/// A new client takes over after this time without a message, as the old one may have lost the brokers for good (see
+/// `consumer::End::BrokersLost`).
 const QUIET: Duration = Duration::from_secs(30);
 
-/// How long the broker may take to answer a question.
+/// Timeout of a broker's answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Where a range starts or ends.
+/// The start or the end of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// At this offset.
@@ -37,43 +37,45 @@ pub enum Bound {
     Time(Time),
 }
 
-/// What of a range the topic no longer has.
+/// The part of a range that the topic no longer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Eaten {
-    /// Nothing.
+    /// Nothing is missing.
     Nothing,
-    /// Offsets from `from` until before `to`.
+    /// The offsets from `from` until before `to` are missing.
     Offsets {
-        /// The first that is gone.
+        /// The first missing offset.
         from: i64,
-        /// The first that is there, or the range's end.
+        /// The first offset that exists, or the range's end.
         to: i64,
     },
-    /// The range starts at a time, and the oldest record that is left is already as late: there may have been others.
+    /// Earlier records may be missing: the range starts at a time, and the oldest remaining record is not earlier than
+    /// it.
     Perhaps,
 }
 
-/// What is read of one partition: offsets from `start` until before `end`.
+/// The offsets of one partition to read, from `start` until before `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Range {
     /// The partition.
     pub partition: i32,
     /// The first offset.
     pub start: i64,
-    /// The offset to stop before; not less than `start`.
+    /// The offset to stop before; at least `start`.
     pub end: i64,
-    /// What is missing before `start`.
+    /// The records missing before `start`.
     pub eaten: Eaten,
 }
 
 impl Range {
-    /// How many offsets the range has; there may be fewer records, as compaction and transactions leave gaps.
+    /// Returns the number of offsets in the range. There may be fewer records, as compaction and transactions leave
+    /// gaps.
     pub fn offsets(&self) -> u64 {
         u64::try_from(self.end - self.start).unwrap_or(0)
     }
 
-    /// Brings what was wished together with what the partition has: offsets from `low` until before `high`.
+    /// Limits the requested bounds to the partition's offsets from `low` until before `high`.
     fn resolve(partition: i32, (low, high): (i64, i64), from: Option<Wish>, to: Option<Wish>) -> Range {
         let wished_end = match to {
             None => high,
@@ -95,7 +97,7 @@ impl Range {
     }
 }
 
-/// A bound, as an offset of one partition.
+/// A bound resolved to an offset of one partition.
 #[derive(Clone, Copy, Debug)]
 enum Wish {
     Offset(i64),
@@ -115,18 +117,18 @@ impl Wish {
 pub struct Lost {
     /// The partition.
     pub partition: i32,
-    /// The first offset that is gone.
+    /// The first removed offset.
     pub from: i64,
-    /// The first offset that is there, or the range's end.
+    /// The first offset that exists, or the range's end.
     pub to: i64,
 }
 
-/// How far reading one partition has come.
+/// The progress of reading one partition.
 struct Part {
-    /// The offset to go on from.
+    /// The next offset to read.
     next: i64,
     end: i64,
-    /// After the last record that was gathered.
+    /// The offset after the last buffered record.
     gathered: i64,
     done: bool,
 }
@@ -135,7 +137,7 @@ struct Part {
 pub struct Reader {
     config: ClientConfig,
     consumer: Arc<StreamConsumer>,
-    /// When a record came last, or the end of a partition.
+    /// The time of the last record, or of the last end of a partition.
     heard: Instant,
     topic_name: String,
     topic_prefix: String,
@@ -143,16 +145,16 @@ pub struct Reader {
     parts: BTreeMap<i32, Part>,
     buffer: Vec<Record>,
     buffered_bytes: usize,
-    /// The broker said that an offset is not there.
+    /// Whether the broker reported an offset out of range.
     out_of_range: bool,
     lost: Vec<Lost>,
 }
 
 impl Reader {
-    /// Makes the client; connects when it is first used.
+    /// Creates the client; it connects at its first use.
     pub fn new(settings: &Settings, topic: Topic) -> anyhow::Result<Reader> {
         let mut config = consumer_config(settings);
-        // librdkafka wants one; it is not joined, and nothing is committed to it.
+        // librdkafka requires a group; it is not joined, and nothing is committed to it.
         config.set("group.id", format!("{}-replay", settings.kafka_group_id));
         config.set("enable.partition.eof", "true");
         let consumer: StreamConsumer = config.create().context("the Kafka consumer could not be made")?;
@@ -171,11 +173,11 @@ impl Reader {
         })
     }
 
-    /// Finds out what there is to read, of one partition or of all.
+    /// Resolves the ranges to read, of one partition or of all.
     ///
-    /// Without `from` a range starts at the oldest record, without `to` it ends with what is there now. Timestamps
-    /// need not be in order: a range of times starts and ends at the first record that is as late, so records
-    /// between may be earlier, and late ones behind its end are not part of it.
+    /// Without `from` a range starts at the oldest record; without `to` it ends at the current end. Timestamps need not
+    /// be in order: a range of times starts and ends at the first record that is not earlier, so records inside it may
+    /// be earlier, and later ones after its end are not part of it.
     pub async fn resolve(
         &self,
         partition: Option<i32>,
@@ -189,7 +191,7 @@ impl Reader {
             .context("asking the broker died")?
     }
 
-    /// Starts to read the ranges; empty ones are left out.
+    /// Starts reading the ranges; empty ones are omitted.
     pub fn start(&mut self, ranges: &[Range]) -> anyhow::Result<()> {
         self.parts = ranges
             .iter()
@@ -203,8 +205,8 @@ impl Reader {
         self.assign()
     }
 
-    /// The next records, in offset order within each partition; `None` when all ranges are read. May be dropped
-    /// and called again: nothing is lost.
+    /// Returns the next records, in offset order within each partition; `None` when all ranges are read. May be dropped
+    /// and called again without losing records.
     pub async fn next(&mut self) -> anyhow::Result<Option<Vec<Record>>> {
         loop {
             if self.out_of_range {
@@ -237,17 +239,17 @@ impl Reader {
         }
     }
 
-    /// Whether a partition's range is read to its end, and all of it lies before `offset`.
+    /// Whether a partition's range is read to its end, and all its records are before `offset`.
     pub fn is_complete(&self, partition: i32, offset: i64) -> bool {
         self.parts.get(&partition).is_none_or(|part| part.done && part.gathered <= offset)
     }
 
-    /// What retention removed while it was being read.
+    /// Returns the offsets that retention removed while they were being read.
     pub fn lost(&self) -> &[Lost] {
         &self.lost
     }
 
-    /// Ends the client.
+    /// Closes the client.
     pub async fn close(self) {
         let closed = tokio::task::spawn_blocking(move || drop(self));
         if tokio::time::timeout(Duration::from_secs(3), closed).await.is_err() {
@@ -281,7 +283,7 @@ impl Reader {
         }
     }
 
-    /// Nothing more is wanted of this partition.
+    /// Stops reading a partition.
     fn finish(&mut self, partition: i32) {
         if let Some(part) = self.parts.get_mut(&partition) {
             part.done = true;
@@ -314,7 +316,7 @@ impl Reader {
     fn consumer_error(&mut self, error: KafkaError) -> anyhow::Result<()> {
         use RDKafkaErrorCode as Code;
         match error {
-            // The end was there when the range was resolved: what lies before it and did not come are gaps.
+            // The end existed when the range was resolved: offsets before it that did not arrive are gaps.
             KafkaError::PartitionEOF(partition) => {
                 self.heard = Instant::now();
                 self.finish(partition);
@@ -331,14 +333,14 @@ impl Reader {
             | KafkaError::MessageConsumptionFatal(_) => {
                 return Err(error).with_context(|| format!("{} can no longer be read", self.topic_name));
             }
-            // The group is only a name.
+            // The group is used in name only.
             KafkaError::MessageConsumption(Code::GroupAuthorizationFailed) => debug!(%error, "of no concern"),
             error => warn!(%error, "the Kafka consumer reports"),
         }
         Ok(())
     }
 
-    /// Goes on from what is left where retention was faster than this reader.
+    /// Continues at the oldest remaining record after retention has overtaken this reader.
     async fn look_again(&mut self) -> anyhow::Result<()> {
         let consumer = self.consumer.clone();
         let topic = self.topic_name.clone();
@@ -378,7 +380,7 @@ impl Reader {
     }
 }
 
-/// As [`Reader::resolve`], asked by any client. Blocks.
+/// As [`Reader::resolve`], with any client. Blocks.
 pub(super) fn resolve<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: &str,
@@ -393,7 +395,7 @@ pub(super) fn resolve<C: ConsumerContext>(
         .into_iter()
         .map(|partition| {
             let marks = watermarks(consumer, topic, partition)?;
-            // Where nothing is so late, the range starts or ends where the partition ends.
+            // If no record is late enough, the bound is the partition's end.
             let at_end = Wish::Offset(marks.1);
             let wish = |wishes: &Option<BTreeMap<i32, Wish>>| {
                 wishes.as_ref().map(|wishes| wishes.get(&partition).copied().unwrap_or(at_end))
@@ -403,7 +405,7 @@ pub(super) fn resolve<C: ConsumerContext>(
         .collect()
 }
 
-/// The partition asked for, or all that the topic has.
+/// Returns the requested partition, or all partitions of the topic.
 fn partitions<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: &str,
@@ -445,7 +447,7 @@ fn watermarks<C: ConsumerContext>(
         .with_context(|| format!("the broker was asked for the offsets of {topic} and gave no answer"))
 }
 
-/// A bound as offsets; a partition that has no record so late is left out.
+/// Resolves a bound to offsets; partitions without a record that late are omitted.
 fn wishes<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: &str,
@@ -459,7 +461,7 @@ fn wishes<C: ConsumerContext>(
         }
         Some(Bound::Time(time)) => time,
     };
-    // Records have milliseconds; none lies between this time and the next of these.
+    // Record timestamps are in milliseconds, so rounding up loses none.
     let millis = time.micros().div_euclid(1000) + i64::from(time.micros().rem_euclid(1000) > 0);
     let mut list = TopicPartitionList::new();
     for partition in partitions {

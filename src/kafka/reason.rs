@@ -1,11 +1,11 @@
-//! Why a broker cannot be reached or refuses, in one sentence, and the remedy. librdkafka's error and log callbacks
-//! know the cause; what its calls return does not.
+//! The reason why a broker cannot be reached or refuses, in one sentence, and the remedy. librdkafka's error and log
+//! callbacks contain the cause; the results of its calls do not.
 
 use std::fmt;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-/// The causes, those that name a fault best first.
+/// The causes, the most specific first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Kind {
@@ -46,25 +46,25 @@ impl Kind {
         }
     }
 
-    /// Whether another try can only give the same.
+    /// Whether a retry would fail the same way.
     pub fn is_final(self) -> bool {
         self < Kind::NameNotFound
     }
 }
 
-/// A cause with its sentence and what to do.
+/// A cause with a sentence and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// The cause.
     pub kind: Kind,
-    /// What is wrong.
+    /// The problem.
     pub sentence: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
 impl Reason {
-    /// The sentence and remedy of a cause; `words` are those of the part that refused.
+    /// Returns the sentence and the remedy for a cause; `words` are the error text without the server.
     pub fn new(kind: Kind, words: &str) -> Reason {
         let (sentence, remedy) = match kind {
             Kind::WrongLogin => (
@@ -159,7 +159,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The reason behind an error of librdkafka: its code, and the whole text of its error or log callback.
+/// Returns the reason for an error of librdkafka, from its code and the whole text of its error or log callback.
 pub fn reason(code: Code, text: &str) -> Reason {
     Reason::new(kind(code, text), server(text).1)
 }
@@ -181,7 +181,7 @@ fn kind(code: Code, text: &str) -> Kind {
         _ => {}
     }
     if has("mechanism handshake failed") {
-        // a listener without SASL answers so, and offers none
+        // A listener without SASL answers this way, and lists no mechanisms.
         return if has("current SASL state") { Kind::LoginNotExpected } else { Kind::MechanismNotOffered };
     }
     if has("SASL authentication error") || has("Authentication failed") || has("authentication failed") {
@@ -237,8 +237,8 @@ fn certificate_or_protocol(text: &str) -> Option<Kind> {
     None
 }
 
-/// Whether the broker closed the connection in this state, and within 2 s of reaching it: one that is up for longer may
-/// be closed for any reason.
+/// Whether the broker closed the connection in this state within 2 s of connecting. A connection that is up for longer
+/// may be closed for any reason.
 fn is_cut_off(text: &str, state: &str) -> bool {
     let Some((words, after)) = text.rsplit_once(" (after ") else { return false };
     let Some((millis, rest)) = after.split_once("ms in state ") else { return false };
@@ -246,20 +246,20 @@ fn is_cut_off(text: &str, state: &str) -> bool {
     is_soon && words.contains("Disconnected") && rest.starts_with(state)
 }
 
-/// A TLS alert that is read as the size of an answer: bytes 0x15 0x03 and the version, so 352518912 and above.
+/// Whether a TLS alert was read as the size of an answer: bytes 0x15 0x03 and the version, so at least 352518912.
 fn is_tls_alert(text: &str) -> bool {
     let size = text.split("Invalid response size ").nth(1).and_then(|rest| rest.split(' ').next());
     size.and_then(|size| size.parse::<u32>().ok()).is_some_and(|size| size >> 16 == 0x1503)
 }
 
-/// The text without librdkafka's `(after 5ms in state CONNECT)`.
+/// Returns the text without librdkafka's `(after 5ms in state CONNECT)`.
 fn without_state(text: &str) -> &str {
     text.split(" (after ").next().unwrap_or(text).trim()
 }
 
-/// The server that a text of librdkafka begins with, and the rest: `ssl://host:9093/bootstrap: Connect to ...`.
+/// Splits off the server at the start of a text from librdkafka: `ssl://host:9093/bootstrap: Connect to ...`.
 pub fn server(text: &str) -> (Option<&str>, &str) {
-    // a log line names its thread first
+    // A log line starts with its thread.
     let text =
         text.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(text, |(_, rest)| rest);
     let Some((head, rest)) = text.split_once(": ") else { return (None, text) };

@@ -1,4 +1,4 @@
-//! What librdkafka's statistics say of partitions: the end of what may be read.
+//! The end offsets of partitions, from librdkafka's statistics.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::record::TopicPartition;
 /// The parts of the statistics that this program uses.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Statistics {
-    /// The last stable offset of each partition whose end librdkafka knows: records before it may be read.
+    /// The last stable offset of each partition, if librdkafka knows it: records before it may be read.
     pub ends: BTreeMap<TopicPartition, i64>,
 }
 
@@ -46,7 +46,7 @@ impl Statistics {
         let mut ends = BTreeMap::new();
         for (topic, statistics) in document.topics {
             for (number, PartitionStatistics { ls_offset }) in statistics.partitions {
-                // librdkafka has a partition -1 for what has none yet
+                // librdkafka has a partition -1 for records that are not assigned to one yet.
                 if number >= 0
                     && ls_offset >= 0
                     && let Some(partition) = partition(&(topic.clone(), number))

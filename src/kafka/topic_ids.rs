@@ -1,6 +1,6 @@
-//! The ids that brokers give topics. A topic that is deleted and made anew keeps its name and starts again at
-//! offset 0; only its id tells that a stored offset is another topic's (contract, section 7). librdkafka knows
-//! the ids, rdkafka has no safe way to ask for them yet: this is the only unsafe code.
+//! The ids of topics. A topic that is deleted and recreated keeps its name and starts at offset 0 again; only its id
+//! shows that a stored offset belongs to the old topic (contract, section 7). librdkafka provides the ids, but rdkafka
+//! has no safe function for them yet.
 #![allow(unsafe_code, reason = "rdkafka does not wrap DescribeTopics")]
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use uuid::Uuid;
 
-/// What librdkafka gives out and wants back: freed when it goes out of scope.
+/// A pointer from librdkafka with its destructor, which is called on drop.
 pub(super) struct Owned<T>(pub(super) *mut T, pub(super) unsafe extern "C" fn(*mut T));
 
 impl<T> Drop for Owned<T> {
@@ -26,10 +26,11 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// The ids of those of the topics (names as Kafka has them) that are there and have one: brokers before
-/// version 2.8 give none. Makes no topic. Blocks, for `patience` at most.
+/// Returns the ids of the topics (names with prefix) that exist and have one; brokers before version 2.8 have none.
+/// Creates no topic. Blocks for at most `patience`.
 ///
-/// By itself librdkafka would ask the controller, which may be away for long while all else works; any broker knows.
+/// The request goes to any broker: by default librdkafka asks the controller, which may be away for long while
+/// everything else works.
 pub(super) fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     names: &[String],
