@@ -1,4 +1,4 @@
-//! What happens in a call, event after event.
+//! The events of a call, in order.
 
 use serde_json::json;
 
@@ -8,8 +8,8 @@ use super::{CALLERS, Caller, DAY_MS, Traffic, Voice};
 use crate::record::{Outgoing, Topic};
 
 impl Traffic {
-    /// A greeting, during which the voice is cloned (unless that of an earlier call still lives), then
-    /// the talk with the agent who speaks with it.
+    /// Simulates a call: a greeting, during which the voice is cloned unless that of an earlier call is still valid,
+    /// and then the agent's call, which uses the voice.
     pub(super) fn call(&mut self) {
         let start = self.next_call;
         self.next_call = match &mut self.rhythm {
@@ -61,7 +61,7 @@ impl Traffic {
         }
     }
 
-    /// The agent's call.
+    /// Simulates the agent's call.
     fn talk(&mut self, call: &str, person: u64, voice: Option<String>, pbx: &str, start: i64) {
         let number = number(person);
         if self.dice.chance(250) {
@@ -92,7 +92,7 @@ impl Traffic {
         self.tell(Topic::CallLifecycle, call, end, body);
     }
 
-    /// Clones the caller's voice; a failure may be tried once more.
+    /// Clones the caller's voice. A failed attempt may be repeated once.
     fn clone_voice(&mut self, number: &str, greeting: &str, now: &mut i64) -> Option<Voice> {
         let is_bad = self.rhythm.as_ref().is_some_and(|rhythm| rhythm.is_bad(*now));
         let slow = if is_bad { 4 } else { 1 };
@@ -129,7 +129,7 @@ impl Traffic {
         Some(Voice { id, ready, expires: ready + ttl.map_or(DAY_MS, |seconds| i64::from(seconds) * 1000) })
     }
 
-    /// Some callers choose a voice of their own, change it now and then, and may withdraw it.
+    /// Some callers choose a voice of their own, change it occasionally, and may withdraw it.
     fn mapping(&mut self, caller: &mut Caller, person: u64, number: &str, start: i64) {
         let topic = Topic::CallerVoiceMapping;
         let at = start + self.dice.range(500, 4000);
@@ -161,15 +161,15 @@ impl Traffic {
         }
     }
 
-    /// Who calls: few often, most seldom. The 32 who call most have the same share of the calls as the
-    /// next 64, the next 128, and so on up to about twice as many callers as calls.
+    /// Chooses a caller: few call often, most rarely. The 32 most frequent callers have the same share of the calls as
+    /// the next 64, the next 128, and so on up to about twice as many callers as calls.
     fn person(&mut self) -> u64 {
         let doublings = u64::from(65 - self.plan.calls.leading_zeros()).clamp(8, 14) - 5;
         let rank = 32 << self.dice.below(doublings);
         (self.first_caller + (rank + self.dice.below(rank)) * 7919) % CALLERS
     }
 
-    /// What was said, and in which language; agent and caller take turns.
+    /// Returns the language and the text of a talk, in which agent and caller take turns.
     fn transcript(&mut self, person: u64) -> (&'static str, String) {
         let languages = country(person).map_or(["en"].as_slice(), |country| country.languages);
         let language = languages.get(person as usize / 7 % languages.len()).copied().unwrap_or_default();
@@ -177,7 +177,7 @@ impl Traffic {
         if let Some((_, agent, caller)) = LANGUAGES.iter().find(|(tag, ..)| *tag == language) {
             for turn in 0..self.dice.range(3, 12) {
                 let (who, sentences) = if turn % 2 == 0 { ("Agent", agent) } else { ("Caller", caller) };
-                // A call opens with the first sentence of the agent.
+                // A call opens with the agent's first sentence.
                 let choice = if turn == 0 { 1 } else { sentences.len() };
                 let sentence = self.dice.pick(sentences.get(..choice).unwrap_or_default());
                 let number = self.dice.range(10, 23).to_string();

@@ -1,4 +1,4 @@
-//! What a seed yields stays; the records are what they are said to be.
+//! Tests that a seed always gives the same records, and that each record is what it claims to be.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -36,7 +36,7 @@ fn micros(time: &Value) -> i64 {
     }
 }
 
-/// One id for all bytes of all records.
+/// A single id over all bytes of all records.
 fn fingerprint(plan: &Plan) -> String {
     let all = traffic(plan).fold(uuid::Uuid::nil(), |before, Sent { record, unusable }| {
         let headers: Vec<_> =
@@ -117,12 +117,12 @@ fn without_disorder_everything_is_usable_sent_once_and_soon() {
     assert!(sent.iter().all(|sent| sent.unusable.is_none()));
     let values: HashSet<_> = sent.iter().filter_map(|sent| sent.record.value.as_ref()).collect();
     let tombstones = sent.iter().filter(|sent| sent.record.value.is_none()).count();
-    // Two deletes of one caller that give no time may read the same.
+    // Two deletes of one caller without a time may have equal values.
     assert!(values.len() + tombstones + 3 >= sent.len());
     assert!(lags(&sent).iter().all(|lag| (0..=251_000).contains(lag)));
 }
 
-/// By how many microseconds each record is behind its event, where it gives the event's time.
+/// Returns the microseconds between each event and its record, for records that state the event's time.
 fn lags(sent: &[Sent]) -> Vec<i64> {
     let lag = |sent: &Sent| {
         let topic = Topic::from_name(sent.record.topic)?;
@@ -270,7 +270,7 @@ fn clones_take_two_to_four_seconds_mostly() {
 
 #[test]
 fn of_a_million_calls_at_any_pace_few_records_wait_at_a_time() {
-    // The latest record is two hours and a half behind its call's start: more calls make it no worse.
+    // A record is at most two and a half hours later than its call's start, so more calls do not increase the number.
     for (spacing_ms, records, most) in [(1000, 200_000, 4000), (1, 100_000, WINDOW + 100)] {
         let mut traffic = Traffic::new(Plan { spacing_ms, ..plan(1_000_000, true) }, None);
         for _ in 0..records {

@@ -52,7 +52,7 @@ impl Instance {
         (self.wake, self.fetching) = (None, false);
     }
 
-    /// Whether its client speaks with the brokers.
+    /// Whether its client can reach the brokers.
     pub fn is_heard(&self, now: Millis) -> bool {
         self.running && self.connected && !self.client.dead && self.frozen_until <= now
     }
@@ -69,13 +69,13 @@ impl World {
         !self.kafka.away && self.instances[number].connected
     }
 
-    /// Whether this is still the client that it was; one that is frozen goes on later.
+    /// Whether this client is still the instance's current one; a frozen one continues later.
     pub(super) fn is_up(&self, who: Who) -> bool {
         let instance = &self.instances[who.0];
         instance.running && instance.who == who
     }
 
-    /// When to try again what a frozen instance cannot do now.
+    /// The time at which a frozen instance can act again.
     pub(super) fn thaws(&self, who: Who) -> Option<Millis> {
         (self.instances[who.0].frozen_until > self.now).then_some(self.now + 100)
     }
@@ -94,7 +94,7 @@ impl World {
         self.coordinate_soon();
     }
 
-    /// Ends a client. `leaves`: it tells the coordinator.
+    /// Stops a client. `leaves`: it notifies the coordinator.
     pub(super) fn stop(&mut self, number: usize, leaves: bool, pause: Millis) {
         let who = self.instances[number].who;
         self.instances[number].running = false;
@@ -108,7 +108,7 @@ impl World {
         self.at(self.now + pause, Happening::Start(number));
     }
 
-    /// Returns whether the coordinator must look again.
+    /// Returns whether the coordinator must run again.
     pub(super) fn heartbeat(&mut self, number: usize) -> bool {
         let now = self.now;
         let instance = &mut self.instances[number];
@@ -273,7 +273,7 @@ impl World {
         }
     }
 
-    /// The answer of a driver that gives it only once it knows where to start.
+    /// Answers like a driver that waits until it knows the positions.
     fn answer_late(&mut self, number: usize) {
         let instance = &mut self.instances[number];
         if self.without == Some(Rule::AnswerAtOnce)
