@@ -12,7 +12,7 @@ const KEEPS_UP_SECONDS: f64 = 10.0;
 
 /// The values of a partition that the gauges use.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct PartitionGauges {
     pub topic: Topic,
     /// One of [`metrics::STATES`].
     pub state: &'static str,
@@ -55,7 +55,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, seen: &Seen) {
+    fn add(&mut self, seen: &PartitionGauges) {
         self.partitions += 1;
         *self.states.entry(seen.state).or_default() += 1;
         self.lag += seen.lag;
@@ -68,7 +68,7 @@ impl Sums {
 }
 
 /// Sets the gauges of every topic, including topics of which this instance has no partition.
-pub(super) fn show(partitions: &[Seen], paused: &BTreeSet<Topic>) {
+pub(super) fn show(partitions: &[PartitionGauges], paused: &BTreeSet<Topic>) {
     for topic in Topic::ALL {
         let mut sums = Sums::default();
         partitions.iter().filter(|seen| seen.topic == topic).for_each(|seen| sums.add(seen));
@@ -110,13 +110,13 @@ pub(super) struct Oldest {
 
 impl Oldest {
     /// Registers the start of a write.
-    pub fn writes(&mut self, id: WriteId, records: &[Record]) {
+    pub fn write_started(&mut self, id: WriteId, records: &[Record]) {
         let first = first_timestamps(records);
         self.writing.extend(first.into_iter().map(|(key, timestamp)| (key, (id, timestamp))));
     }
 
     /// Registers the end of a write.
-    pub fn wrote(&mut self, id: WriteId) {
+    pub fn write_ended(&mut self, id: WriteId) {
         self.writing.retain(|_, (writing, _)| *writing != id);
     }
 
@@ -192,7 +192,13 @@ mod tests {
 
     #[test]
     fn a_stopped_partition_counts_in_the_sum_of_the_lag_and_not_in_the_worst() {
-        let seen = |state, lag, age| Seen { topic: Topic::CloneReady, state, lag, age, dead_in_a_row: lag };
+        let seen = |state, lag, age| PartitionGauges {
+            topic: Topic::CloneReady,
+            state,
+            lag,
+            age,
+            dead_in_a_row: lag,
+        };
         let mut sums = Sums::default();
         sums.add(&seen("stopped_by_limit", 700, 90.0));
         sums.add(&seen("ok", 3, 0.5));
@@ -205,9 +211,9 @@ mod tests {
     fn the_oldest_record_is_the_one_being_written_then_the_one_in_memory_then_the_one_seen_last() {
         let mut oldest = Oldest::default();
         assert_eq!(oldest.look(KEY, 0, None, 0), None);
-        oldest.writes(7, &[record(0, 0, 1000), record(1, 0, 500), record(0, 1, 2000)]);
+        oldest.write_started(7, &[record(0, 0, 1000), record(1, 0, 500), record(0, 1, 2000)]);
         assert_eq!(oldest.look(KEY, 0, Some(3000), 9), Some(1000));
-        oldest.wrote(7);
+        oldest.write_ended(7);
         assert_eq!(oldest.look(KEY, 2, Some(3000), 7), Some(3000));
         assert_eq!(oldest.look(KEY, 2, None, 7), Some(3000), "it was not kept, and still waits");
         assert_eq!(oldest.look(KEY, 3, None, 6), None, "it has landed");

@@ -12,19 +12,19 @@ use super::partition::TroubleKind;
 use crate::record::TopicPartition;
 
 /// Minimum time between two lines about the same trouble.
-pub(super) const BETWEEN_LINES: Duration = Duration::from_secs(60);
+pub(super) const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Maximum number of partitions named in a line.
-const NAMED: usize = 5;
+const MAX_NAMES: usize = 5;
 
 /// The ongoing troubles that were logged.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
-    said: BTreeMap<(TroubleKind, String), Said>,
+    logged: BTreeMap<(TroubleKind, String), LoggedTrouble>,
 }
 
 #[derive(Debug)]
-struct Said {
+struct LoggedTrouble {
     since: Instant,
     last: Instant,
     partitions: Vec<TopicPartition>,
@@ -32,7 +32,7 @@ struct Said {
 
 /// A log line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum TroubleLine {
     /// The trouble began, or continues.
     Waits { kind: TroubleKind, text: String, partitions: Vec<TopicPartition>, lasted: Duration },
     /// The trouble of these partitions ended.
@@ -45,48 +45,48 @@ impl Troubles {
         &mut self,
         waiting: impl Iterator<Item = (TopicPartition, &'t Trouble)>,
         now: Instant,
-    ) -> Vec<Line> {
+    ) -> Vec<TroubleLine> {
         let mut current: BTreeMap<(TroubleKind, String), Vec<TopicPartition>> = BTreeMap::new();
         for (partition, trouble) in waiting {
             current.entry((trouble.kind, trouble.text.clone())).or_default().push(partition);
         }
         let mut lines = Vec::new();
-        self.said.retain(|key, said| {
+        self.logged.retain(|key, logged| {
             let lasts = current.contains_key(key);
             if !lasts {
-                let lasted = now.saturating_duration_since(said.since);
-                let partitions = std::mem::take(&mut said.partitions);
-                lines.push(Line::Over { text: key.1.clone(), partitions, lasted });
+                let lasted = now.saturating_duration_since(logged.since);
+                let partitions = std::mem::take(&mut logged.partitions);
+                lines.push(TroubleLine::Over { text: key.1.clone(), partitions, lasted });
             }
             lasts
         });
         for ((kind, text), partitions) in current {
-            let said = self.said.entry((kind, text.clone()));
-            let is_new = matches!(said, std::collections::btree_map::Entry::Vacant(_));
-            let said = said.or_insert(Said { since: now, last: now, partitions: Vec::new() });
-            said.partitions.clone_from(&partitions);
-            if is_new || now.saturating_duration_since(said.last) >= BETWEEN_LINES {
-                said.last = now;
-                let lasted = now.saturating_duration_since(said.since);
-                lines.push(Line::Waits { kind, text, partitions, lasted });
+            let logged = self.logged.entry((kind, text.clone()));
+            let is_new = matches!(logged, std::collections::btree_map::Entry::Vacant(_));
+            let logged = logged.or_insert(LoggedTrouble { since: now, last: now, partitions: Vec::new() });
+            logged.partitions.clone_from(&partitions);
+            if is_new || now.saturating_duration_since(logged.last) >= LINE_INTERVAL {
+                logged.last = now;
+                let lasted = now.saturating_duration_since(logged.since);
+                lines.push(TroubleLine::Waits { kind, text, partitions, lasted });
             }
         }
         lines
     }
 }
 
-impl Line {
+impl TroubleLine {
     /// Logs the line.
     pub fn log(&self, topic_prefix: &str) {
         match self {
-            Line::Waits { kind, text, partitions, lasted } => warn!(
+            TroubleLine::Waits { kind, text, partitions, lasted } => warn!(
                 partitions = names(partitions, topic_prefix),
                 count = partitions.len(),
                 waits_for = kind.name(),
                 for_seconds = lasted.as_secs(),
                 "partitions wait, and the others go on: {text}"
             ),
-            Line::Over { text, partitions, lasted } => info!(
+            TroubleLine::Over { text, partitions, lasted } => info!(
                 partitions = names(partitions, topic_prefix),
                 count = partitions.len(),
                 for_seconds = lasted.as_secs(),
@@ -99,12 +99,12 @@ impl Line {
 /// Formats `clone.ready/0, clone.ready/3 and 12 more`, with the topics' names in Kafka.
 pub(super) fn names(partitions: &[TopicPartition], topic_prefix: &str) -> String {
     let mut names = String::new();
-    for (number, partition) in partitions.iter().take(NAMED).enumerate() {
+    for (number, partition) in partitions.iter().take(MAX_NAMES).enumerate() {
         let comma = if number == 0 { "" } else { ", " };
         let _ = write!(names, "{comma}{topic_prefix}{partition}");
     }
-    if partitions.len() > NAMED {
-        let _ = write!(names, " and {} more", partitions.len() - NAMED);
+    if partitions.len() > MAX_NAMES {
+        let _ = write!(names, " and {} more", partitions.len() - MAX_NAMES);
     }
     names
 }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_is_said_when_it_begins_each_minute_and_when_it_ends() {
+    fn a_trouble_is_logged_when_it_begins_each_minute_and_when_it_ends() {
         let (mut troubles, start) = (Troubles::default(), Instant::now());
         let trouble = Trouble { kind: TroubleKind::Drift, text: "call_log".into() };
         let seconds = Duration::from_secs;
@@ -127,7 +127,7 @@ mod tests {
         for second in 0..=130 {
             lines.extend(troubles.compare([(partition(0), &trouble)].into_iter(), start + seconds(second)));
         }
-        let waits = |lasted| Line::Waits {
+        let waits = |lasted| TroubleLine::Waits {
             kind: TroubleKind::Drift,
             text: "call_log".into(),
             partitions: vec![partition(0)],
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(lines, [waits(0), waits(60), waits(120)]);
         let over = troubles.compare(std::iter::empty(), start + seconds(131));
         let partitions = vec![partition(0)];
-        assert_eq!(over, [Line::Over { text: "call_log".into(), partitions, lasted: seconds(131) }]);
+        assert_eq!(over, [TroubleLine::Over { text: "call_log".into(), partitions, lasted: seconds(131) }]);
     }
 
     #[test]

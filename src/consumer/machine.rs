@@ -27,7 +27,7 @@ pub struct Machine {
     pub(super) limits: Limits,
     pub(super) partitions: BTreeMap<TopicPartition, Partition>,
     /// The partitions that become due at some time: `Starting` and `Waiting`.
-    pub(super) restless: BTreeSet<TopicPartition>,
+    pub(super) timed: BTreeSet<TopicPartition>,
     pub(super) lanes: [Lane; LANES],
     pub(super) actions: VecDeque<Action>,
     pub(super) gate: Option<Gate>,
@@ -37,7 +37,7 @@ pub struct Machine {
     pub(super) single_writes: usize,
     pub(super) writes: WriteId,
     /// The seed of this instance's random pauses.
-    pub(super) chance: u32,
+    pub(super) jitter_seed: u32,
     pub(super) held_bytes: usize,
     /// The topics paused by `pause`.
     pub(super) paused: BTreeSet<Topic>,
@@ -49,14 +49,14 @@ impl Machine {
         Machine {
             limits,
             partitions: BTreeMap::new(),
-            restless: BTreeSet::new(),
+            timed: BTreeSet::new(),
             lanes: Default::default(),
             actions: VecDeque::new(),
             gate: None,
             loading: false,
             single_writes: 0,
             writes: 0,
-            chance: std::process::id(),
+            jitter_seed: std::process::id(),
             held_bytes: 0,
             paused: BTreeSet::new(),
         }
@@ -146,9 +146,9 @@ impl Machine {
         let before = std::mem::replace(&mut partition.state, state);
         self.held_bytes += partition.held_bytes();
         if matches!(partition.state, State::Starting { .. } | State::Waiting { .. }) {
-            self.restless.insert(key);
+            self.timed.insert(key);
         } else {
-            self.restless.remove(&key);
+            self.timed.remove(&key);
         }
         Some(before)
     }
@@ -276,8 +276,8 @@ impl Machine {
             None => format!("it cannot be read: {reason}"),
         };
         // Records buffered before that offset are written first; the position is read again after that.
-        let gathered = self.partitions.get(&key).is_some_and(|partition| partition.touched);
-        if gathered && let Some(lane) = self.partitions.get(&key).map(|partition| partition.lane) {
+        let buffered = self.partitions.get(&key).is_some_and(|partition| partition.touched);
+        if buffered && let Some(lane) = self.partitions.get(&key).map(|partition| partition.lane) {
             self.write_lane(lane, now);
         }
         self.stop_reading(key);
@@ -286,7 +286,7 @@ impl Machine {
 
     pub(super) fn database_failed(&mut self, reason: &str, now: Instant) {
         let failures = self.gate.as_ref().map_or(0, |gate| gate.failures).saturating_add(1);
-        self.gate = Some(Gate { until: now + super::database_pause(failures, self.chance), failures });
+        self.gate = Some(Gate { until: now + super::database_pause(failures, self.jitter_seed), failures });
         let held = self.lanes.iter().map(Lane::buffered_records).sum();
         self.actions.push_back(Action::Report(Notice::DatabaseFailed { reason: reason.to_owned(), held }));
     }

@@ -2,6 +2,7 @@
 //! PostgreSQL and the brokers. Each partition has a state of its own, so that none holds up another (contract, section
 //! 7).
 
+mod actions;
 mod driver;
 mod gauges;
 mod lanes;

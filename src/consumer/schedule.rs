@@ -41,7 +41,7 @@ impl Machine {
         let loads = |state: &State| matches!(state, State::Starting { .. }) && !self.loading;
         let retries = |state: &State| matches!(state, State::Waiting { held, .. } if held.is_empty() || self.single_writes < SINGLE_WRITES);
         let partitions = self
-            .restless
+            .timed
             .iter()
             .filter_map(|key| self.partitions.get(key))
             .filter(|partition| loads(&partition.state) || retries(&partition.state))
@@ -96,7 +96,7 @@ impl Machine {
     }
 
     /// Returns the records of the next batches.
-    pub fn gathered(&self) -> impl Iterator<Item = &Record> {
+    pub fn buffered(&self) -> impl Iterator<Item = &Record> {
         self.lanes.iter().flat_map(Lane::buffered)
     }
 
@@ -115,7 +115,7 @@ impl Machine {
             return;
         }
         let mut due = Vec::new();
-        for key in &self.restless {
+        for key in &self.timed {
             if let Some(partition) = self.partitions.get(key)
                 && partition.writing.is_none()
                 && let State::Starting { at, lost } = partition.state
@@ -186,7 +186,7 @@ impl Machine {
                     && partition.writing.is_none()
             })
         };
-        let due: Vec<TopicPartition> = self.restless.iter().filter(is_due).copied().collect();
+        let due: Vec<TopicPartition> = self.timed.iter().filter(is_due).copied().collect();
         for key in due {
             self.retry(key, now);
         }

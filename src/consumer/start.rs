@@ -186,8 +186,7 @@ impl Starter {
         let logs = match logs.map_err(anyhow::Error::from).and_then(|logs| logs) {
             Ok(logs) => logs,
             Err(error) => {
-                let text =
-                    format!("broker {leader}, which leads it, does not tell its first offset: {error:#}");
+                let text = format!("broker {leader}, its leader, did not return its first offset: {error:#}");
                 let start = trouble(TroubleKind::NoLeader, text);
                 return partitions.into_iter().map(|partition| (partition, start.clone())).collect();
             }
@@ -196,7 +195,7 @@ impl Starter {
         for look_up in &look_ups {
             let partition = look_up.partition;
             let Some(log) = logs.get(&partition) else {
-                let text = format!("broker {leader} does not tell its first offset");
+                let text = format!("broker {leader} did not return its first offset");
                 starts.push((partition, trouble(TroubleKind::NoLeader, text)));
                 continue;
             };

@@ -6,38 +6,38 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::envelope::says_structured;
+use super::envelope::is_structured;
 use crate::record::Header;
 
 /// The members of an object in their order, including repeated names.
-struct Members<'a>(Vec<(String, &'a str)>);
+struct RawMembers<'a>(Vec<(String, &'a str)>);
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D::Error> {
-        deserializer.deserialize_map(Fill)
+impl<'de> Deserialize<'de> for RawMembers<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawMembers<'de>, D::Error> {
+        deserializer.deserialize_map(RawMembersVisitor)
     }
 }
 
-struct Fill;
+struct RawMembersVisitor;
 
-impl<'de> Visitor<'de> for Fill {
-    type Value = Members<'de>;
+impl<'de> Visitor<'de> for RawMembersVisitor {
+    type Value = RawMembers<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMembers<'de>, A::Error> {
         let mut members = Vec::new();
         while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
             members.push((name, value.get()));
         }
-        Ok(Members(members))
+        Ok(RawMembers(members))
     }
 }
 
-impl<'a> Members<'a> {
-    fn read(text: &'a str) -> Option<Members<'a>> {
+impl<'a> RawMembers<'a> {
+    fn read(text: &'a str) -> Option<RawMembers<'a>> {
         serde_json::from_str(text).ok()
     }
 
@@ -74,16 +74,16 @@ pub fn with_fields(
     fields: &[(String, String)],
 ) -> Result<Vec<u8>, &'static str> {
     let text = value.and_then(|value| std::str::from_utf8(value).ok());
-    let mut outer = text.and_then(Members::read).ok_or("the value is no JSON object")?;
+    let mut outer = text.and_then(RawMembers::read).ok_or("the value is no JSON object")?;
     let is_given = |value: &str| {
         value != "null" && !serde_json::from_str::<String>(value).is_ok_and(|text| text.trim().is_empty())
     };
-    if !says_structured(headers) && !outer.get("specversion").is_some_and(is_given) {
+    if !is_structured(headers) && !outer.get("specversion").is_some_and(is_given) {
         fields.iter().for_each(|(name, value)| outer.set(name, value));
         return Ok(outer.write().into_bytes());
     }
     let data = outer.get("data").filter(|data| *data != "null").unwrap_or("{}");
-    let mut data = Members::read(data).ok_or("the value is an envelope whose data is no object")?;
+    let mut data = RawMembers::read(data).ok_or("the value is an envelope whose data is no object")?;
     fields.iter().for_each(|(name, value)| data.set(name, value));
     let data = data.write();
     outer.set("data", &data);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_set_stays_as_it_was_written() {
+    fn fields_that_are_not_set_stay_as_they_were_written() {
         let value = r#"{ "b" : 1.50, "a": "\u00e9", "n": 1e400, "b": 2 }"#;
         assert_eq!(
             edited(value, &[], &[("c", "null"), ("a", r#""x""#)]).unwrap(),

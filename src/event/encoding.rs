@@ -1,7 +1,7 @@
 //! Recognizes values that are not JSON, so that the message leads a producer to the wrong setting.
 
 /// Returns a message about the encoding of a value that is not JSON, if its first bytes show it.
-pub(super) fn foreign(value: &[u8]) -> Option<&'static str> {
+pub(super) fn problem(value: &[u8]) -> Option<&'static str> {
     Some(match value {
         _ if value.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) => {
             "the value is empty: a JSON object is expected; a delete has a null value, not an empty one"
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_are_no_json_are_called_by_their_names() {
+    fn values_that_are_not_json_are_recognized() {
         let utf_16: Vec<u8> = "{\"a\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let big_endian: Vec<u8> = "{\"a\":1}".encode_utf16().flat_map(u16::to_be_bytes).collect();
         for (value, name) in [
@@ -52,13 +52,13 @@ mod tests {
             (b"\0\0\0\0\x07{\"a\":1}", "magic byte 0"),
         ] {
             assert!(
-                foreign(value).is_some_and(|words| words.contains(name)),
+                problem(value).is_some_and(|words| words.contains(name)),
                 "{value:?}: {:?}",
-                foreign(value)
+                problem(value)
             );
         }
         for value in [b"{\"a\":".as_slice(), b"garbage", b"\0", b"[1", b"\xff"] {
-            assert_eq!(foreign(value), None, "{value:?}");
+            assert_eq!(problem(value), None, "{value:?}");
         }
     }
 }

@@ -105,7 +105,7 @@ impl<'a> Content<'a> {
         let names = names(record.topic);
         let outer = Members::read(text, names)?;
 
-        let structured = says_structured(&record.headers) || outer.get("specversion")?.is_some();
+        let structured = is_structured(&record.headers) || outer.get("specversion")?.is_some();
         let (kind, time, members) = if structured {
             let data = match outer.get("data")? {
                 Some(Json::Object(raw)) => Members::read(raw, names)?,
@@ -141,7 +141,7 @@ impl<'a> Content<'a> {
 }
 
 /// Whether `content-type` declares the value to be an envelope.
-pub(super) fn says_structured(headers: &[Header]) -> bool {
+pub(super) fn is_structured(headers: &[Header]) -> bool {
     let content_type = headers.iter().rfind(|header| header.name == b"content-type");
     content_type
         .and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok())

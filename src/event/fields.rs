@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::envelope::Content;
 use super::json::{self, Json};
-use super::time::NoTime;
+use super::time::InvalidTime;
 use super::{Reason, Time, Unusable};
 use crate::identity::SEPARATOR;
 use crate::record::Record;
@@ -23,7 +23,7 @@ pub(super) struct TextRule {
 pub(super) const CALLER_ID: TextRule = TextRule { max: Some(255), identifies: true };
 
 /// Returns the first constraint that a text violates.
-pub(super) fn text_fault(name: &str, text: &str, rule: TextRule) -> Option<Unusable> {
+pub(super) fn text_problem(name: &str, text: &str, rule: TextRule) -> Option<Unusable> {
     if text.contains('\0') {
         return Some(Unusable::new(Reason::NulCharacter, format!("{name} holds the character U+0000")));
     }
@@ -57,7 +57,7 @@ fn ruled_text<'a>(name: &str, value: Json<'a>, rule: TextRule) -> Result<Cow<'a,
     let Json::Text(text) = value else {
         return Err(invalid_type(name, "text"));
     };
-    match text_fault(name, &text, rule) {
+    match text_problem(name, &text, rule) {
         Some(fault) => Err(fault),
         None => Ok(text),
     }
@@ -71,7 +71,7 @@ pub(super) fn time(name: &str, value: Json<'_>) -> Result<Time, Unusable> {
             Ok(integer) => Time::from_unix_integer(integer),
             Err(_) => raw.parse().ok().and_then(Time::from_unix_double),
         }
-        .ok_or(NoTime::OutOfRange),
+        .ok_or(InvalidTime::OutOfRange),
         _ => return Err(invalid_type(name, "time: neither a text nor a number")),
     };
     time.map_err(|fault| Unusable::new(Reason::InvalidValue, format!("{name} {}", fault.explain())))

@@ -21,11 +21,11 @@ pub(super) const METADATA_VALUES: usize = 65_536;
 /// The members of an object whose names are known, as raw JSON text.
 pub(super) struct Members<'a> {
     names: &'static [&'static str],
-    found: Vec<Found<'a>>,
+    found: Vec<RawMember<'a>>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Found<'a> {
+struct RawMember<'a> {
     raw: Option<&'a RawValue>,
     twice: bool,
 }
@@ -52,9 +52,9 @@ impl<'a> Members<'a> {
             ));
         }
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let mut members = Members { names, found: vec![Found::default(); names.len()] };
+        let mut members = Members { names, found: vec![RawMember::default(); names.len()] };
         deserializer
-            .deserialize_map(Fill(&mut members))
+            .deserialize_map(MembersVisitor(&mut members))
             .and_then(|()| deserializer.end())
             .map_err(invalid)?;
         Ok(members)
@@ -79,9 +79,9 @@ impl<'a> Members<'a> {
     }
 }
 
-struct Fill<'m, 'a>(&'m mut Members<'a>);
+struct MembersVisitor<'m, 'a>(&'m mut Members<'a>);
 
-impl<'a> Visitor<'a> for Fill<'_, 'a> {
+impl<'a> Visitor<'a> for MembersVisitor<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +89,7 @@ impl<'a> Visitor<'a> for Fill<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(position) = map.next_key_seed(Position(self.0.names))? {
+        while let Some(position) = map.next_key_seed(NameIndex(self.0.names))? {
             match position.and_then(|position| self.0.found.get_mut(position)) {
                 Some(found) => {
                     found.twice |= found.raw.is_some();
@@ -105,9 +105,9 @@ impl<'a> Visitor<'a> for Fill<'_, 'a> {
 }
 
 /// Deserializes a member's name to its index among the known names.
-struct Position(&'static [&'static str]);
+struct NameIndex(&'static [&'static str]);
 
-impl<'a> DeserializeSeed<'a> for Position {
+impl<'a> DeserializeSeed<'a> for NameIndex {
     type Value = Option<usize>;
 
     fn deserialize<D: serde::Deserializer<'a>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -115,7 +115,7 @@ impl<'a> DeserializeSeed<'a> for Position {
     }
 }
 
-impl Visitor<'_> for Position {
+impl Visitor<'_> for NameIndex {
     type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,7 +177,7 @@ pub(super) fn is_blank(text: &str) -> bool {
 pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, String>, Unusable> {
     let invalid = |problem: &str| Unusable::new(Reason::InvalidJson, format!("metadata {problem}"));
     // The raw text is scanned because parsing keeps only the last value of a repeated name.
-    let Survey { levels, values, holds_nul } = survey(raw);
+    let JsonScan { levels, values, holds_nul } = scan(raw);
     if levels > METADATA_LEVELS {
         return Err(invalid(&format!("nests deeper than {METADATA_LEVELS} levels")));
     }
@@ -188,7 +188,7 @@ pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, 
         let message = format!("metadata holds {values} values, more than {max_values}");
         return Err(Unusable::new(Reason::InvalidValue, message));
     }
-    let Plain(value) = serde_json::from_str(raw)
+    let PlainJson(value) = serde_json::from_str(raw)
         .map_err(|_| invalid("holds half of a surrogate pair or a number beyond a double"))?;
     let Value::Object(object) = value else {
         return Err(Unusable::new(Reason::InvalidType, "metadata is no object"));
@@ -198,7 +198,7 @@ pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, 
 
 /// Properties of a JSON text that are found without parsing its values.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Survey {
+struct JsonScan {
     /// Nesting depth.
     levels: usize,
     /// Object members and array items over all levels; each occurrence of a repeated name counts.
@@ -207,8 +207,8 @@ struct Survey {
     holds_nul: bool,
 }
 
-fn survey(json: &str) -> Survey {
-    let mut seen = Survey::default();
+fn scan(json: &str) -> JsonScan {
+    let mut seen = JsonScan::default();
     let (mut level, mut in_text, mut just_opened) = (0_usize, false, false);
     let mut bytes = json.as_bytes().iter();
     while let Some(byte) = bytes.next() {
@@ -243,17 +243,17 @@ fn survey(json: &str) -> Survey {
 
 /// Any JSON value. serde_json's own `Deserialize` of [`Value`] treats an object whose first name is the private name of
 /// its `RawValue` as the JSON inside that name's text.
-struct Plain(Value);
+struct PlainJson(Value);
 
-impl<'de> Deserialize<'de> for Plain {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Plain, D::Error> {
-        deserializer.deserialize_any(ReadPlain).map(Plain)
+impl<'de> Deserialize<'de> for PlainJson {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<PlainJson, D::Error> {
+        deserializer.deserialize_any(PlainJsonVisitor).map(PlainJson)
     }
 }
 
-struct ReadPlain;
+struct PlainJsonVisitor;
 
-impl<'de> Visitor<'de> for ReadPlain {
+impl<'de> Visitor<'de> for PlainJsonVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -286,7 +286,7 @@ impl<'de> Visitor<'de> for ReadPlain {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(Plain(item)) = seq.next_element()? {
+        while let Some(PlainJson(item)) = seq.next_element()? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -294,7 +294,7 @@ impl<'de> Visitor<'de> for ReadPlain {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
-        while let Some((name, Plain(value))) = map.next_entry()? {
+        while let Some((name, PlainJson(value))) = map.next_entry()? {
             members.insert(name, value);
         }
         Ok(Value::Object(members))
@@ -316,8 +316,8 @@ mod tests {
             (r#"{"a,b":"[1,2,\"3],{"}"#, 1, 1),
             (r#"[[[]],"]"]"#, 3, 3),
         ] {
-            assert_eq!(survey(json), Survey { levels, values, holds_nul: false }, "{json}");
+            assert_eq!(scan(json), JsonScan { levels, values, holds_nul: false }, "{json}");
         }
-        assert!(survey(r#"{"a":"\u0000"}"#).holds_nul && !survey(r#"{"a":"\\u0000"}"#).holds_nul);
+        assert!(scan(r#"{"a":"\u0000"}"#).holds_nul && !scan(r#"{"a":"\\u0000"}"#).holds_nul);
     }
 }

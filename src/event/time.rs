@@ -11,7 +11,7 @@ pub struct Time(i64);
 
 /// The reason why a text or a number is not a valid time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoTime {
+pub enum InvalidTime {
     /// It does not match the contract's grammar.
     BadlyWritten,
     /// It is a text of digits, such as Unix time in quotes.
@@ -22,20 +22,22 @@ pub enum NoTime {
     OutOfRange,
 }
 
-impl NoTime {
+impl InvalidTime {
     /// Describes the problem, to be read after the field's name.
     pub fn explain(self) -> &'static str {
         match self {
-            NoTime::BadlyWritten => {
+            InvalidTime::BadlyWritten => {
                 "is not written as a time: write it like \"2026-01-15T10:00:12.5Z\", or as a number, Unix time in \
                  seconds or milliseconds"
             }
-            NoTime::DigitsAsText => {
+            InvalidTime::DigitsAsText => {
                 "is a text of digits: write Unix time as a number, without quotes, or a time like \
                  \"2026-01-15T10:00:12.5Z\""
             }
-            NoTime::Impossible => "is written as a time, but there is no such day or no such time of day",
-            NoTime::OutOfRange => {
+            InvalidTime::Impossible => {
+                "is written as a time, but there is no such day or no such time of day"
+            }
+            InvalidTime::OutOfRange => {
                 "is a time outside of the years 1970 to 9999; a number counts seconds, from 100000000000 up \
                  milliseconds"
             }
@@ -72,11 +74,11 @@ impl Time {
     }
 
     /// Parses a text in the contract's grammar.
-    pub fn parse(text: &str) -> Result<Time, NoTime> {
+    pub fn parse(text: &str) -> Result<Time, InvalidTime> {
         // chrono's RFC 3339 parser implements the contract's grammar with two differences: the offset is optional here,
         // and chrono also accepts U+2212 as a minus and any Unicode space between date and time.
         if !text.is_ascii() {
-            return Err(NoTime::BadlyWritten);
+            return Err(InvalidTime::BadlyWritten);
         }
         let parsed = match DateTime::parse_from_rfc3339(text) {
             Ok(parsed) => parsed,
@@ -87,20 +89,20 @@ impl Time {
                     .iter()
                     .any(|kind| matches!(kind, ParseErrorKind::OutOfRange | ParseErrorKind::Impossible))
                 {
-                    NoTime::Impossible
+                    InvalidTime::Impossible
                 } else if text.parse::<f64>().is_ok()
                     && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
                 {
-                    NoTime::DigitsAsText
+                    InvalidTime::DigitsAsText
                 } else {
-                    NoTime::BadlyWritten
+                    InvalidTime::BadlyWritten
                 }
             })?,
         };
         // chrono represents second 60 as second 59 with more than a billion nanoseconds.
         let micros = i64::from(parsed.timestamp_subsec_nanos() / 1000);
         let seconds = parsed.timestamp().checked_mul(1_000_000);
-        seconds.and_then(|seconds| Time::checked(seconds.checked_add(micros)?)).ok_or(NoTime::OutOfRange)
+        seconds.and_then(|seconds| Time::checked(seconds.checked_add(micros)?)).ok_or(InvalidTime::OutOfRange)
     }
 
     /// Converts an integer Unix time: milliseconds from 100,000,000,000 up, seconds below.
@@ -165,30 +167,30 @@ mod tests {
     }
 
     #[test]
-    fn a_badly_written_time_is_told_from_an_impossible_one_and_from_one_out_of_range() {
+    fn malformed_impossible_and_out_of_range_times_are_distinguished() {
         for (input, fault) in [
-            ("", NoTime::BadlyWritten),
-            ("soon", NoTime::BadlyWritten),
-            (".", NoTime::BadlyWritten),
-            ("2026-01-15", NoTime::BadlyWritten),
-            ("15.01.2026 10:00:12", NoTime::BadlyWritten),
-            ("01/15/2026 10:00", NoTime::BadlyWritten),
-            ("2026-01-15T10:00Z", NoTime::BadlyWritten),
-            ("2026-01-15T10:00:12+0100", NoTime::BadlyWritten),
-            ("2026-01-15T10:00:12 UTC", NoTime::BadlyWritten),
-            ("Thu, 15 Jan 2026 10:00:12 GMT", NoTime::BadlyWritten),
-            ("2026-01-15T10:00:12\u{2212}02:00", NoTime::BadlyWritten),
-            ("1768471212", NoTime::DigitsAsText),
-            ("1768471212.25", NoTime::DigitsAsText),
-            ("2026-02-30T10:00:12Z", NoTime::Impossible),
-            ("2026-02-30T10:00:12", NoTime::Impossible),
-            ("2026-13-01T10:00:12Z", NoTime::Impossible),
-            ("2026-01-15T24:00:00Z", NoTime::Impossible),
-            ("2026-01-15T10:00:61+01:00", NoTime::Impossible),
-            ("1969-12-31T23:59:59Z", NoTime::OutOfRange),
-            ("1970-01-01T00:00:00+01:00", NoTime::OutOfRange),
-            ("0000-01-01T00:00:00Z", NoTime::OutOfRange),
-            ("9999-12-31T23:59:60Z", NoTime::OutOfRange),
+            ("", InvalidTime::BadlyWritten),
+            ("soon", InvalidTime::BadlyWritten),
+            (".", InvalidTime::BadlyWritten),
+            ("2026-01-15", InvalidTime::BadlyWritten),
+            ("15.01.2026 10:00:12", InvalidTime::BadlyWritten),
+            ("01/15/2026 10:00", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00Z", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00:12+0100", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00:12 UTC", InvalidTime::BadlyWritten),
+            ("Thu, 15 Jan 2026 10:00:12 GMT", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00:12\u{2212}02:00", InvalidTime::BadlyWritten),
+            ("1768471212", InvalidTime::DigitsAsText),
+            ("1768471212.25", InvalidTime::DigitsAsText),
+            ("2026-02-30T10:00:12Z", InvalidTime::Impossible),
+            ("2026-02-30T10:00:12", InvalidTime::Impossible),
+            ("2026-13-01T10:00:12Z", InvalidTime::Impossible),
+            ("2026-01-15T24:00:00Z", InvalidTime::Impossible),
+            ("2026-01-15T10:00:61+01:00", InvalidTime::Impossible),
+            ("1969-12-31T23:59:59Z", InvalidTime::OutOfRange),
+            ("1970-01-01T00:00:00+01:00", InvalidTime::OutOfRange),
+            ("0000-01-01T00:00:00Z", InvalidTime::OutOfRange),
+            ("9999-12-31T23:59:60Z", InvalidTime::OutOfRange),
         ] {
             assert_eq!(Time::parse(input), Err(fault), "{input}");
         }
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_quite_a_time_is_refused() {
+    fn texts_that_are_almost_a_time_are_refused() {
         for input in [
             "2026-01-02",
             "2026-01-02T03:04Z",

@@ -9,20 +9,20 @@ use super::sizes::Sizes;
 use crate::record::{Record, Topic};
 
 /// Larger records are not kept; an earlier one serves as well.
-const MOST_BYTES: usize = 64 * 1024;
+const KEPT_RECORD_MAX_BYTES: usize = 64 * 1024;
 
 /// Shared by all clones.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Mutex<Kept>>);
+pub struct Memory(Arc<Mutex<MemoryState>>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct MemoryState {
     good: BTreeMap<Topic, Record>,
     sizes: Sizes,
 }
 
 impl Memory {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, MemoryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -33,7 +33,7 @@ impl Memory {
 
     /// Remembers records that landed.
     pub(super) fn landed(&self, good: &BTreeMap<Topic, &Record>) {
-        for (topic, record) in good.iter().filter(|(_, record)| record.size() <= MOST_BYTES) {
+        for (topic, record) in good.iter().filter(|(_, record)| record.size() <= KEPT_RECORD_MAX_BYTES) {
             let record = (*record).clone();
             self.kept().good.insert(*topic, record);
         }

@@ -148,7 +148,7 @@ impl Ingest {
                 partitions = waits.len(),
                 problem = wait.text,
                 pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                "a batch is kept and tried again"
+                "a batch did not land and is retried"
             );
             if !pause_for(pause, cancel).await {
                 return Err(Stop::Cancelled);
@@ -202,8 +202,8 @@ impl Ingest {
         let holders = self.store.lock_holders().await.unwrap_or_default();
         for wait in locked {
             wait.text = match holders.as_slice() {
-                [] => "a lock was not to be had within 2 s".to_owned(),
-                holders => format!("a lock was not to be had within 2 s; held by {}", holders.join("; ")),
+                [] => "a lock was not granted within 2 s".to_owned(),
+                holders => format!("a lock was not granted within 2 s; held by {}", holders.join("; ")),
             };
         }
     }

@@ -79,7 +79,7 @@ impl Wait {
             WaitKind::Drift if right => "permission",
             WaitKind::Drift => "drift",
             WaitKind::Suspects => "other",
-            _ if says(&["a lock was not to be had"]) => "timeout",
+            _ if says(&["a lock was not granted"]) => "timeout",
             _ if says(&["read-only", "during recovery", "not accepting commands"]) => "read_only",
             _ if says(&["could not extend file", "could not write", "No space left"]) => "disk_full",
             _ if says(&["terminating connection", "the database system is"]) => "shutdown",
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_is_counted_by_what_postgresql_said() {
+    fn a_wait_is_counted_by_the_words_of_postgresql() {
         use WaitKind::{Database, Drift, Other, Suspects};
         for (kind, text, cause) in [
             (Database, "no connection to PostgreSQL: none within 5 s (127.0.0.1:1: refused)", "connection"),
@@ -124,7 +124,7 @@ mod tests {
             (Database, "no connection to PostgreSQL: h:5432: the database system is starting up", "shutdown"),
             (Other, "PostgreSQL: deadlock detected", "deadlock"),
             (Other, "PostgreSQL: canceling statement due to lock timeout", "timeout"),
-            (Other, "a lock was not to be had within 2 s; held by process 7, role deadlock", "timeout"),
+            (Other, "a lock was not granted within 2 s; held by process 7, role deadlock", "timeout"),
             (Drift, "PostgreSQL: permission denied for (call_log): undo the change", "permission"),
             (Drift, "good rows are refused: NOT NULL of column tenant_id of table call_log", "drift"),
             (Suspects, "PostgreSQL refused a row: a CHECK", "other"),

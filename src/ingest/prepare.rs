@@ -81,7 +81,7 @@ impl Ingest {
             let mut dead_in_a_row = part.from.dead_in_a_row;
             for record in part.records {
                 let outcome = self.outcome(record, rejected);
-                dead_in_a_row = counted(dead_in_a_row, outcome.is_ok(), self.dead_letter_limit);
+                dead_in_a_row = count_consecutive(dead_in_a_row, outcome.is_ok(), self.dead_letter_limit);
                 match outcome {
                     Ok((event, timestamp)) => {
                         if makes_a_row(&event) {
@@ -128,7 +128,7 @@ impl Ingest {
 
 /// Returns the count of consecutive unusable records after one more record. The count stays at the limit once it is
 /// reached.
-fn counted(before: i64, usable: bool, limit: i64) -> i64 {
+fn count_consecutive(before: i64, usable: bool, limit: i64) -> i64 {
     match before {
         reached if reached >= limit => reached,
         _ if usable => 0,
@@ -150,9 +150,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_count_begins_anew_with_a_usable_record_until_the_limit_is_reached() {
-        let count =
-            |outcomes: &str| outcomes.chars().fold(0, |before, outcome| counted(before, outcome == 'u', 3));
+    fn a_usable_record_resets_the_count_until_the_limit_is_reached() {
+        let count = |outcomes: &str| {
+            outcomes.chars().fold(0, |before, outcome| count_consecutive(before, outcome == 'u', 3))
+        };
         assert_eq!(count("ddudd"), 2);
         assert_eq!(count("ddu"), 0);
         assert_eq!(count("ddd"), 3);

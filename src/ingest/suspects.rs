@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::outcome::{Wait, WaitKind};
 use super::prepare::Rejected;
-use super::trial::{Step, Try, Verdict, judge};
+use super::trial::{NextStep, TrialVerdict, Try, judge};
 use super::{Ingest, good, wait};
 use crate::event::{Event, Reason, Time, Unusable, decode};
 use crate::plan::Plan;
@@ -20,9 +20,9 @@ use crate::store::offsets::Advance;
 use crate::store::write::Rehearsal;
 
 /// Transient failures after which a suspect is left for later.
-const PASSING_FAILURES: u32 = 5;
+const TRANSIENT_FAILURES: u32 = 5;
 /// Pause after a transient failure.
-const AFTER_A_PASSING_FAILURE: Duration = Duration::from_millis(200);
+const TRANSIENT_FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
 /// The finding on a suspect.
 pub(super) enum Finding {
@@ -40,7 +40,7 @@ struct Suspect<'a> {
     event: Event<'a>,
     timestamp: Time,
     tries: Vec<Try>,
-    passing_failures: u32,
+    transient_failures: u32,
     not_before: Instant,
     finding: Option<Finding>,
 }
@@ -62,7 +62,7 @@ impl Ingest {
                     event,
                     timestamp,
                     tries: Vec::new(),
-                    passing_failures: 0,
+                    transient_failures: 0,
                     not_before: start,
                     finding: None,
                 });
@@ -73,7 +73,7 @@ impl Ingest {
             let undecided = suspects.iter().filter(|suspect| suspect.finding.is_none());
             let Some(next) = undecided.map(|suspect| suspect.not_before).min() else { break };
             if !pause_for(next.saturating_duration_since(Instant::now()), cancel).await {
-                let text = "the daemon ends before the trial of a record does".to_owned();
+                let text = "the daemon stops before the trial of a record has finished".to_owned();
                 return Err(Wait { kind: WaitKind::Other, text });
             }
         }
@@ -117,11 +117,11 @@ impl Ingest {
             | (_, Err(fault @ (Fault::Unavailable(_) | Fault::Fenced))) => return Err(fault),
             (Err(Fault::Busy(text) | Fault::TooLarge(text)), _)
             | (_, Err(Fault::Busy(text) | Fault::TooLarge(text))) => {
-                suspect.passing_failures += 1;
-                if suspect.passing_failures >= PASSING_FAILURES {
+                suspect.transient_failures += 1;
+                if suspect.transient_failures >= TRANSIENT_FAILURES {
                     suspect.finding = Some(Finding::Waits(wait(&Fault::Busy(text))));
                 }
-                suspect.not_before = at + AFTER_A_PASSING_FAILURE;
+                suspect.not_before = at + TRANSIENT_FAILURE_PAUSE;
                 return Ok(());
             }
             (Err(fault), _) | (_, Err(fault)) => {
@@ -131,24 +131,24 @@ impl Ingest {
         };
         suspect.tries.push(Try { at, suspect: taken, good });
         match judge(&suspect.tries, english) {
-            Step::TryAgain(not_before) => suspect.not_before = not_before,
-            Step::Decided(verdict) => suspect.finding = Some(self.finding(suspect.record, verdict)),
+            NextStep::TryAgain(not_before) => suspect.not_before = not_before,
+            NextStep::Decided(verdict) => suspect.finding = Some(self.finding(suspect.record, verdict)),
         }
         Ok(())
     }
 
-    fn finding(&self, record: &Record, verdict: Verdict) -> Finding {
+    fn finding(&self, record: &Record, verdict: TrialVerdict) -> Finding {
         match verdict {
-            Verdict::Taken => Finding::Taken,
-            Verdict::Drift(refusal) => Finding::Waits(drift(&refusal)),
-            Verdict::Unreadable(refusal) => Finding::Waits(Wait {
+            TrialVerdict::Taken => Finding::Taken,
+            TrialVerdict::Drift(refusal) => Finding::Waits(drift(&refusal)),
+            TrialVerdict::Unreadable(refusal) => Finding::Waits(Wait {
                 kind: WaitKind::Other,
                 text: format!(
                     "PostgreSQL refused a row ({refusal}), and its messages are not in English, so that the reason \
-                     cannot be told: GRANT SET ON PARAMETER lc_messages to this role"
+                     cannot be determined: GRANT SET ON PARAMETER lc_messages to this role"
                 ),
             }),
-            Verdict::Guilty(refusal) => {
+            TrialVerdict::Guilty(refusal) => {
                 warn!(
                     topic = self.topic_name(record.topic),
                     partition = record.partition,
@@ -163,7 +163,7 @@ impl Ingest {
     }
 
     /// Checks that PostgreSQL accepts a known good record with a suspect's times, together with these offsets.
-    pub(super) async fn takes_a_good_one(
+    pub(super) async fn check_good_record(
         &self,
         suspect: &Record,
         refusal: Option<&Refusal>,

@@ -94,7 +94,7 @@ impl Ingest {
             idle = if news { 0 } else { idle + 1 };
             if idle >= IDLE_PASSES {
                 let text =
-                    "PostgreSQL refuses a row now and then, and takes it when it comes alone".to_owned();
+                    "PostgreSQL sometimes refuses a row, and accepts it when it is written alone".to_owned();
                 return Outcome::Waits { landed, wait: Wait { kind: WaitKind::Other, text } };
             }
         }
@@ -106,7 +106,7 @@ impl Ingest {
         let mut pass = Pass { landed: part.from, suspects: Vec::new(), stop: None, wait: None };
         let mut pieces = part.pieces(self.memory.limit(part.key.topic));
         pieces.reverse();
-        let mut good_is_taken = false;
+        let mut good_is_accepted = false;
         let mut busy = 0;
         while let Some(piece) = pieces.pop() {
             let result = if pass.suspects.is_empty() {
@@ -123,13 +123,13 @@ impl Ingest {
             };
             let halved = match &fault {
                 Fault::Refused(refusal) if piece.records.len() > 1 => {
-                    if !good_is_taken {
-                        if let Err(fault) = self.good_beside(&piece, refusal, &pass, rejected).await {
-                            pass.wait = Some(fault_of_the_world(&fault));
+                    if !good_is_accepted {
+                        if let Err(fault) = self.check_good_beside(&piece, refusal, &pass, rejected).await {
+                            pass.wait = Some(environment_wait(&fault));
                             pass.stop = Some(fault);
                             break;
                         }
-                        good_is_taken = true;
+                        good_is_accepted = true;
                         info!(
                             topic = self.topic_name(part.key.topic),
                             partition = part.key.partition,
@@ -194,7 +194,7 @@ impl Ingest {
     }
 
     /// Checks that a known good record is accepted together with the offset of the refused piece.
-    async fn good_beside(
+    async fn check_good_beside(
         &self,
         piece: &Part<'_, '_>,
         refusal: &Refusal,
@@ -208,23 +208,23 @@ impl Ingest {
         } else {
             Vec::new()
         };
-        self.takes_a_good_one(usable, Some(refusal), &advances).await
+        self.check_good_record(usable, Some(refusal), &advances).await
     }
 
     async fn too_large_alone(&self, record: &Record, text: &str) -> Wait {
-        match self.takes_a_good_one(record, None, &[]).await {
-            Err(fault @ (Fault::TooLarge(_) | Fault::Unavailable(_))) => fault_of_the_world(&fault),
+        match self.check_good_record(record, None, &[]).await {
+            Err(fault @ (Fault::TooLarge(_) | Fault::Unavailable(_))) => environment_wait(&fault),
             _ => too_large(record, text),
         }
     }
 }
 
 /// Returns the wait for a fault that also hits a known good record, so that no record is to blame.
-fn fault_of_the_world(fault: &Fault) -> Wait {
+fn environment_wait(fault: &Fault) -> Wait {
     match fault {
         Fault::Refused(refusal) => drift(refusal),
         Fault::TooLarge(text) => {
-            Wait { kind: WaitKind::Other, text: format!("{text}, for a small record too") }
+            Wait { kind: WaitKind::Other, text: format!("{text}, even for a small record") }
         }
         fault => wait(fault),
     }

@@ -22,28 +22,28 @@ use super::{certificate, client_config, consumer_config};
 use crate::config::Settings;
 
 /// Timeout of one attempt to reach a broker, after which librdkafka's messages are read.
-const TRY: Duration = Duration::from_millis(500);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Collects librdkafka's messages during an attempt, and logs none of them.
 #[derive(Default)]
-pub(super) struct Heard(Mutex<Vec<(RDKafkaErrorCode, String)>>);
+pub(super) struct CollectedMessages(Mutex<Vec<(RDKafkaErrorCode, String)>>);
 
-impl Heard {
+impl CollectedMessages {
     fn add(&self, code: RDKafkaErrorCode, text: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((code, text.to_owned()));
     }
 
     fn missing_right(&self) -> Option<Reason> {
-        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let reasons = heard.iter().map(|(code, text)| reason::reason(*code, text));
+        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = messages.iter().map(|(code, text)| reason::reason(*code, text));
         reasons.into_iter().find(|reason| reason.kind == Kind::MissingRight)
     }
 
     /// Returns the reason given by each server, the most specific first.
     fn reasons(&self) -> Vec<(Option<String>, Reason)> {
-        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut by_server: BTreeMap<Option<String>, Reason> = BTreeMap::new();
-        for (code, text) in heard.iter() {
+        for (code, text) in messages.iter() {
             let (server, _) = reason::server(text);
             if server.is_none() {
                 // Messages without a server, such as "all brokers are down", add nothing to the servers' own.
@@ -61,7 +61,7 @@ impl Heard {
     }
 }
 
-impl ClientContext for Heard {
+impl ClientContext for CollectedMessages {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
         if facility == "FAIL" {
             self.add(RDKafkaErrorCode::BrokerTransportFailure, text);
@@ -73,7 +73,7 @@ impl ClientContext for Heard {
     }
 }
 
-impl ConsumerContext for Heard {}
+impl ConsumerContext for CollectedMessages {}
 
 /// No broker answers: the reason given by each, the most specific first.
 #[derive(Debug)]
@@ -107,10 +107,10 @@ impl std::error::Error for Unreachable {}
 
 /// Asks the brokers for a sign of life with this client, or else with a new one. Returns the client if a broker answers
 /// within 2 s; a client that got no answer may never get one again, even if others do. Blocks.
-pub fn answered(settings: &Settings, client: Option<Asking>) -> Option<Asking> {
+pub fn answered(settings: &Settings, client: Option<QueryClient>) -> Option<QueryClient> {
     let client = match client {
         Some(client) => client,
-        None => asking_client(settings)
+        None => query_client(settings)
             .inspect_err(|error| tracing::error!(error = format!("{error:#}"), "the brokers cannot be asked"))
             .ok()?,
     };
@@ -118,11 +118,11 @@ pub fn answered(settings: &Settings, client: Option<Asking>) -> Option<Asking> {
 }
 
 /// A client that only asks questions.
-pub type Asking = BaseConsumer<Quiet>;
+pub type QueryClient = BaseConsumer<Quiet>;
 
 /// Creates a client that only asks questions.
-pub fn asking_client(settings: &Settings) -> anyhow::Result<Asking> {
-    client_config(settings).create_with_context(Quiet).context("the Kafka client could not be made")
+pub fn query_client(settings: &Settings) -> anyhow::Result<QueryClient> {
+    client_config(settings).create_with_context(Quiet).context("the Kafka client could not be created")
 }
 
 /// The state of a topic according to the brokers.
@@ -143,7 +143,7 @@ pub enum TopicState {
 
 /// A cluster of which a broker has answered.
 pub struct Cluster {
-    client: BaseConsumer<Heard>,
+    client: BaseConsumer<CollectedMessages>,
     all: Metadata,
     patience: Duration,
 }
@@ -157,16 +157,17 @@ impl Cluster {
         config.set("debug", "broker").set_log_level(RDKafkaLogLevel::Debug);
         let setup = (patience.as_millis() * 4 / 5).max(1_000);
         config.set("socket.connection.setup.timeout.ms", setup.to_string());
-        let client: BaseConsumer<Heard> = config.create_with_context(Heard::default()).map_err(|error| {
-            Unreachable(vec![(None, reason::reason(RDKafkaErrorCode::Fail, &error.to_string()))])
-        })?;
+        let client: BaseConsumer<CollectedMessages> =
+            config.create_with_context(CollectedMessages::default()).map_err(|error| {
+                Unreachable(vec![(None, reason::reason(RDKafkaErrorCode::Fail, &error.to_string()))])
+            })?;
         let started = Instant::now();
         loop {
-            let failed = match client.fetch_metadata(None, TRY.min(patience)) {
+            let failed = match client.fetch_metadata(None, ATTEMPT_TIMEOUT.min(patience)) {
                 Ok(all) => return Ok(Cluster { client, all, patience }),
                 Err(error) => error,
             };
-            listen(&client);
+            collect_messages(&client);
             let mut reasons = client.context().reasons();
             let is_final = !reasons.is_empty() && reasons.iter().all(|(_, reason)| reason.kind.is_final());
             if !is_final && started.elapsed() < patience {
@@ -177,7 +178,7 @@ impl Cluster {
                 reasons.push((None, reason::reason(code, "timed out")));
             }
             for (server, reason) in &mut reasons {
-                name_the_certificates_fault(settings, server.as_deref(), reason);
+                name_certificate_problem(settings, server.as_deref(), reason);
             }
             return Err(Unreachable(reasons));
         }
@@ -253,7 +254,7 @@ fn of(error: &KafkaError) -> Reason {
 }
 
 /// Passes librdkafka's queued messages to the context.
-fn listen(client: &BaseConsumer<Heard>) {
+fn collect_messages(client: &BaseConsumer<CollectedMessages>) {
     // A single call without a timeout returns after the first log line.
     let until = Instant::now() + Duration::from_millis(50);
     while Instant::now() < until {
@@ -261,11 +262,11 @@ fn listen(client: &BaseConsumer<Heard>) {
     }
 }
 
-fn name_the_certificates_fault(settings: &Settings, server: Option<&str>, reason: &mut Reason) {
+fn name_certificate_problem(settings: &Settings, server: Option<&str>, reason: &mut Reason) {
     if reason.kind != Kind::UntrustedCertificate {
         return;
     }
-    if let Some((kind, words)) = server.and_then(|server| certificate::fault(settings, server)) {
+    if let Some((kind, words)) = server.and_then(|server| certificate::problem(settings, server)) {
         *reason = Reason::new(kind, &words);
         reason.sentence = format!("{} ({words})", reason.sentence);
     }
@@ -276,15 +277,15 @@ fn name_the_certificates_fault(settings: &Settings, server: Option<&str>, reason
 pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Result<(), Reason> {
     let mut config = consumer_config(settings);
     config.set("group.id", &settings.kafka_group_id);
-    let consumer: BaseConsumer<Heard> =
-        config.create_with_context(Heard::default()).map_err(|error| of(&error))?;
+    let consumer: BaseConsumer<CollectedMessages> =
+        config.create_with_context(CollectedMessages::default()).map_err(|error| of(&error))?;
     let mut asked = TopicPartitionList::new();
     asked.add_partition(topic, 0);
     let started = Instant::now();
     loop {
         let left = patience.saturating_sub(started.elapsed());
         // The first question in a new cluster creates the coordinator's topic.
-        let refused = match consumer.committed_offsets(asked.clone(), TRY.max(left / 4)) {
+        let refused = match consumer.committed_offsets(asked.clone(), ATTEMPT_TIMEOUT.max(left / 4)) {
             Ok(offsets) => match offsets.elements().iter().find_map(|element| element.error().err()) {
                 None => return Ok(()),
                 Some(error) => of(&error),
@@ -292,7 +293,7 @@ pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Res
             Err(error) => of(&error),
         };
         // A missing right to ask for the coordinator is reported only this way.
-        listen(&consumer);
+        collect_messages(&consumer);
         if let Some(right) = consumer.context().missing_right() {
             return Err(right);
         }
@@ -312,7 +313,7 @@ pub async fn configs(
     patience: Duration,
 ) -> anyhow::Result<Vec<Result<BTreeMap<String, String>, Reason>>> {
     let client: AdminClient<DefaultClientContext> =
-        client_config(settings).create().context("the Kafka client could not be made")?;
+        client_config(settings).create().context("the Kafka client could not be created")?;
     let options = AdminOptions::new().request_timeout(Some(patience));
     let resources: Vec<ResourceSpecifier<'_>> = topics
         .iter()

@@ -11,13 +11,13 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::admin::{Asking, asking_client};
+use super::admin::{QueryClient, query_client};
 use super::topic_ids::topic_ids;
 use crate::config::Settings;
 use crate::record::{Topic, TopicPartition};
 
 /// Timeout of a broker's answer.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The topics as the brokers describe them. A topic that does not exist is in neither map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Log {
 /// Asks the brokers. Every method blocks for a few seconds at most.
 pub struct Brokers {
     settings: Settings,
-    client: Mutex<Option<Arc<Asking>>>,
+    client: Mutex<Option<Arc<QueryClient>>>,
 }
 
 impl Brokers {
@@ -50,11 +50,11 @@ impl Brokers {
     }
 
     /// Asks a question. A client that got no answer is replaced, as librdkafka may never connect again.
-    fn ask<T>(&self, question: impl FnOnce(&Asking) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    fn ask<T>(&self, question: impl FnOnce(&QueryClient) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let client = match known {
             Some(client) => client,
-            None => Arc::new(asking_client(&self.settings)?),
+            None => Arc::new(query_client(&self.settings)?),
         };
         let answer = question(&client);
         let keep = answer.is_ok().then_some(client);
@@ -67,10 +67,12 @@ impl Brokers {
         let names = Topic::ALL.map(|topic| self.settings.topic_name(topic));
         self.ask(|client| {
             let mut topics = Topics::default();
-            let ids = topic_ids(client.client(), &names, ANSWER)?;
+            let ids = topic_ids(client.client(), &names, ANSWER_TIMEOUT)?;
             for (topic, name) in Topic::ALL.into_iter().zip(&names) {
-                let metadata =
-                    client.client().fetch_metadata(Some(name), ANSWER).context("no broker answers")?;
+                let metadata = client
+                    .client()
+                    .fetch_metadata(Some(name), ANSWER_TIMEOUT)
+                    .context("no broker answers")?;
                 let Some(described) = metadata.topics().first().filter(|topic| topic.error().is_none())
                 else {
                     continue;
@@ -99,7 +101,7 @@ impl Brokers {
     /// Returns the first or the end offsets that the leader reports, with one request for all partitions.
     fn offsets(
         &self,
-        client: &Asking,
+        client: &QueryClient,
         partitions: &[TopicPartition],
         place: Offset,
     ) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {
@@ -108,7 +110,7 @@ impl Brokers {
             let topic = self.settings.topic_name(partition.topic);
             list.add_partition_offset(&topic, partition.partition, place)?;
         }
-        let answer = client.offsets_for_times(list, ANSWER)?;
+        let answer = client.offsets_for_times(list, ANSWER_TIMEOUT)?;
         let found = answer.elements().into_iter().filter_map(|element| {
             let topic = Topic::from_name(element.topic().strip_prefix(self.settings.topic_prefix.as_str())?)?;
             match (element.error(), element.offset()) {

@@ -17,7 +17,7 @@ impl Broker {
         for topic in topics {
             cluster
                 .create_topic(topic, partitions, 1)
-                .with_context(|| format!("the embedded broker did not make the topic {topic}"))?;
+                .with_context(|| format!("the embedded broker did not create the topic {topic}"))?;
         }
         Ok(Broker { cluster })
     }

@@ -43,7 +43,7 @@ pub(super) fn group_config(settings: &Settings) -> ClientConfig {
 /// Events of the group. Partitions of topics other than the five do not appear.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the fields are named in the variant's own sentence")]
-pub enum Event {
+pub enum GroupEvent {
     /// A record of a partition that is read.
     Record(Record),
     /// Every record before `offset` was returned, and no more exist yet. Offsets that hold no record count.
@@ -80,7 +80,7 @@ impl ConsumerContext for Context {
 
 /// Answers a rebalance at once, independently of the database, as librdkafka takes part in no other rebalance before.
 /// Assigned partitions are not read until [`Group::assign`].
-fn answer(consumer: &BaseConsumer<Context>, assigned: bool, revoked: Option<&[queue::Place]>) {
+fn answer(consumer: &BaseConsumer<Context>, assigned: bool, revoked: Option<&[queue::NamedPartition]>) {
     if assigned {
         if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
             warn!(%error, "an assignment of the group could not be confirmed");
@@ -145,7 +145,7 @@ impl Group {
     }
 
     /// Returns the next queued event. Answers rebalances on the way.
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<GroupEvent> {
         loop {
             let event = self.queue.next()?;
             if let Some(event) = self.translate(event) {
@@ -154,53 +154,55 @@ impl Group {
         }
     }
 
-    fn translate(&mut self, event: queue::Event) -> Option<Event> {
+    fn translate(&mut self, event: queue::QueueEvent) -> Option<GroupEvent> {
         Some(match event {
-            queue::Event::Record(record) => Event::Record(record),
-            queue::Event::EndOfPartition { place, offset } => {
-                Event::EndOfPartition { partition: self.partition(&place)?, offset }
+            queue::QueueEvent::Record(record) => GroupEvent::Record(record),
+            queue::QueueEvent::EndOfPartition { place, offset } => {
+                GroupEvent::EndOfPartition { partition: self.partition(&place)?, offset }
             }
-            queue::Event::PartitionFailed { place, offset, code, reason } => {
+            queue::QueueEvent::PartitionFailed { place, offset, code, reason } => {
                 let partition = self.partition(&place)?;
                 match code {
                     RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                        Event::OffsetOutOfRange { partition }
+                        GroupEvent::OffsetOutOfRange { partition }
                     }
                     // librdkafka looks for the leader by itself, and the result of commits is returned elsewhere.
                     _ if reason.starts_with("Offset commit failed") => return None,
                     _ => {
                         quiet::count(Some(code), &reason);
                         let offset = (offset >= 0).then_some(offset);
-                        Event::PartitionFailed { partition, offset, reason }
+                        GroupEvent::PartitionFailed { partition, offset, reason }
                     }
                 }
             }
-            queue::Event::ClientFailed { code, reason, fatal: true } => {
+            queue::QueueEvent::ClientFailed { code, reason, fatal: true } => {
                 quiet::count(Some(code), &reason);
-                Event::ClientDied { code, reason }
+                GroupEvent::ClientDied { code, reason }
             }
-            queue::Event::ClientFailed { code, reason, fatal: false } => Event::ClientFailed { code, reason },
-            queue::Event::Assigned(places) => {
+            queue::QueueEvent::ClientFailed { code, reason, fatal: false } => {
+                GroupEvent::ClientFailed { code, reason }
+            }
+            queue::QueueEvent::Assigned(places) => {
                 answer(self.consumer(), true, None);
-                Event::Assigned(self.partitions(&places))
+                GroupEvent::Assigned(self.partitions(&places))
             }
-            queue::Event::Revoked(places) => {
+            queue::QueueEvent::Revoked(places) => {
                 let lost = self.consumer().assignment_lost();
                 answer(self.consumer(), false, Some(&places));
                 let partitions = self.partitions(&places);
                 for partition in &partitions {
                     self.read.remove(partition);
                 }
-                Event::Revoked { partitions, lost }
+                GroupEvent::Revoked { partitions, lost }
             }
-            queue::Event::Statistics(json) => {
-                Event::Statistics(Statistics::parse(&json, |place| self.partition(place))?)
+            queue::QueueEvent::Statistics(json) => {
+                GroupEvent::Statistics(Statistics::parse(&json, |place| self.partition(place))?)
             }
             // A syslog level: 4 is a warning.
-            queue::Event::Log { level: 0..=4, facility, text } if !quiet::is_noise(&facility) => {
-                Event::Log { facility, text }
+            queue::QueueEvent::Log { level: 0..=4, facility, text } if !quiet::is_noise(&facility) => {
+                GroupEvent::Log { facility, text }
             }
-            queue::Event::Log { level, facility, text } => {
+            queue::QueueEvent::Log { level, facility, text } => {
                 tracing::debug!(target: "librdkafka", level, facility, "{text}");
                 return None;
             }
@@ -211,12 +213,12 @@ impl Group {
         self.queue.consumer()
     }
 
-    fn partition(&self, (topic, partition): &queue::Place) -> Option<TopicPartition> {
+    fn partition(&self, (topic, partition): &queue::NamedPartition) -> Option<TopicPartition> {
         let topic = Topic::from_name(topic.strip_prefix(&self.topic_prefix)?)?;
         Some(TopicPartition::new(topic, *partition))
     }
 
-    fn partitions(&self, places: &[queue::Place]) -> Vec<TopicPartition> {
+    fn partitions(&self, places: &[queue::NamedPartition]) -> Vec<TopicPartition> {
         places.iter().filter_map(|place| self.partition(place)).collect()
     }
 

@@ -50,7 +50,7 @@ pub fn group_state(
     let mut config = consumer_config(settings);
     config.set("group.id", &settings.kafka_group_id);
     let client: BaseConsumer<Quiet> =
-        config.create_with_context(Quiet).context("the Kafka client could not be made")?;
+        config.create_with_context(Quiet).context("the Kafka client could not be created")?;
     Ok(GroupState {
         members: members(client.client(), settings, patience),
         committed: committed(&client, settings, partitions, patience),
@@ -86,7 +86,7 @@ fn members<C: ClientContext>(
     patience: Duration,
 ) -> anyhow::Result<Vec<Member>> {
     use rd::rd_kafka_resp_err_t as Code;
-    let name = CString::new(settings.kafka_group_id.as_str()).context("a NUL")?;
+    let name = CString::new(settings.kafka_group_id.as_str()).context("the name contains a NUL")?;
     let mut names = [name.as_ptr()];
     // SAFETY: the name is NUL-terminated and copied by librdkafka. What the event holds is read while it lives.
     unsafe {
@@ -100,7 +100,7 @@ fn members<C: ClientContext>(
         )?;
         let result = rd::rd_kafka_event_DescribeConsumerGroups_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the group");
+            bail!("the broker's answer does not describe the group");
         }
         let mut count = 0;
         let groups = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);

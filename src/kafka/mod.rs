@@ -22,7 +22,7 @@ mod topic_ids;
 use rdkafka::ClientConfig;
 use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 
-pub use self::admin::{answered, asking_client};
+pub use self::admin::{answered, query_client};
 use self::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::config::Settings;
 use crate::record::{Record, Topic};

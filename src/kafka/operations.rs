@@ -54,8 +54,11 @@ pub(super) fn on_topics<C: ClientContext>(
     names: &[String],
     patience: Duration,
 ) -> anyhow::Result<BTreeMap<String, Allowed>> {
-    let names: Vec<CString> =
-        names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>().context("a NUL")?;
+    let names: Vec<CString> = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect::<Result<_, _>>()
+        .context("the name contains a NUL")?;
     let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: the names are NUL-terminated and copied by librdkafka. What the event holds is read while it lives.
     unsafe {
@@ -71,7 +74,7 @@ pub(super) fn on_topics<C: ClientContext>(
         )?;
         let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the topics");
+            bail!("the broker's answer does not describe the topics");
         }
         let mut count = 0;
         let described = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
@@ -95,7 +98,7 @@ pub(super) fn on_group<C: ClientContext>(
     group: &str,
     patience: Duration,
 ) -> anyhow::Result<Allowed> {
-    let name = CString::new(group).context("a NUL")?;
+    let name = CString::new(group).context("the name contains a NUL")?;
     let mut names = [name.as_ptr()];
     // SAFETY: as above.
     unsafe {
@@ -109,7 +112,7 @@ pub(super) fn on_group<C: ClientContext>(
         )?;
         let result = rd::rd_kafka_event_DescribeConsumerGroups_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the group");
+            bail!("the broker's answer does not describe the group");
         }
         let mut count = 0;
         let described = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
@@ -147,7 +150,7 @@ pub(super) unsafe fn ask<C: ClientContext>(
             rd::rd_kafka_error_destroy,
         );
         if failed(error.0) {
-            bail!("librdkafka does not ask for the operations allowed");
+            bail!("librdkafka cannot ask for the allowed operations");
         }
         let queue = Owned(rd::rd_kafka_queue_new(handle), rd::rd_kafka_queue_destroy);
         request(handle, options.0, queue.0);

@@ -27,7 +27,7 @@ pub fn timestamps(
     // One record of each partition is needed; a broker sends the first batch whatever its size.
     config.set("fetch.message.max.bytes", "16384").set("queued.min.messages", "1");
     let client: BaseConsumer<Quiet> =
-        config.create_with_context(Quiet).context("the Kafka client could not be made")?;
+        config.create_with_context(Quiet).context("the Kafka client could not be created")?;
     let handle = client.client().native_ptr();
     let until = Instant::now() + patience;
     let mut found = BTreeMap::new();
@@ -41,7 +41,8 @@ pub fn timestamps(
             let topic = match topics.entry(place.topic) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
-                    let name = CString::new(settings.topic_name(place.topic)).context("a NUL")?;
+                    let name =
+                        CString::new(settings.topic_name(place.topic)).context("the name contains a NUL")?;
                     let topic = rd::rd_kafka_topic_new(handle, name.as_ptr(), std::ptr::null_mut());
                     new.insert(Owned(topic, rd::rd_kafka_topic_destroy))
                 }

@@ -5,7 +5,7 @@ use rdkafka::client::Client;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaType;
 
-use super::admin::Heard;
+use super::admin::CollectedMessages;
 use super::client_config;
 use super::group::group_config;
 use super::send::producer_config;
@@ -54,7 +54,7 @@ fn not_made(settings: &Settings) -> Option<SettingError> {
     kinds.into_iter().find_map(|(kind, mut config)| {
         config.remove("bootstrap.servers");
         let refused = match config.create_native_config() {
-            Ok(native) => Client::new(&config, native, kind, Heard::default()).err()?,
+            Ok(native) => Client::new(&config, native, kind, CollectedMessages::default()).err()?,
             Err(error) => error,
         };
         let words = match refused {

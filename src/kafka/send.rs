@@ -91,7 +91,8 @@ impl Sender {
     /// Creates a producer from the settings.
     pub fn new(settings: &Settings) -> anyhow::Result<Sender> {
         let config = producer_config(settings);
-        let producer = config.create_with_context(Quiet).context("the Kafka producer could not be made")?;
+        let producer =
+            config.create_with_context(Quiet).context("the Kafka producer could not be created")?;
         let producer = Arc::new(Mutex::new(producer));
         Ok(Sender { config, producer, topic_prefix: settings.topic_prefix.clone() })
     }
@@ -141,7 +142,7 @@ impl Sender {
                     // Dropping the producer waits for records in flight.
                     tokio::task::spawn_blocking(move || drop(old));
                 }
-                Err(error) => tracing::error!(%error, "no new producer could be made"),
+                Err(error) => tracing::error!(%error, "no new producer could be created"),
             }
         }
         outcomes

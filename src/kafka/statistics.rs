@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::queue::Place;
+use super::queue::NamedPartition;
 use crate::record::TopicPartition;
 
 /// The parts of the statistics that this program uses.
@@ -40,7 +40,7 @@ impl Statistics {
     /// Reads the JSON; `None` if it is not what librdkafka documents.
     pub(super) fn parse(
         json: &[u8],
-        partition: impl Fn(&Place) -> Option<TopicPartition>,
+        partition: impl Fn(&NamedPartition) -> Option<TopicPartition>,
     ) -> Option<Statistics> {
         let document: Document = serde_json::from_slice(json).ok()?;
         let mut ends = BTreeMap::new();
@@ -72,7 +72,7 @@ mod tests {
                 "0":{"partition":0,"ls_offset":12,"hi_offset":13},
                 "1":{"partition":1,"ls_offset":-1001}}},
             "other":{"partitions":{"0":{"ls_offset":5}}}}}"#;
-        let ours = |(topic, number): &Place| {
+        let ours = |(topic, number): &NamedPartition| {
             (topic == "t.clone.ready").then(|| TopicPartition::new(Topic::CloneReady, *number))
         };
         let statistics = Statistics::parse(json, ours);

@@ -54,7 +54,7 @@ impl Tail {
         config.set("enable.partition.eof", "true");
         // If retention removed the offset, reading continues at the oldest record that is left.
         config.set("auto.offset.reset", "earliest");
-        let client = config.create_with_context(Quiet).context("the Kafka client could not be made")?;
+        let client = config.create_with_context(Quiet).context("the Kafka client could not be created")?;
         Ok(Tail { client, topic_prefix: settings.topic_prefix.clone() })
     }
 
@@ -62,7 +62,7 @@ impl Tail {
         format!("{}{topic}", self.topic_prefix)
     }
 
-    /// Resolves the ranges of one topic between two bounds, as [`range::Reader::resolve`]. Blocks.
+    /// Resolves the ranges of one topic between two bounds, as [`range::RangeReader::resolve`]. Blocks.
     pub fn resolve(
         &self,
         topic: Topic,
@@ -128,7 +128,7 @@ impl Tail {
         Ok(())
     }
 
-    /// What a message says; spans that end with it are closed.
+    /// Interprets a message. Closes spans that end with it.
     ///
     /// # Safety
     /// `message` is null or a live message.

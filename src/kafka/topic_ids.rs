@@ -43,8 +43,11 @@ pub(super) fn topic_ids<C: ClientContext>(
     let brokers = client.fetch_metadata(Some(first), patience).context("no broker answers")?;
     let broker = brokers.brokers().first().context("the cluster has no broker")?.id();
     let patience = patience.saturating_sub(started.elapsed());
-    let names: Vec<CString> =
-        names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>().context("a NUL")?;
+    let names: Vec<CString> = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect::<Result<_, _>>()
+        .context("the name contains a NUL")?;
     let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     let handle = client.native_ptr();
@@ -65,7 +68,7 @@ pub(super) fn topic_ids<C: ClientContext>(
         rd::rd_kafka_DescribeTopics(handle, topics.0, options.0, queue.0);
         let event = Owned(rd::rd_kafka_queue_poll(queue.0, patience), rd::rd_kafka_event_destroy);
         if event.0.is_null() {
-            bail!("no broker told the topics' ids in time");
+            bail!("no broker returned the topics' ids in time");
         }
         let code = rd::rd_kafka_event_error(event.0);
         if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -73,7 +76,7 @@ pub(super) fn topic_ids<C: ClientContext>(
         }
         let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the topics' ids");
+            bail!("the broker's answer does not contain the topics' ids");
         }
         let mut count = 0;
         let described = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::people::{country, number};
 use super::words::{ERRORS, LANGUAGES, OUTAGE, VOICES};
-use super::{CALLERS, Caller, DAY_MS, Traffic, Voice};
+use super::{CALLERS, Caller, ClonedVoice, DAY_MS, Traffic};
 use crate::record::{Outgoing, Topic};
 
 impl Traffic {
@@ -14,7 +14,7 @@ impl Traffic {
         let start = self.next_call;
         self.next_call = match &mut self.rhythm {
             Some(rhythm) => rhythm.next_start(),
-            None => start + self.dice.range(0, 2 * self.plan.spacing_ms.clamp(1, DAY_MS)),
+            None => start + self.dice.range(0, 2 * self.scenario.spacing_ms.clamp(1, DAY_MS)),
         };
         let person = self.person();
         let number = number(person);
@@ -28,7 +28,7 @@ impl Traffic {
             "call_started_at": self.dice.chance(500).then(|| self.dice.time(start * 1000)),
             "metadata": {"incoming": true, "trunk": trunk, "rings": {"count": rings, "ms": 4000 * rings}},
         });
-        self.tell(Topic::CallLifecycle, &greeting, start, body);
+        self.emit(Topic::CallLifecycle, &greeting, start, body);
         self.mapping(&mut caller, person, &number, start);
 
         let mut now = start + self.dice.around(8000, 0.12);
@@ -46,7 +46,7 @@ impl Traffic {
             now += self.dice.around(1200, 0.2);
             let body =
                 json!({"greeting_call_id": greeting, "agent_call_id": agent, "cloned_voice_id": voice});
-            self.tell(Topic::CloneTransfer, &number, now, body);
+            self.emit(Topic::CloneTransfer, &number, now, body);
         }
         if self.dice.chance(985) {
             let hops = json!([{"to": "greeter", "ms": 12}, {"to": "agent", "ms": self.dice.range(20, 90)}]);
@@ -54,7 +54,7 @@ impl Traffic {
                 "call_id": greeting, "status": if hung_up { "failed" } else { "completed" },
                 "metadata": {"next_call": agent, "hops": hops},
             });
-            self.tell(Topic::CallLifecycle, &greeting, now + 150, body);
+            self.emit(Topic::CallLifecycle, &greeting, now + 150, body);
         }
         if let Some(agent) = agent {
             self.talk(&agent, person, voice, &pbx, now + 200);
@@ -68,7 +68,7 @@ impl Traffic {
             let body = json!({
                 "call_id": call, "status": "initiated", "caller_id": number, "cloned_voice_id": voice,
             });
-            self.tell(Topic::CallLifecycle, call, start, body);
+            self.emit(Topic::CallLifecycle, call, start, body);
         }
         let length = self.dice.around(150_000, 0.5).clamp(3000, 900_000);
         let end = start + self.rhythm.as_mut().and_then(|rhythm| rhythm.long_call(start)).unwrap_or(length);
@@ -89,11 +89,11 @@ impl Traffic {
                 "recorded": dice.chance(700), "tags": [], "survey": null,
             },
         });
-        self.tell(Topic::CallLifecycle, call, end, body);
+        self.emit(Topic::CallLifecycle, call, end, body);
     }
 
     /// Clones the caller's voice. A failed attempt may be repeated once.
-    fn clone_voice(&mut self, number: &str, greeting: &str, now: &mut i64) -> Option<Voice> {
+    fn clone_voice(&mut self, number: &str, greeting: &str, now: &mut i64) -> Option<ClonedVoice> {
         let is_bad = self.rhythm.as_ref().is_some_and(|rhythm| rhythm.is_bad(*now));
         let slow = if is_bad { 4 } else { 1 };
         let mut took = self.dice.around(2800, 0.17) * slow;
@@ -108,7 +108,7 @@ impl Traffic {
                 "caller_id": number, "greeting_call_id": greeting, "error_message": error,
                 "api_response_time_ms": took, "sample_file_size_bytes": size,
             });
-            self.tell(Topic::CloneFailed, number, *now, body);
+            self.emit(Topic::CloneFailed, number, *now, body);
             if self.dice.chance(400) {
                 return None;
             }
@@ -116,7 +116,7 @@ impl Traffic {
             *now += 1000 + took;
         }
         let (id, ready) = (self.dice.token("", 20), *now);
-        let ttl = if self.dice.chance(500) { self.plan.ttl_seconds } else { None };
+        let ttl = if self.dice.chance(500) { self.scenario.ttl_seconds } else { None };
         let body = json!({
             "caller_id": number, "greeting_call_id": greeting, "cloned_voice_id": id,
             "clone_duration_ms": took,
@@ -125,8 +125,12 @@ impl Traffic {
             "producer": {"name": "greeter", "version": "2.3.1"},
             "clone_created_at": self.dice.chance(300).then(|| self.dice.time((ready - 60) * 1000)),
         });
-        self.tell(Topic::CloneReady, number, ready, body);
-        Some(Voice { id, ready, expires: ready + ttl.map_or(DAY_MS, |seconds| i64::from(seconds) * 1000) })
+        self.emit(Topic::CloneReady, number, ready, body);
+        Some(ClonedVoice {
+            id,
+            ready,
+            expires: ready + ttl.map_or(DAY_MS, |seconds| i64::from(seconds) * 1000),
+        })
     }
 
     /// Some callers choose a voice of their own, change it occasionally, and may withdraw it.
@@ -136,7 +140,7 @@ impl Traffic {
         match (caller.mapped, self.dice.below(1000)) {
             (true, 0..15) => {
                 caller.mapped = false;
-                self.tell(topic, number, at, json!({"caller_id": number, "deleted": true}));
+                self.emit(topic, number, at, json!({"caller_id": number, "deleted": true}));
             }
             (true, 15..30) => {
                 caller.mapped = false;
@@ -155,7 +159,7 @@ impl Traffic {
                     "voice_name": self.dice.pick(VOICES), "description": description,
                     "account_id": format!("acct_{:06}", person % 997),
                 });
-                self.tell(topic, number, at, body);
+                self.emit(topic, number, at, body);
             }
             _ => {}
         }
@@ -164,7 +168,7 @@ impl Traffic {
     /// Chooses a caller: few call often, most rarely. The 32 most frequent callers have the same share of the calls as
     /// the next 64, the next 128, and so on up to about twice as many callers as calls.
     fn person(&mut self) -> u64 {
-        let doublings = u64::from(65 - self.plan.calls.leading_zeros()).clamp(8, 14) - 5;
+        let doublings = u64::from(65 - self.scenario.calls.leading_zeros()).clamp(8, 14) - 5;
         let rank = 32 << self.dice.below(doublings);
         (self.first_caller + (rank + self.dice.below(rank)) * 7919) % CALLERS
     }

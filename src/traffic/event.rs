@@ -3,13 +3,13 @@
 use chrono::{DateTime, FixedOffset, Offset, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
+use super::defects::fields;
 use super::dice::Dice;
-use super::faults::fields;
 use crate::record::{Header, Outgoing, Topic};
 
 /// An event before it is written to a record.
 #[derive(Clone)]
-pub(super) struct Event {
+pub(super) struct Occurrence {
     pub(super) topic: Topic,
     pub(super) key: String,
     /// Microseconds since 1970.
@@ -24,7 +24,7 @@ pub(super) enum Envelope {
     Structured,
 }
 
-impl Event {
+impl Occurrence {
     pub(super) fn record(&self, dice: &mut Dice, envelope: Envelope, kind: &str) -> Outgoing {
         let body = Value::Object(self.body.clone());
         if envelope == Envelope::Bare {

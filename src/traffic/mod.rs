@@ -10,9 +10,9 @@
 //! ```
 
 mod calls;
+mod defects;
 mod dice;
 mod event;
-mod faults;
 mod people;
 mod rhythm;
 mod words;
@@ -21,15 +21,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
+use self::defects::{DEFECTS, fields};
 use self::dice::Dice;
-use self::event::{Envelope, Event};
-use self::faults::{FAULTS, fields};
+use self::event::{Envelope, Occurrence};
 use self::rhythm::Rhythm;
 use crate::record::{Outgoing, Topic};
 
 /// The parameters of simulated traffic.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Scenario {
     /// Number of calls, with about five records each.
     pub calls: u64,
     /// The seed of callers and calls.
@@ -54,16 +54,21 @@ pub struct Sent {
 }
 
 /// Returns the records of a plausible service, in the order of sending.
-pub fn traffic(plan: &Plan) -> impl Iterator<Item = Sent> + use<> {
-    Traffic::new(plan.clone(), None)
+pub fn traffic(scenario: &Scenario) -> impl Iterator<Item = Sent> + use<> {
+    Traffic::new(scenario.clone(), None)
 }
 
 /// Returns records over days and nights, from the scenario's start to `end` (milliseconds since 1970): more calls by
 /// day than by night and on weekdays than at weekends, some long ones, and one bad hour of the voice API. Ignores the
 /// scenario's spacing. Events end by `end`, except for the last 16 minutes of calls that start close to it.
-pub fn traffic_over_days(plan: &Plan, end: i64) -> impl Iterator<Item = Sent> + use<> {
-    let rhythm = Rhythm::new(plan.seed, plan.calls, plan.start.clamp(0, LATEST_START), end.min(LATEST_START));
-    Traffic::new(plan.clone(), Some(rhythm))
+pub fn traffic_over_days(scenario: &Scenario, end: i64) -> impl Iterator<Item = Sent> + use<> {
+    let rhythm = Rhythm::new(
+        scenario.seed,
+        scenario.calls,
+        scenario.start.clamp(0, LATEST_START),
+        end.min(LATEST_START),
+    );
+    Traffic::new(scenario.clone(), Some(rhythm))
 }
 
 /// Maximum number of records that wait for their time; beyond it the earliest is sent ahead of time.
@@ -76,7 +81,7 @@ const LATEST_START: i64 = 200_000_000_000_000;
 const DAY_MS: i64 = 86_400_000;
 
 struct Traffic {
-    plan: Plan,
+    scenario: Scenario,
     /// Choices about the calls.
     dice: Dice,
     /// Choices about disorder, separate so that the calls are the same without it.
@@ -97,12 +102,12 @@ struct Traffic {
 /// The service's state of a caller.
 #[derive(Default)]
 struct Caller {
-    voice: Option<Voice>,
+    voice: Option<ClonedVoice>,
     mapped: bool,
 }
 
 #[derive(Clone)]
-struct Voice {
+struct ClonedVoice {
     id: String,
     ready: i64,
     expires: i64,
@@ -128,37 +133,37 @@ impl Iterator for Traffic {
 }
 
 impl Traffic {
-    fn new(plan: Plan, mut rhythm: Option<Rhythm>) -> Traffic {
-        let mut dice = Dice::new(plan.seed, 0);
-        let start = plan.start.clamp(0, LATEST_START);
+    fn new(scenario: Scenario, mut rhythm: Option<Rhythm>) -> Traffic {
+        let mut dice = Dice::new(scenario.seed, 0);
+        let start = scenario.start.clamp(0, LATEST_START);
         let start = rhythm.as_mut().map_or(start, Rhythm::next_start);
         Traffic {
             rhythm,
-            trouble: Dice::new(plan.seed, 1),
+            trouble: Dice::new(scenario.seed, 1),
             first_caller: dice.below(CALLERS),
             dice,
-            calls_left: plan.calls,
+            calls_left: scenario.calls,
             next_call: start,
             callers: HashMap::new(),
             waiting: BTreeMap::new(),
             made: 0,
             last_sent: start,
             spoiled: 0,
-            plan,
+            scenario,
         }
     }
 
     /// Creates an event's records: one, and with disorder perhaps more. `at` is in milliseconds.
-    fn tell(&mut self, topic: Topic, key: &str, at: i64, body: Value) {
+    fn emit(&mut self, topic: Topic, key: &str, at: i64, body: Value) {
         let Value::Object(body) = body else { return };
         let at = at * 1000 + if self.dice.chance(300) { self.dice.range(0, 999) } else { 0 };
-        let mut event = Event { topic, key: key.to_owned(), at, body };
+        let mut event = Occurrence { topic, key: key.to_owned(), at, body };
         let envelope = match self.dice.below(10) {
             0 => Envelope::Structured,
             1 => Envelope::Binary,
             _ => Envelope::Bare,
         };
-        let late = self.plan.disorder && self.trouble.chance(50);
+        let late = self.scenario.disorder && self.trouble.chance(50);
         let (time, timed) = (self.dice.time(at), self.dice.chance(900));
         // The time of a failure is part of its identity, and a late event would otherwise get the time of sending.
         if timed || late || topic == Topic::CloneFailed {
@@ -166,7 +171,7 @@ impl Traffic {
         }
         let record = event.record(&mut self.dice, envelope, topic.name());
         let mut due = at / 1000 + self.dice.range(2, 250);
-        if self.plan.disorder {
+        if self.scenario.disorder {
             due += if late { self.trouble.delay() } else { 0 };
             self.disturb(&event, &record, due);
         }
@@ -174,7 +179,7 @@ impl Traffic {
     }
 
     /// Adds disorder to a record that is sent at `due`.
-    fn disturb(&mut self, event: &Event, record: &Outgoing, due: i64) {
+    fn disturb(&mut self, event: &Occurrence, record: &Outgoing, due: i64) {
         if self.trouble.chance(30) {
             let again = due + self.trouble.delay();
             self.send(again, record.clone(), None);
@@ -186,9 +191,9 @@ impl Traffic {
         }
         // Few fields of a delete are read, so not every defect would make it unusable.
         if self.trouble.chance(10) && !event.body.contains_key("deleted") {
-            let (reason, faults) = FAULTS.get(self.spoiled % FAULTS.len()).copied().unwrap_or_default();
+            let (reason, defects) = DEFECTS.get(self.spoiled % DEFECTS.len()).copied().unwrap_or_default();
             self.spoiled += 1;
-            let spoiled = event.spoiled(&mut self.trouble, reason, faults);
+            let spoiled = event.spoiled(&mut self.trouble, reason, defects);
             self.send(due, spoiled, Some(reason));
         }
     }

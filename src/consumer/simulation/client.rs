@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Millis;
 use super::kafka::Kafka;
-use crate::kafka::group::Event;
+use crate::kafka::group::GroupEvent;
 use crate::record::{Record, Topic, TopicPartition};
 
 /// Number of records fetched ahead (`queued.min.messages`).
@@ -55,7 +55,7 @@ struct Reading {
 
 #[derive(Default)]
 pub(super) struct Client {
-    queue: VecDeque<(Option<(TopicPartition, u64)>, Event)>,
+    queue: VecDeque<(Option<(TopicPartition, u64)>, GroupEvent)>,
     reading: BTreeMap<TopicPartition, Reading>,
     version: u64,
     pub unanswered: Option<Unanswered>,
@@ -81,39 +81,39 @@ impl Client {
         !self.queue.is_empty()
     }
 
-    pub fn report(&mut self, event: Event) {
+    pub fn report(&mut self, event: GroupEvent) {
         self.queue.push_back((None, event));
     }
 
     pub fn give(&mut self, partitions: Vec<TopicPartition>, now: Millis) {
         self.given.extend(partitions.iter().copied());
         self.unanswered = Some(Unanswered { since: now, release: None });
-        self.report(Event::Assigned(partitions));
+        self.report(GroupEvent::Assigned(partitions));
     }
 
     pub fn take_away(&mut self, release: Release, lost: bool, now: Millis) {
         let partitions = release.partitions.clone();
         self.given.retain(|key| !partitions.contains(key));
         self.unanswered = Some(Unanswered { since: now, release: Some(release) });
-        self.report(Event::Revoked { partitions, lost });
+        self.report(GroupEvent::Revoked { partitions, lost });
     }
 
     /// Returns the next event. Drops events of partitions that were unassigned or paused since.
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<GroupEvent> {
         loop {
             let (of, event) = self.queue.pop_front()?;
             if let Some((key, version)) = of
-                && !matches!(event, Event::OffsetOutOfRange { .. })
+                && !matches!(event, GroupEvent::OffsetOutOfRange { .. })
             {
                 let Some(reading) = self.reading.get_mut(&key).filter(|reading| reading.version == version)
                 else {
                     continue;
                 };
-                if let Event::Record(record) = &event {
+                if let GroupEvent::Record(record) = &event {
                     reading.handed_out = record.offset + 1;
                 }
             }
-            if let Event::Revoked { partitions, .. } = &event {
+            if let GroupEvent::Revoked { partitions, .. } = &event {
                 self.unassign(partitions);
             }
             return Some(event);
@@ -182,8 +182,9 @@ impl Client {
     /// (`rd_kafka_q_purge_toppar_version`).
     pub fn pause(&mut self, partitions: &[TopicPartition], paused: bool) {
         for key in partitions {
-            let of =
-                |event: &(Option<(TopicPartition, u64)>, Event)| event.0.is_some_and(|(of, _)| of == *key);
+            let of = |event: &(Option<(TopicPartition, u64)>, GroupEvent)| {
+                event.0.is_some_and(|(of, _)| of == *key)
+            };
             while paused && self.reading.contains_key(key) && self.queue.front().is_some_and(of) {
                 self.queue.pop_front();
             }
@@ -215,7 +216,7 @@ impl Client {
             let of = Some((*key, reading.version));
             if reading.fetch < log.low || reading.fetch > log.end() {
                 reading.failed = true;
-                self.queue.push_back((of, Event::OffsetOutOfRange { partition: *key }));
+                self.queue.push_back((of, GroupEvent::OffsetOutOfRange { partition: *key }));
                 continue;
             }
             let before = reading.fetch;
@@ -228,21 +229,22 @@ impl Client {
                 }
                 if log.has_record(reading.fetch) {
                     fetched += 1;
-                    self.queue.push_back((of, Event::Record(record(*key, reading.fetch, *id))));
+                    self.queue.push_back((of, GroupEvent::Record(record(*key, reading.fetch, *id))));
                 }
                 reading.fetch += 1;
             }
             if reading.fetch == log.end() {
                 if reading.end != Some(reading.fetch) {
                     reading.end = Some(reading.fetch);
-                    let event = Event::EndOfPartition { partition: *key, offset: reading.fetch };
+                    let event = GroupEvent::EndOfPartition { partition: *key, offset: reading.fetch };
                     self.queue.push_back((of, event));
                 }
             } else if reading.fetch == before {
                 reading.not_before = now + 500;
                 more = true;
                 let reason = "decompression failed".to_owned();
-                let event = Event::PartitionFailed { partition: *key, offset: Some(reading.fetch), reason };
+                let event =
+                    GroupEvent::PartitionFailed { partition: *key, offset: Some(reading.fetch), reason };
                 self.queue.push_back((of, event));
             } else {
                 more = true;

@@ -4,7 +4,7 @@ use super::checks::RECOVERED_WITHIN;
 use super::group::Member;
 use super::instance::Instance;
 use super::{Happening, INSTANCES, Millis, TOPICS, World};
-use crate::kafka::group::Event;
+use crate::kafka::group::GroupEvent;
 use crate::record::{Topic, TopicPartition};
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -265,7 +265,7 @@ impl World {
         instance.client.dead = true;
         instance.client.unanswered = None;
         let (code, reason) = (RDKafkaErrorCode::FencedInstanceId, "fenced".to_owned());
-        instance.client.report(Event::ClientDied { code, reason });
+        instance.client.report(GroupEvent::ClientDied { code, reason });
         self.drive(number);
     }
 

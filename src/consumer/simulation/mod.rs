@@ -56,17 +56,17 @@ const TOPICS: [(Topic, i32); 3] =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     /// A partition out of range is unassigned and assigned again; without the rule: a seek.
-    AssignAnew,
+    AssignAgain,
     /// A load waits for no partition; without the rule: for the leaders of all its partitions.
-    LoadsWaitForNone,
+    LoadsDoNotWait,
     /// The end of a pause assigns again; without the rule: it only ends the pause.
-    ResumeAnew,
+    ResumeByAssigning,
     /// A dead client is replaced.
     ReplaceTheDead,
     /// A rebalance is answered at once; without the rule: once the positions are known.
     AnswerAtOnce,
     /// The ends of partitions are used.
-    HeedEnds,
+    UseEnds,
 }
 
 /// Scheduled occurrences.

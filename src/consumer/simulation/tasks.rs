@@ -153,7 +153,7 @@ impl World {
             return self.stop(number, true, 50);
         }
         let led = |key: &TopicPartition| self.kafka.ask_log(*key).is_some();
-        if self.without == Some(Rule::LoadsWaitForNone) && !asked.iter().all(|(key, _)| led(key)) {
+        if self.without == Some(Rule::LoadsDoNotWait) && !asked.iter().all(|(key, _)| led(key)) {
             return self.spawn(number, 500..1000, Task::Load(asked));
         }
         let (mut starts, mut changes, mut look_ups) = (Vec::new(), Vec::new(), Vec::new());

@@ -56,17 +56,17 @@ fn the_same_seed_gives_the_same_day() {
 
 #[test]
 fn the_simulation_finds_a_seek_in_place_of_a_new_assignment() {
-    assert_found_without(Rule::AssignAnew, "although no fault concerns it");
+    assert_found_without(Rule::AssignAgain, "although no fault concerns it");
 }
 
 #[test]
 fn the_simulation_finds_an_error_that_is_lost_in_a_pause() {
-    assert_found_without(Rule::ResumeAnew, "although no fault concerns it");
+    assert_found_without(Rule::ResumeByAssigning, "although no fault concerns it");
 }
 
 #[test]
 fn the_simulation_finds_a_load_that_waits_for_every_partition() {
-    assert_found_without(Rule::LoadsWaitForNone, "although no fault concerns it");
+    assert_found_without(Rule::LoadsDoNotWait, "although no fault concerns it");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_simulation_finds_a_rebalance_that_is_answered_only_once_positions_are_kno
 
 #[test]
 fn the_simulation_finds_ends_of_partitions_that_are_ignored() {
-    assert_found_without(Rule::HeedEnds, "although no fault concerns it");
+    assert_found_without(Rule::UseEnds, "although no fault concerns it");
 }
 
 #[test]

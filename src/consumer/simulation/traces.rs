@@ -7,7 +7,7 @@ use super::Millis;
 use super::client::{Client, Release};
 use super::group::Member;
 use super::kafka::Kafka;
-use crate::kafka::group::Event;
+use crate::kafka::group::GroupEvent;
 use crate::record::{Topic, TopicPartition};
 
 const TOPICS: [(Topic, i32); 5] = [
@@ -140,15 +140,19 @@ impl Replay {
         client.fetch(&self.kafka, self.now);
         while let Some(event) = client.next_event() {
             let text = match event {
-                Event::Record(record) => format!("record {} {}", record.topic_partition(), record.offset),
-                Event::EndOfPartition { partition, offset } => format!("end {partition} {offset}"),
-                Event::OffsetOutOfRange { partition } => format!("out_of_range {partition}"),
-                Event::PartitionFailed { partition, reason, .. } => format!("failed {partition} {reason}"),
-                Event::Assigned(partitions) => {
+                GroupEvent::Record(record) => {
+                    format!("record {} {}", record.topic_partition(), record.offset)
+                }
+                GroupEvent::EndOfPartition { partition, offset } => format!("end {partition} {offset}"),
+                GroupEvent::OffsetOutOfRange { partition } => format!("out_of_range {partition}"),
+                GroupEvent::PartitionFailed { partition, reason, .. } => {
+                    format!("failed {partition} {reason}")
+                }
+                GroupEvent::Assigned(partitions) => {
                     client.answer_assignment();
                     format!("assigned {}", partitions.len())
                 }
-                Event::Revoked { partitions, lost } => {
+                GroupEvent::Revoked { partitions, lost } => {
                     let release = client.answer_revocation().unwrap_or_default();
                     if let Some(member) = self.kafka.group.members.get_mut(&(number, 0)) {
                         member.owned.retain(|key| !release.partitions.contains(key));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::dice::Dice;
-use super::event::{Envelope, Event};
+use super::event::{Envelope, Occurrence};
 use crate::record::{Outgoing, Topic};
 
 /// The fields of a topic that defects and corrections change: its time, its integers, and its required texts with their
@@ -27,7 +27,7 @@ pub(super) fn fields(topic: Topic) -> Fields {
 }
 
 /// The place of a defect, and the raw JSON or the change.
-pub(super) type Fault = (&'static str, &'static [u8]);
+pub(super) type Defect = (&'static str, &'static [u8]);
 
 /// The defects of unusable records by reason; records take the reasons in turn. The other two reasons of the contract,
 /// `too_large` and `rejected_by_database`, depend on settings and on the database.
@@ -35,7 +35,7 @@ pub(super) type Fault = (&'static str, &'static [u8]);
 /// `TEXT`, `INTEGER` and `TIME` stand for one of the topic's fields, a name is a field of `call.lifecycle`, and `VALUE`
 /// is the whole value. With `RECORD`, the second element is a change made by [`Occurrence::spoiled`].
 #[rustfmt::skip]
-pub(super) const FAULTS: [(&str, &[Fault]); 9] = [
+pub(super) const DEFECTS: [(&str, &[Defect]); 9] = [
     ("invalid_json", &[("RECORD", b"cut off"), ("RECORD", b"byte order mark"), ("RECORD", b"two"),
         ("RECORD", b"twice"), ("TEXT", b"\"M\xfcller\""), ("TEXT", br#""\ud83d""#), ("TIME", b"1e999"),
         ("metadata", b"deep")]),
@@ -55,9 +55,9 @@ pub(super) const FAULTS: [(&str, &[Fault]); 9] = [
     ("wrong_type_for_topic", &[("RECORD", b"as it is")]),
 ];
 
-impl Event {
+impl Occurrence {
     /// Returns the record of the event with exactly one defect, of this reason.
-    pub(super) fn spoiled(&self, dice: &mut Dice, reason: &str, faults: &[Fault]) -> Outgoing {
+    pub(super) fn spoiled(&self, dice: &mut Dice, reason: &str, defects: &[Defect]) -> Outgoing {
         let (time, integers, texts) = fields(self.topic);
         let (text, limit) = dice.pick(texts);
         let mut envelope = if dice.chance(300) { Envelope::Binary } else { Envelope::Bare };
@@ -69,15 +69,15 @@ impl Event {
         }
         let mut record = self.record(dice, envelope, kind);
         let Some(whole) = record.value.take() else { return record };
-        let of_topic = |(field, raw): &Fault| match *field {
+        let of_topic = |(field, raw): &Defect| match *field {
             "TEXT" => Some((text, *raw)),
             "TIME" => Some((time, *raw)),
             "INTEGER" => integers.first().map(|name| (*name, *raw)),
             "RECORD" | "VALUE" => Some((*field, *raw)),
             name => (self.topic == Topic::CallLifecycle).then_some((name, *raw)),
         };
-        let faults: Vec<_> = faults.iter().filter_map(of_topic).collect();
-        record.value = match dice.pick(&faults) {
+        let defects: Vec<_> = defects.iter().filter_map(of_topic).collect();
+        record.value = match dice.pick(&defects) {
             ("RECORD", b"cut off") => Some(whole.iter().copied().take(whole.len() / 2).collect()),
             ("RECORD", b"byte order mark") => Some([b"\xef\xbb\xbf", whole.as_slice()].concat()),
             ("RECORD", b"two") => Some([whole.as_slice(), &whole].concat()),
