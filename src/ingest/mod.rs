@@ -5,15 +5,15 @@
 //!
 //! ```text
 //! mod       -> one transaction for a batch, then one for each partition; the loop of a replay
-//! thorough  -> one partition: halving, the verdicts, what lands behind them
-//! suspects  -> the trial's driver: suspect and known good record in one session
-//! trial     -> pure: the tries to a verdict
-//! good      -> pure: a known good record, disguised as one that nobody has sent
-//! sizes     -> pure: how many records of a topic a transaction may hold
-//! prepare   -> pure: records to a plan, dead letters, positions
-//! blocking  -> long decoding leaves the runtime's workers
-//! memory    -> what a batch leaves to the next ones
-//! counts    -> what a batch adds to the metrics
+//! thorough  -> one partition: halving, trials of suspects, rows after a refused record
+//! suspects  -> runs trials: a suspect and a known good record in one session
+//! trial     -> pure: a verdict from the tries
+//! good      -> pure: a known good record with unused identities
+//! sizes     -> pure: the maximum number of records of a topic in a transaction
+//! prepare   -> pure: a plan, dead letters and positions from records
+//! blocking  -> keeps long decoding off the runtime's workers
+//! memory    -> state that a batch leaves to later ones
+//! counts    -> the metrics of a batch
 //! ```
 
 mod blocking;

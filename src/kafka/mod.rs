@@ -1,4 +1,4 @@
-//! Kafka: the only place that knows rdkafka.
+//! Kafka: the only module that uses rdkafka.
 
 pub mod admin;
 pub mod brokers;

@@ -5,8 +5,8 @@
 //! Every phone number lies in a range that its country reserves for fiction.
 //!
 //! ```text
-//! call ──> events of the call ──> records ──> waiting, by moment of sending ──> out
-//!                                    └─ disorder: late, doubled, corrected, unusable
+//! call ──> events of the call ──> records ──> queue by time of sending ──> output
+//!                                    └─ disorder: late, duplicated, corrected, unusable
 //! ```
 
 mod calls;

@@ -2,15 +2,15 @@
 //! database, in virtual time. Every fault and every delay is drawn from a seed, so a run can be repeated exactly.
 //!
 //! ```text
-//! mod       -> time: what happens next
+//! mod       -> virtual time and the schedule
 //! instance  -> one instance: carries out the actions of its machine, as the driver does
-//! tasks     -> its questions to database and brokers, with the decisions of `start`
-//! client    -> its Kafka client, as librdkafka behaves
+//! tasks     -> its queries to database and brokers, with the decisions of `start`
+//! client    -> its Kafka client, which behaves like librdkafka
 //! kafka     -> topics and logs; group -> the coordinator
-//! store     -> the database; keeps the promises that concern records
-//! faults    -> what goes wrong
-//! checks    -> the promises that concern time
-//! traces    -> the client beside what a real librdkafka did
+//! store     -> the database; checks the promises about records
+//! faults    -> the injected faults
+//! checks    -> the promises about time
+//! traces    -> compares the client with a real librdkafka
 //! ```
 
 mod checks;
