@@ -50,7 +50,7 @@ pub(super) enum TaskResult {
     Written(Input, u64, Duration),
     Committed(Result<Vec<(TopicPartition, i64)>, String>),
     NotCompared(String),
-    BrokerCheck(BrokerCheck),
+    BrokersChecked(BrokerCheck),
 }
 
 /// The result of asking the brokers.
