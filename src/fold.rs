@@ -1,5 +1,5 @@
-//! The merge rules (contract, sections 3 and 4) as plain values. Every merge is a maximum or a minimum,
-//! so it comes to the same in any order, in any grouping, and however often.
+//! The merge rules (contract, sections 3 and 4) as plain values. Every merge is a maximum or a minimum, so the result
+//! does not depend on order, grouping or repetition.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,13 +7,13 @@ use std::collections::btree_map::Entry;
 
 use crate::event::{CallLifecycle, MappingState, Status, Time};
 
-/// Takes in another fold of the same row.
+/// Merges two folds of the same row.
 pub trait Merge {
-    /// Makes `self` the fold of both. Says whether it is another than it was.
+    /// Merges `other` into `self`. Returns whether `self` changed.
     fn merge(&mut self, other: Self) -> bool;
 }
 
-/// Merges into the entry of a key, or makes it.
+/// Merges a value into the entry of a key, or inserts it.
 pub fn merge_into<K: Ord, V: Merge>(map: &mut BTreeMap<K, V>, key: K, value: V) {
     match map.entry(key) {
         Entry::Vacant(vacant) => {
@@ -25,7 +25,7 @@ pub fn merge_into<K: Ord, V: Merge>(map: &mut BTreeMap<K, V>, key: K, value: V) 
     }
 }
 
-/// Takes another value where it is greater, and says whether.
+/// Takes the other value if it is greater. Returns whether it did.
 fn raise<T: Ord>(mine: &mut T, other: T) -> bool {
     let greater = other > *mine;
     if greater {
@@ -34,7 +34,7 @@ fn raise<T: Ord>(mine: &mut T, other: T) -> bool {
     greater
 }
 
-/// Takes another time where it is earlier, and says whether.
+/// Takes the other time if it is earlier. Returns whether it did.
 fn lower(mine: &mut Time, other: Time) -> bool {
     let earlier = other < *mine;
     if earlier {
@@ -43,7 +43,7 @@ fn lower(mine: &mut Time, other: Time) -> bool {
     earlier
 }
 
-/// As [`lower`]; any time is earlier than none.
+/// As [`lower`]; `None` counts as later than any time.
 fn lower_from_none(mine: &mut Option<Time>, other: Option<Time>) -> bool {
     let earlier = other.is_some_and(|other| mine.is_none_or(|mine| other < mine));
     if earlier {
@@ -52,11 +52,11 @@ fn lower_from_none(mine: &mut Option<Time>, other: Option<Time>) -> bool {
     earlier
 }
 
-/// A row whose identity is a fact: of different contents the greatest counts, in the order of its
-/// columns with null lowest, which is what derived [`Ord`] and `None < Some` say.
+/// A row whose identity is a fact. Of two different contents the greater wins, compared column by column with null
+/// lowest, as derived [`Ord`] and `None < Some` do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact<Identity, Content> {
-    /// The columns that the row's id is made of.
+    /// The columns that form the row's id.
     pub identity: Identity,
     /// The columns that are compared.
     pub content: Content,
@@ -70,7 +70,7 @@ impl<Identity, Content: Ord> Merge for Fact<Identity, Content> {
     }
 }
 
-/// What the `clone.ready` events of one caller and voice say of the row in `voice_clone_cache`.
+/// The values of a `voice_clone_cache` row that follow from the `clone.ready` events of one caller and voice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct Cached<'a> {
@@ -91,16 +91,16 @@ impl Merge for Cached<'_> {
     }
 }
 
-/// A value with its event time: the latest counts, at equal times the greater value.
+/// A value with its event time. The latest wins; at equal times the greater value.
 pub type Latest<T> = Option<(Time, T)>;
 
-/// The top-level entries of `metadata`: key to the event time and compact JSON of its value.
+/// The top-level entries of `metadata`: for each key the event time and the value as compact JSON.
 pub type Entries<'a> = BTreeMap<Cow<'a, str>, (Time, String)>;
 
-/// The entries; with the time of the latest event that had any `metadata`, were it empty.
+/// The entries, with the time of the latest event that had `metadata`, even an empty one.
 pub type Metadata<'a> = Option<(Time, Entries<'a>)>;
 
-/// The fold of a call's events: every field's latest value, from which the row of `call_log` follows.
+/// The fold of a call's events: the latest value of every field, from which the row of `call_log` is derived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct Call<'a> {
@@ -121,7 +121,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// The fold of one event, whose record has this timestamp.
+    /// Folds one event whose record has this timestamp.
     pub fn of(event: CallLifecycle<'a>, timestamp: Time) -> Call<'a> {
         let at = event.occurred_at;
         let terminal = event.status != Status::Initiated;
@@ -143,23 +143,23 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// `status`: the latest terminal event's, before that `initiated`.
+    /// `status`: that of the latest terminal event, `initiated` before there is one.
     pub fn status(&self) -> Status {
         self.terminal.map_or(Status::Initiated, |(_, status)| status)
     }
 
-    /// `call_started_at`: as given, else when the call was initiated.
+    /// `call_started_at`: the given value, else the time of the `initiated` event.
     pub fn started_at(&self) -> Option<Time> {
         self.call_started_at.map(|(_, given)| given).or(self.initiated_at)
     }
 
-    /// `call_ended_at`: as given, else the latest terminal event's time.
+    /// `call_ended_at`: the given value, else the time of the latest terminal event.
     pub fn ended_at(&self) -> Option<Time> {
         let terminal_at = self.terminal.map(|(at, _)| at).filter(|at| *at != Time::OLDER_THAN_ALL);
         self.call_ended_at.map(|(_, given)| given).or(terminal_at)
     }
 
-    /// `duration_seconds`: as given, else from start to end, or null where that makes no sense.
+    /// `duration_seconds`: the given value, else the time from start to end; null if that is negative or too long.
     pub fn duration(&self) -> Option<i32> {
         if let Some((_, given)) = self.duration_seconds {
             return Some(given);
@@ -196,7 +196,7 @@ impl Merge for Call<'_> {
     }
 }
 
-/// Key by key.
+/// Merges `metadata` key by key.
 fn merge_metadata<'a>(mine: &mut Metadata<'a>, other: Metadata<'a>) -> bool {
     let Some((other_at, other_entries)) = other else {
         return false;
@@ -221,18 +221,18 @@ fn merge_metadata<'a>(mine: &mut Metadata<'a>, other: Metadata<'a>) -> bool {
 /// The fold of a caller's mapping events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mapping<'a> {
-    /// The latest event that is no delete, whole.
+    /// The latest event that is not a delete, as a whole.
     pub state: Latest<MappingState<'a>>,
-    /// The latest delete, also one that a later state undid.
+    /// The latest delete, even if a later state replaced it.
     pub deleted: Option<Time>,
-    /// The latest event of all.
+    /// The time of the latest event.
     pub updated_at: Option<Time>,
-    /// The earliest record timestamp of all.
+    /// The earliest record timestamp.
     pub created_at: Option<Time>,
 }
 
 impl Mapping<'_> {
-    /// `deleted_at`: the latest delete, unless a later state came; at equal times the delete stands.
+    /// `deleted_at`: the latest delete, unless a later state followed. At equal times the delete wins.
     pub fn deleted_at(&self) -> Option<Time> {
         let state_at = self.state.as_ref().map(|(at, _)| *at);
         self.deleted.filter(|deleted| Some(*deleted) >= state_at)
@@ -256,7 +256,7 @@ mod tests {
         [1, 2].map(Time::from_micros)
     }
 
-    /// Each with each, so that one may change the other in a single field.
+    /// Merges each fold with every other one, so that some pairs differ in a single field.
     fn assert_each_merge_says_whether_it_changes_anything<F: Merge + Clone + PartialEq + std::fmt::Debug>(
         folds: &[F],
     ) {

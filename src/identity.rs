@@ -1,11 +1,11 @@
-//! Row ids: what identifies a row is the fact, not the delivery (contract, section 3).
+//! Row ids: a row is identified by its fact, not by its delivery (contract, section 3).
 
 use uuid::Uuid;
 
 /// The namespace of all ids.
 const NS: Uuid = Uuid::from_u128(0x32912be5_e948_560b_b792_7dcb8baa72b1);
 
-/// Joins the parts of an id. No text that is part of one may hold it.
+/// Joins the parts of an id. A text that is part of one must not contain it.
 pub const SEPARATOR: char = '\u{1f}';
 
 /// `uid(kind, a, b, ...)`: the UUIDv5 of `kind` and the parts, joined with [`SEPARATOR`].

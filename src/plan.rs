@@ -1,5 +1,5 @@
-//! A batch of events folded to the rows that it makes: each row once, sorted by its key, so that one
-//! statement never meets a key twice and concurrent writers lock in one order. No I/O, no clock.
+//! A batch of events folded to the rows that it produces: each row once, sorted by its key, so that a statement never
+//! contains a key twice and concurrent writers lock rows in the same order. No I/O, no clock.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use crate::fold::{Cached, Call, Fact, Mapping, merge_into};
 use crate::identity::uid;
 use crate::record::Record;
 
-/// What identifies a `clone_ready_events` row.
+/// The columns that identify a `clone_ready_events` row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct ReadyIdentity<'a> {
@@ -28,7 +28,7 @@ pub struct ReadyContent {
     pub clone_duration_ms: Option<i32>,
 }
 
-/// What identifies a `clone_failed_events` row.
+/// The columns that identify a `clone_failed_events` row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct FailedIdentity<'a> {
@@ -37,7 +37,7 @@ pub struct FailedIdentity<'a> {
     pub failed_at: Time,
 }
 
-/// What identifies a `clone_transfer_events` row.
+/// The columns that identify a `clone_transfer_events` row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct TransferIdentity<'a> {
@@ -46,7 +46,7 @@ pub struct TransferIdentity<'a> {
     pub cloned_voice_id: Cow<'a, str>,
 }
 
-/// What identifies a `voice_clone_log` row, beside the event's row that its id is made of.
+/// The columns of a `voice_clone_log` row that follow from its id, which is derived from the event row's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct LogIdentity<'a> {
@@ -54,8 +54,8 @@ pub struct LogIdentity<'a> {
     pub status: &'static str,
 }
 
-/// The compared columns of `voice_clone_log`: in the contract's order for either status, as a success
-/// has no `error_message` and always the same voice, and a failure no `clone_created_at`.
+/// The compared columns of `voice_clone_log`, in the contract's order for both statuses: a success has no
+/// `error_message` and always the same voice, a failure has no `clone_created_at`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct LogContent<'a> {
@@ -66,20 +66,20 @@ pub struct LogContent<'a> {
     pub error_message: Option<Cow<'a, str>>,
 }
 
-/// The records that a plan is made of, those that cannot be used included.
+/// The records of a plan, including those that cannot be used.
 #[derive(Clone, Debug, Default)]
 pub struct Source<'a> {
-    /// In offset order within each partition.
+    /// The records, in offset order within each partition.
     pub records: Vec<&'a Record>,
     /// `TOPIC_PREFIX`.
     pub topic_prefix: &'a str,
 }
 
-/// The rows of a batch, by table; keys sorted.
+/// The rows of a batch by table, sorted by key.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs, reason = "the fields are the tables")]
 pub struct Plan<'a> {
-    /// Where the rows come from: a dead letter whose record lands is resolved.
+    /// The records of the rows; used to resolve dead letters whose record has landed.
     pub source: Source<'a>,
     pub clone_ready_events: BTreeMap<Uuid, Fact<ReadyIdentity<'a>, ReadyContent>>,
     pub clone_failed_events: BTreeMap<Uuid, Fact<FailedIdentity<'a>, Cow<'a, str>>>,
@@ -93,7 +93,7 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Takes in an event whose record has this timestamp.
+    /// Adds an event whose record has this timestamp.
     pub fn add(&mut self, event: Event<'a>, timestamp: Time) {
         match event {
             Event::Ready(event) => self.add_ready(event, timestamp),
@@ -216,7 +216,7 @@ impl<'a> Plan<'a> {
         merge_into(&mut self.caller_voice_mapping, event.caller_id, mapping);
     }
 
-    /// The voices whose ready and transfer events are in the batch, sorted: the rows to lock.
+    /// Returns the voices of the batch's ready and transfer events, sorted: the rows to lock.
     pub fn voices(&self) -> BTreeSet<&str> {
         let ready = self.voice_clone_cache.values().map(|row| row.cloned_voice_id.as_ref());
         let transferred =

@@ -1,4 +1,4 @@
-//! What Kafka hands over and takes back: topics, headers, records. Plain data, nothing decoded.
+//! Plain data of Kafka: topics, partitions, headers, records.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// All five, in the order of the contract.
+    /// All five topics, in the order of the contract.
     pub const ALL: [Topic; 5] = [
         Topic::CloneReady,
         Topic::CloneFailed,
@@ -27,7 +27,7 @@ impl Topic {
         Topic::CallerVoiceMapping,
     ];
 
-    /// The name without `TOPIC_PREFIX`; also what CloudEvents' `type` must be.
+    /// Returns the name without `TOPIC_PREFIX`, which is also the `type` of CloudEvents.
     pub fn name(self) -> &'static str {
         match self {
             Topic::CloneReady => "clone.ready",
@@ -38,7 +38,7 @@ impl Topic {
         }
     }
 
-    /// The topic of that name (without prefix).
+    /// Parses a name without prefix.
     pub fn from_name(name: &str) -> Option<Topic> {
         Topic::ALL.into_iter().find(|topic| topic.name() == name)
     }
@@ -60,7 +60,7 @@ pub struct TopicPartition {
 }
 
 impl TopicPartition {
-    /// This partition of this topic.
+    /// Combines a topic and a partition's number.
     pub fn new(topic: Topic, partition: i32) -> TopicPartition {
         TopicPartition { topic, partition }
     }
@@ -73,22 +73,22 @@ impl fmt::Display for TopicPartition {
     }
 }
 
-/// One header: names repeat and keep their order, a value may be null.
+/// A header. Names may repeat and keep their order; a value may be null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The name's bytes, case-sensitive. Kafka's protocol asks for UTF-8, and brokers do not check it.
+    /// The name's bytes, case-sensitive. Kafka's protocol requires UTF-8, but brokers do not check it.
     pub name: Vec<u8>,
     /// The value's bytes, `None` for null.
     pub value: Option<Vec<u8>>,
 }
 
 impl Header {
-    /// A header of this name and value.
+    /// Creates a header.
     pub fn new(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
         Header { name: name.into(), value: Some(value.into()) }
     }
 
-    /// Bytes of name and value.
+    /// Returns the bytes of name and value.
     pub fn bytes(&self) -> usize {
         self.name.len() + self.value.as_ref().map_or(0, Vec::len)
     }
@@ -97,13 +97,13 @@ impl Header {
 /// A record as it was read.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Which of the five topics.
+    /// The topic.
     pub topic: Topic,
-    /// Partition of the topic.
+    /// The partition of the topic.
     pub partition: i32,
-    /// Offset in the partition.
+    /// The offset in the partition.
     pub offset: i64,
-    /// The record's own timestamp in milliseconds since 1970; -1 where it has none.
+    /// The record's own timestamp in milliseconds since 1970; -1 if it has none.
     pub timestamp: i64,
     /// The key's bytes.
     pub key: Option<Vec<u8>>,
@@ -114,17 +114,17 @@ pub struct Record {
 }
 
 impl Record {
-    /// The partition that the record comes from.
+    /// Returns the partition of the record.
     pub fn topic_partition(&self) -> TopicPartition {
         TopicPartition::new(self.topic, self.partition)
     }
 
-    /// Bytes of key, header names and header values, which the contract limits together.
+    /// Returns the bytes of key, header names and header values, which the contract limits together.
     pub fn key_and_header_bytes(&self) -> usize {
         self.key.as_ref().map_or(0, Vec::len) + self.headers.iter().map(Header::bytes).sum::<usize>()
     }
 
-    /// Memory that the record takes, in bytes, for the limits on memory: an empty header takes some, too.
+    /// Estimates the memory of the record in bytes, for the limits on memory. An empty header takes some, too.
     pub fn size(&self) -> usize {
         let header = |header: &Header| {
             size_of::<Header>() + allocated(header.name.len()) + optional(header.value.as_ref())
@@ -136,8 +136,8 @@ impl Record {
     }
 }
 
-/// Memory that an allocation of so many bytes takes. The allocator of glibc adds 8 bytes and rounds up to 16; no bytes
-/// are no allocation.
+/// Returns the memory of an allocation. The allocator of glibc adds 8 bytes and rounds up to 16; a size of 0 allocates
+/// nothing.
 fn allocated(bytes: usize) -> usize {
     if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16).max(32) }
 }
@@ -157,7 +157,7 @@ pub struct Outgoing {
     pub value: Option<Vec<u8>>,
     /// The headers, in order.
     pub headers: Vec<Header>,
-    /// Milliseconds since 1970; `None` takes the moment of sending.
+    /// Milliseconds since 1970; `None` for the time of sending.
     pub timestamp: Option<i64>,
 }
 

@@ -24,7 +24,7 @@ use crate::output::{print, say};
 use crate::record::Outgoing;
 use crate::store::overview::{Overview, TABLES};
 use crate::store::{Store, connect, migrate};
-use crate::traffic::{Plan, traffic};
+use crate::traffic::{Scenario, traffic};
 
 /// What `demo` is asked for.
 #[allow(missing_docs, reason = "the flags of the command")]
@@ -234,11 +234,11 @@ async fn follow(
 }
 
 /// Calls that have just ended, of whose voices half are already past their time.
-fn plan(options: &Options) -> Plan {
+fn plan(options: &Options) -> Scenario {
     let many = i64::try_from(options.calls).unwrap_or(i64::MAX).max(1);
     let spacing_ms = (SPAN_MS / many).clamp(1, SPACING_MS);
     let start = Utc::now().timestamp_millis() - spacing_ms.saturating_mul(many).min(SPAN_MS) - LAST_CALL_MS;
-    Plan {
+    Scenario {
         calls: options.calls,
         seed: options.seed,
         disorder: options.disorder,

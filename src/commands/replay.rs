@@ -17,7 +17,7 @@ use crate::commands::tally::{Rows, Tally};
 use crate::config::Settings;
 use crate::event::Time;
 use crate::ingest::{Ingest, Memory, Positions, Stop};
-use crate::kafka::range::{Bound, Eaten, Range, Reader};
+use crate::kafka::range::{Bound, Missing, Range, RangeReader};
 use crate::output::print;
 use crate::record::{Record, Topic};
 use crate::store::offsets::Position;
@@ -130,7 +130,7 @@ struct Replay {
     topic: Topic,
     dry_run: bool,
     ranges: Vec<Range>,
-    reader: Reader,
+    reader: RangeReader,
     ingest: Ingest,
     /// Where each partition that is read stands: what lies before has landed.
     landed: Positions,
@@ -149,7 +149,7 @@ impl Replay {
         (from, to): (Option<Bound>, Option<Bound>),
     ) -> anyhow::Result<Replay> {
         let store = super::store(settings).await?;
-        let reader = Reader::new(settings, topic)?;
+        let reader = RangeReader::new(settings, topic)?;
         let ranges = reader.resolve(options.partition, from, to).await?;
         let start = |range: &Range| ((topic, range.partition), Position::at(range.start, None));
         Ok(Replay {
@@ -195,15 +195,15 @@ impl Replay {
         }
         for range in &self.ranges {
             let partition = range.partition;
-            let _ = match range.eaten {
-                Eaten::Nothing => Ok(()),
-                Eaten::Offsets { from, to } => writeln!(
+            let _ = match range.missing {
+                Missing::None => Ok(()),
+                Missing::Offsets { from, to } => writeln!(
                     text,
                     "WARNING: the topic no longer has offsets {from} to {} of partition {partition}: retention has \
                      removed them, and they CANNOT be replayed.",
                     to - 1
                 ),
-                Eaten::Perhaps => writeln!(
+                Missing::Unknown => writeln!(
                     text,
                     "WARNING: the oldest record that partition {partition} still has is already from the time asked \
                      for: retention MAY have removed earlier ones, which cannot be replayed."

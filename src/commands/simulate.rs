@@ -18,7 +18,7 @@ use crate::event::Time;
 use crate::kafka::send::Sender;
 use crate::output::{print, say};
 use crate::record::{Outgoing, Topic};
-use crate::traffic::{Plan, Sent, traffic, traffic_over_days};
+use crate::traffic::{Scenario, Sent, traffic, traffic_over_days};
 
 /// So many calls where it is not said how many.
 const CALLS: u64 = 1000;
@@ -165,7 +165,7 @@ pub fn plan_over_days(
     seed: u64,
     disorder: bool,
     now: i64,
-) -> anyhow::Result<(Plan, i64)> {
+) -> anyhow::Result<(Scenario, i64)> {
     let (start, end) = (since.micros() / 1000, now - LONGEST_CALL_MS);
     if !(HOUR_MS..=MOST_DAYS * SPAN_MS).contains(&(end - start)) {
         return Err(Usage::new(format!(
@@ -178,12 +178,12 @@ pub fn plan_over_days(
         let calls = CALLS_A_DAY * (end - start) / SPAN_MS;
         calls.max(1).unsigned_abs()
     });
-    let plan = Plan { calls, seed, disorder, start, spacing_ms: 1, ttl_seconds: None };
+    let plan = Scenario { calls, seed, disorder, start, spacing_ms: 1, ttl_seconds: None };
     Ok((plan, end))
 }
 
 /// What to simulate, such that it ends about when the sending does.
-fn plan(calls: u64, rate: Option<f64>, seed: u64, disorder: bool, now: i64) -> Plan {
+fn plan(calls: u64, rate: Option<f64>, seed: u64, disorder: bool, now: i64) -> Scenario {
     let many = i64::try_from(calls).unwrap_or(i64::MAX).max(1);
     // a float beyond the integers becomes the greatest of them
     let (spacing_ms, takes) = match rate {
@@ -195,7 +195,7 @@ fn plan(calls: u64, rate: Option<f64>, seed: u64, disorder: bool, now: i64) -> P
         .saturating_add(takes)
         .saturating_sub(spacing_ms.saturating_mul(many))
         .saturating_sub(LAST_CALL_MS);
-    Plan { calls, seed, disorder, start: start.max(0), spacing_ms, ttl_seconds: None }
+    Scenario { calls, seed, disorder, start: start.max(0), spacing_ms, ttl_seconds: None }
 }
 
 /// Sends all, those that fail a few times more. Late or doubled, they make the same rows.

@@ -1,17 +1,15 @@
-//! The driver of the machine: one loop that owns the group's membership, and carries out what the machine wants in
-//! tasks that end with an input for it.
+//! The driver of the machine: a loop that owns the group membership and runs the machine's actions. Each task
+//! ends with an input for the machine.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::gauges::{self, Oldest};
 use super::log::{Troubles, names};
@@ -19,50 +17,48 @@ use super::progress::Progress;
 use super::start::Starter;
 use super::status::{End, Status};
 use super::topics::TopicWatch;
-use super::{Action, Input, Limits, Machine, Notice, WriteId};
+use super::{Input, Limits, Machine};
 use crate::config::Settings;
 use crate::ingest::Ingest;
-use crate::ingest::outcome::{Batch, Effort};
 use crate::kafka::BATCH_MAX_BYTES;
 use crate::kafka::brokers::{Brokers, Topics};
-use crate::kafka::group::{Event, Group};
+use crate::kafka::group::{Group, GroupEvent};
 use crate::kafka::quiet;
 use crate::metrics;
-use crate::outage;
 use crate::record::TopicPartition;
 
-/// Records that are taken before anything else is looked at.
-const TAKE: usize = 256;
+/// Maximum number of events received per loop turn, so that other work gets a turn.
+const RECEIVE_BURST: usize = 256;
 
-/// How often readiness and log lines are brought up to date.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval of updates to readiness and log lines.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the broker may take to answer a commit or a probe.
-pub(super) const ANSWER: Duration = Duration::from_secs(4);
+/// Timeout for a broker's answer to a commit or a probe.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The time that writes in flight have to land at the end, and the time to leave the group after that. Together with
-/// the daemon's other tasks they stay within the 10 s of the contract (section 8).
-const WRITES_END_WITHIN: Duration = Duration::from_millis(4500);
-const LEAVE_WITHIN: Duration = Duration::from_millis(2500);
+/// At shutdown, the time for writes in flight to land, and the time after that to leave the group. With the daemon's
+/// other tasks they stay within the 10 s of the contract (section 8).
+const WRITES_TIMEOUT: Duration = Duration::from_millis(4500);
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// What a task ended with.
-pub(super) enum Done {
+/// The result of a task.
+pub(super) enum TaskResult {
     Input(Input),
-    /// The machine's input and the topics that were asked on the way.
+    /// The machine's input, and the topics if the brokers were asked for them.
     Loaded(Input, Option<Topics>),
-    /// Of so many records, in this time.
+    /// The machine's input, the number of records, and the duration.
     Written(Input, u64, Duration),
     Committed(Result<Vec<(TopicPartition, i64)>, String>),
     NotCompared(String),
-    Watched(Watched),
+    BrokersChecked(BrokerCheck),
 }
 
-/// What a look at the brokers found.
-pub(super) struct Watched {
+/// The result of asking the brokers.
+pub(super) struct BrokerCheck {
     pub topics: Option<Topics>,
-    /// Whether the consumer's own client was asked and did not answer.
-    pub unanswered: bool,
-    /// The ends of partitions that are stopped or paused.
+    /// Whether the consumer's own client was probed and got no answer.
+    pub probe_failed: bool,
+    /// The end offsets of partitions that are stopped or paused.
     pub ends: BTreeMap<TopicPartition, i64>,
 }
 
@@ -72,7 +68,7 @@ pub struct Consumer {
     pub(super) machine: Machine,
     pub(super) ingest: Ingest,
     pub(super) starter: Starter,
-    pub(super) tasks: JoinSet<Done>,
+    pub(super) tasks: JoinSet<TaskResult>,
     pub(super) writes: usize,
     pub(super) status: watch::Sender<Status>,
     pub(super) cancel: CancellationToken,
@@ -85,21 +81,20 @@ pub struct Consumer {
     pub(super) committed: BTreeMap<TopicPartition, i64>,
     pub(super) committing: bool,
     pub(super) comparing: bool,
-    pub(super) watching: bool,
+    pub(super) checking_brokers: bool,
     pub(super) member: bool,
     pub(super) joined: Instant,
-    pub(super) said_waiting: Option<Instant>,
-    /// Since when partitions are assigned of which not everything was read yet.
+    pub(super) waiting_logged_at: Option<Instant>,
+    /// When the assigned partitions fell behind; `None` once everything was read.
     pub(super) behind: Option<Instant>,
     pub(super) heard: Option<Instant>,
     pub(super) landed: Option<Instant>,
-    pub(super) unanswered: u32,
+    pub(super) failed_probes: u32,
     pub(super) looks: u64,
 }
 
 impl Consumer {
-    /// Joins the group. The topics' ids are asked first: whatever the client gets to know of the topics is at least as
-    /// new.
+    /// Joins the group. The topics' ids are asked first, so that they are not newer than the client's own metadata.
     pub async fn join(
         settings: &Settings,
         ingest: Ingest,
@@ -140,19 +135,19 @@ impl Consumer {
             committed: BTreeMap::new(),
             committing: false,
             comparing: false,
-            watching: false,
+            checking_brokers: false,
             member: false,
             joined: Instant::now(),
-            said_waiting: None,
+            waiting_logged_at: None,
             behind: None,
             heard: None,
             landed: None,
-            unanswered: 0,
+            failed_probes: 0,
             looks: 0,
         })
     }
 
-    /// Consumes until it is cancelled or a new client is needed; then commits and leaves the group.
+    /// Consumes until cancelled or until a new client is needed; then commits and leaves the group.
     pub async fn run(mut self) -> End {
         let end = self.consume().await;
         self.finish().await;
@@ -161,7 +156,7 @@ impl Consumer {
 
     async fn consume(&mut self) -> End {
         let cancel = self.cancel.clone();
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Some(action) = self.machine.poll(Instant::now()) {
@@ -171,7 +166,7 @@ impl Consumer {
             let end = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Some(End::Cancelled),
-                Some(done) = self.tasks.join_next() => self.done(done.ok()),
+                Some(done) = self.tasks.join_next() => self.task_ended(done.ok()),
                 _ = looks.tick() => self.look(),
                 () = until(timeout) => None,
                 () = self.group.ready(), if self.machine.wants_records() => self.receive(),
@@ -182,15 +177,15 @@ impl Consumer {
         }
     }
 
-    /// Takes what came from the group.
+    /// Receives events from the group.
     pub(super) fn receive(&mut self) -> Option<End> {
         let now = Instant::now();
-        for _ in 0..TAKE {
+        for _ in 0..RECEIVE_BURST {
             if !self.machine.wants_records() {
                 break;
             }
             let event = self.group.next_event()?;
-            if let Some(end) = self.take(event, now) {
+            if let Some(end) = self.on_event(event, now) {
                 return Some(end);
             }
         }
@@ -198,31 +193,31 @@ impl Consumer {
         None
     }
 
-    fn take(&mut self, event: Event, now: Instant) -> Option<End> {
+    fn on_event(&mut self, event: GroupEvent, now: Instant) -> Option<End> {
         match event {
-            Event::Record(record) => {
+            GroupEvent::Record(record) => {
                 self.heard = Some(now);
                 self.machine.push(record, now);
             }
-            Event::EndOfPartition { partition, offset } => {
+            GroupEvent::EndOfPartition { partition, offset } => {
                 self.heard = Some(now);
                 self.ends.insert(partition, offset);
                 self.machine.handle(Input::EndOfPartition { partition, offset }, now);
             }
-            Event::OffsetOutOfRange { partition } => {
+            GroupEvent::OffsetOutOfRange { partition } => {
                 self.machine.handle(Input::OffsetOutOfRange(partition), now);
             }
-            Event::PartitionFailed { partition, offset, reason } => {
+            GroupEvent::PartitionFailed { partition, offset, reason } => {
                 self.machine.handle(Input::Unreadable { partition, offset, reason }, now);
             }
-            Event::ClientFailed { code, reason } => {
+            GroupEvent::ClientFailed { code, reason } => {
                 quiet::client_failed(Some(code), &format!("{reason} ({code:?})"))
             }
-            Event::ClientDied { code, reason } => {
+            GroupEvent::ClientDied { code, reason } => {
                 let fenced = code == rdkafka::error::RDKafkaErrorCode::FencedInstanceId;
                 return Some(End::ClientDied { fenced, reason });
             }
-            Event::Assigned(partitions) => {
+            GroupEvent::Assigned(partitions) => {
                 self.member = true;
                 metrics::REBALANCES.add(&["assigned"], 1);
                 if !partitions.is_empty() {
@@ -232,9 +227,9 @@ impl Consumer {
                 }
                 self.machine.handle(Input::Assigned(partitions), now);
             }
-            Event::Revoked { partitions, lost } => {
+            GroupEvent::Revoked { partitions, lost } => {
                 if lost {
-                    // the wait for the group begins anew
+                    // The wait for an assignment begins again.
                     (self.member, self.joined) = (false, now);
                 }
                 metrics::REBALANCES.add(&["revoked"], 1);
@@ -247,160 +242,42 @@ impl Consumer {
                 }
                 self.machine.handle(Input::Revoked(partitions), now);
             }
-            Event::Statistics(statistics) => self.ends.extend(statistics.ends),
-            Event::Log { facility, text } => quiet::failed(&format!("{text} ({facility})")),
+            GroupEvent::Statistics(statistics) => self.ends.extend(statistics.ends),
+            GroupEvent::Log { facility, text } => quiet::failed(&format!("{text} ({facility})")),
         }
         None
     }
 
-    fn perform(&mut self, action: Action) {
-        match action {
-            Action::Load(partitions) => {
-                let starter = self.starter.clone();
-                self.spawn(start_died(), async move {
-                    let (input, topics) = starter.load(partitions).await;
-                    Done::Loaded(input, topics)
-                });
-            }
-            Action::LookUp(look_ups) => {
-                let starter = self.starter.clone();
-                self.spawn(start_died(), async move { Done::Input(starter.look_up(look_ups).await) });
-            }
-            Action::Read(offsets) => self.read(&offsets),
-            Action::StopReading(partitions) => {
-                if let Err(error) = self.group.unassign(&partitions) {
-                    let names = names(&partitions, &self.ingest.topic_prefix);
-                    warn!(partitions = names, %error, "the client goes on to read partitions that wait");
-                }
-            }
-            Action::Pause(partitions) => {
-                debug!(
-                    count = partitions.len(),
-                    "a full batch waits for the one before it: partitions are paused"
-                );
-                if let Err(error) = self.group.pause(&partitions) {
-                    warn!(%error, "partitions could not be paused");
-                }
-            }
-            Action::Resume(offsets) => {
-                if let Err(error) = self.group.resume(&offsets) {
-                    warn!(%error, "partitions could not be resumed");
-                }
-            }
-            Action::Write { id, effort, batch } => self.write(id, effort, batch),
-            Action::Report(notice) => self.report(notice),
-        }
-    }
-
-    fn read(&mut self, offsets: &[(TopicPartition, i64)]) {
-        let partitions: Vec<TopicPartition> = offsets.iter().map(|(partition, _)| *partition).collect();
-        let names = names(&partitions, &self.ingest.topic_prefix);
-        match self.group.assign(offsets) {
-            Ok(()) => match offsets {
-                [(_, offset)] => info!(partitions = names, offset, "a partition is read"),
-                _ => info!(partitions = names, count = partitions.len(), "partitions are read"),
-            },
-            Err(error) => {
-                for partition in partitions {
-                    let reason = error.to_string();
-                    let input = Input::Unreadable { partition, offset: None, reason };
-                    self.machine.handle(input, Instant::now());
-                }
-            }
-        }
-    }
-
-    fn write(&mut self, id: WriteId, effort: Effort, batch: Batch) {
-        self.writes += 1;
-        let (ingest, cancel) = (self.ingest.clone(), self.cancel.clone());
-        let count = batch.records.len() as u64;
-        self.oldest.writes(id, &batch.records);
-        let begin = Instant::now();
-        self.spawn(Done::Written(Input::WriteDied(id), count, Duration::ZERO), async move {
-            let report = ingest.write_batch(batch, effort, &cancel).await;
-            Done::Written(Input::Written { id, report }, count, begin.elapsed())
-        });
-    }
-
-    /// Runs a task; where it panics, `died` is its result.
-    pub(super) fn spawn(&mut self, died: Done, task: impl Future<Output = Done> + Send + 'static) {
-        self.tasks.spawn(async move { AssertUnwindSafe(task).catch_unwind().await.unwrap_or(died) });
-    }
-
-    fn report(&self, notice: Notice) {
-        let topic = |partition: TopicPartition| self.ingest.topic_name(partition.topic);
-        match notice {
-            Notice::Fenced(key) => {
-                metrics::FENCED.add(&[], 1);
-                warn!(
-                    topic = topic(key),
-                    partition = key.partition,
-                    "another process moved the stored offset; nothing was written, the position is read again"
-                );
-            }
-            Notice::Differs { partition: key, known, stored } => warn!(
-                topic = topic(key),
-                partition = key.partition,
-                known_offset = known.next_offset,
-                stored_offset = stored.map(|stored| stored.next_offset),
-                "the stored offset is not the one that this process knows; it goes on from the stored one"
-            ),
-            Notice::Stopped { partition: key, position } => error!(
-                topic = topic(key),
-                partition = key.partition,
-                next_offset = position.next_offset,
-                dead_in_a_row = position.dead_in_a_row,
-                "the partition is stopped, and the others go on: {} records in a row could not be used \
-                 (DEAD_LETTER_LIMIT). Look at ingest.dead_letters, fix the producer, then run `voiceclone-events \
-                 dead-letters accept --topic {} --partition {}`",
-                position.dead_in_a_row,
-                key.topic,
-                key.partition
-            ),
-            Notice::Accepted(key) => {
-                info!(
-                    topic = topic(key),
-                    partition = key.partition,
-                    "the dead letters are accepted: the partition goes on"
-                );
-            }
-            Notice::DatabaseFailed { reason, held } => {
-                outage::failed("PostgreSQL", &format!("{reason}; {held} records wait for it"));
-            }
-            Notice::DatabaseWorks => outage::recovered("PostgreSQL"),
-        }
-    }
-
-    /// Takes the result of a task.
-    fn done(&mut self, done: Option<Done>) -> Option<End> {
+    /// Handles the result of a task.
+    fn task_ended(&mut self, done: Option<TaskResult>) -> Option<End> {
         let now = Instant::now();
         match done? {
-            Done::Input(input) => {
+            TaskResult::Input(input) => {
                 if matches!(input, Input::Stored { .. }) {
                     self.comparing = false;
                 }
                 self.machine.handle(input, now);
             }
-            Done::Loaded(input, topics) => {
-                let end = topics.and_then(|topics| self.learn(topics));
+            TaskResult::Loaded(input, topics) => {
+                let end = topics.and_then(|topics| self.on_topics(topics));
                 self.machine.handle(input, now);
                 return end;
             }
-            Done::Written(input, records, took) => self.written(input, records, took, now),
-            Done::Committed(committed) => {
+            TaskResult::Written(input, records, took) => self.written(input, records, took, now),
+            TaskResult::Committed(committed) => {
                 self.committing = false;
                 match committed {
                     Ok(committed) => self.committed.extend(committed),
                     Err(reason) => {
-                        debug!(reason, "offsets were not committed to Kafka; they are committed again")
+                        debug!(reason, "offsets were not committed to Kafka; the commit is retried")
                     }
                 }
             }
-            Done::NotCompared(reason) => {
+            TaskResult::NotCompared(reason) => {
                 self.comparing = false;
                 debug!(reason, "the stored offsets could not be compared");
             }
-            Done::Watched(watched) => return self.watched(watched),
+            TaskResult::BrokersChecked(check) => return self.brokers_checked(check),
         }
         None
     }
@@ -408,7 +285,7 @@ impl Consumer {
     fn written(&mut self, input: Input, records: u64, took: Duration, now: Instant) {
         self.writes = self.writes.saturating_sub(1);
         if let Input::Written { id, .. } | Input::WriteDied(id) = &input {
-            self.oldest.wrote(*id);
+            self.oldest.write_ended(*id);
         }
         if let Input::Written { report, .. } = &input {
             let landed = records.saturating_sub(report.remaining.len() as u64);
@@ -425,27 +302,27 @@ impl Consumer {
         self.machine.handle(input, now);
     }
 
-    /// Takes what the brokers tell of the topics.
-    pub(super) fn learn(&mut self, topics: Topics) -> Option<End> {
+    /// Handles the brokers' description of the topics.
+    pub(super) fn on_topics(&mut self, topics: Topics) -> Option<End> {
         self.leaders = topics.leaders;
         let recreated = self.topics.compare(&topics.ids)?;
         Some(End::TopicRecreated(self.ingest.topic_name(recreated)))
     }
 
-    /// Lets the writes in flight land where the database takes them, commits, and leaves the group.
+    /// Lets writes in flight land if the database accepts them, commits, and leaves the group.
     async fn finish(mut self) {
         self.cancel.cancel();
         self.status.send_replace(Status::default());
         gauges::show(&[], &self.machine.paused);
-        let landed = tokio::time::timeout(WRITES_END_WITHIN, async {
-            // The last holder of the client leaves the group: what asks the brokers holds it, too.
-            while self.writes > 0 || self.committing || self.watching {
+        let landed = tokio::time::timeout(WRITES_TIMEOUT, async {
+            // The client leaves the group when its last reference is dropped, and a probe holds one.
+            while self.writes > 0 || self.committing || self.checking_brokers {
                 match self.tasks.join_next().await {
-                    Some(Ok(Done::Written(input, records, took))) => {
+                    Some(Ok(TaskResult::Written(input, records, took))) => {
                         self.written(input, records, took, Instant::now());
                     }
-                    Some(Ok(Done::Committed(_))) => self.committing = false,
-                    Some(Ok(Done::Watched(_))) => self.watching = false,
+                    Some(Ok(TaskResult::Committed(_))) => self.committing = false,
+                    Some(Ok(TaskResult::BrokersChecked(_))) => self.checking_brokers = false,
                     Some(_) => {}
                     None => return,
                 }
@@ -455,7 +332,7 @@ impl Consumer {
             warn!("a batch did not land in time; it is read again after the next start");
         }
         self.tasks.abort_all();
-        let commit = self.group.committing(&self.uncommitted(), LEAVE_WITHIN);
+        let commit = self.group.committing(&self.uncommitted(), LEAVE_TIMEOUT);
         let member = self.member;
         let left = tokio::task::spawn_blocking(move || {
             if member && let Err(error) = commit() {
@@ -463,15 +340,10 @@ impl Consumer {
             }
             drop(self);
         });
-        if tokio::time::timeout(LEAVE_WITHIN, left).await.is_err() {
+        if tokio::time::timeout(LEAVE_TIMEOUT, left).await.is_err() {
             warn!("the broker did not let the consumer leave its group in time");
         }
     }
-}
-
-/// The result of a start whose task panicked.
-fn start_died() -> Done {
-    Done::Input(Input::NotLoaded { wait: "its start failed: this is a bug".into(), database: false })
 }
 
 async fn until(timeout: Option<Instant>) {

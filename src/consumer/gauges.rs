@@ -1,5 +1,5 @@
-//! The gauges of the partitions that this instance has: sums and worst values for each topic, so that their number does
-//! not depend on that of the partitions.
+//! The gauges of this instance's partitions: sums and maxima per topic, so that the number of gauges does not depend on
+//! the number of partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,23 +7,23 @@ use super::{TroubleKind, ViewState, WriteId};
 use crate::metrics;
 use crate::record::{Record, Topic, TopicPartition};
 
-/// A partition whose oldest waiting record is younger keeps up, as in `status`.
+/// A partition keeps up while its oldest waiting record is younger than this, as in `status`.
 const KEEPS_UP_SECONDS: f64 = 10.0;
 
-/// A partition, as far as the gauges go.
+/// The values of a partition that the gauges use.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct PartitionGauges {
     pub topic: Topic,
     /// One of [`metrics::STATES`].
     pub state: &'static str,
-    /// Records behind the stored offset; 0 where that is not known.
+    /// Records after the stored offset; 0 if unknown.
     pub lag: i64,
-    /// Age of the oldest record that was received and has not landed; 0 where there is none.
+    /// Age of the oldest record that was received and has not landed; 0 if there is none.
     pub age: f64,
     pub dead_in_a_row: i64,
 }
 
-/// What `status` would call a partition of this instance.
+/// Returns the state that `status` would show for a partition of this instance.
 pub(super) fn state(
     view: ViewState,
     trouble: Option<TroubleKind>,
@@ -55,7 +55,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, seen: &Seen) {
+    fn add(&mut self, seen: &PartitionGauges) {
         self.partitions += 1;
         *self.states.entry(seen.state).or_default() += 1;
         self.lag += seen.lag;
@@ -67,8 +67,8 @@ impl Sums {
     }
 }
 
-/// Sets the gauges of every topic, those of which this instance has nothing included.
-pub(super) fn show(partitions: &[Seen], paused: &BTreeSet<Topic>) {
+/// Sets the gauges of every topic, including topics of which this instance has no partition.
+pub(super) fn show(partitions: &[PartitionGauges], paused: &BTreeSet<Topic>) {
     for topic in Topic::ALL {
         let mut sums = Sums::default();
         partitions.iter().filter(|seen| seen.topic == topic).for_each(|seen| sums.add(seen));
@@ -85,14 +85,14 @@ pub(super) fn show(partitions: &[Seen], paused: &BTreeSet<Topic>) {
     }
 }
 
-/// The timestamp of the first record of each partition; records are in offset order within each.
+/// Returns the timestamp of the first record of each partition. Records are in offset order within each.
 pub(super) fn first_timestamps<'r>(
     records: impl IntoIterator<Item = &'r Record>,
 ) -> BTreeMap<TopicPartition, i64> {
     let (mut first, mut last) = (BTreeMap::new(), None);
     for record in records {
         let key = record.topic_partition();
-        // mostly many in a row are of one partition
+        // Records of one partition mostly come in long runs.
         if last.replace(key) != Some(key) {
             first.entry(key).or_insert(record.timestamp);
         }
@@ -104,28 +104,29 @@ pub(super) fn first_timestamps<'r>(
 #[derive(Debug, Default)]
 pub(super) struct Oldest {
     writing: BTreeMap<TopicPartition, (WriteId, i64)>,
-    /// As of the last look, with the stored offset of then: records that were not kept still wait.
+    /// As of the last look, with the stored offset at that time: records that were not kept still wait.
     seen: BTreeMap<TopicPartition, (i64, i64)>,
 }
 
 impl Oldest {
-    /// A write begins.
-    pub fn writes(&mut self, id: WriteId, records: &[Record]) {
+    /// Registers the start of a write.
+    pub fn write_started(&mut self, id: WriteId, records: &[Record]) {
         let first = first_timestamps(records);
         self.writing.extend(first.into_iter().map(|(key, timestamp)| (key, (id, timestamp))));
     }
 
-    /// It is over.
-    pub fn wrote(&mut self, id: WriteId) {
+    /// Registers the end of a write.
+    pub fn write_ended(&mut self, id: WriteId) {
         self.writing.retain(|_, (writing, _)| *writing != id);
     }
 
-    /// The partition is no longer this instance's, or nothing of it is to be consumed.
+    /// Forgets a partition that this instance no longer has or does not consume.
     pub fn forget(&mut self, key: TopicPartition) {
         self.seen.remove(&key);
     }
 
-    /// The oldest of a partition. `held` is the first one in memory that is not being written.
+    /// Returns the oldest waiting record of a partition. `held` is the first record in memory that is not being
+    /// written.
     pub fn look(
         &mut self,
         key: TopicPartition,
@@ -191,7 +192,13 @@ mod tests {
 
     #[test]
     fn a_stopped_partition_counts_in_the_sum_of_the_lag_and_not_in_the_worst() {
-        let seen = |state, lag, age| Seen { topic: Topic::CloneReady, state, lag, age, dead_in_a_row: lag };
+        let seen = |state, lag, age| PartitionGauges {
+            topic: Topic::CloneReady,
+            state,
+            lag,
+            age,
+            dead_in_a_row: lag,
+        };
         let mut sums = Sums::default();
         sums.add(&seen("stopped_by_limit", 700, 90.0));
         sums.add(&seen("ok", 3, 0.5));
@@ -204,9 +211,9 @@ mod tests {
     fn the_oldest_record_is_the_one_being_written_then_the_one_in_memory_then_the_one_seen_last() {
         let mut oldest = Oldest::default();
         assert_eq!(oldest.look(KEY, 0, None, 0), None);
-        oldest.writes(7, &[record(0, 0, 1000), record(1, 0, 500), record(0, 1, 2000)]);
+        oldest.write_started(7, &[record(0, 0, 1000), record(1, 0, 500), record(0, 1, 2000)]);
         assert_eq!(oldest.look(KEY, 0, Some(3000), 9), Some(1000));
-        oldest.wrote(7);
+        oldest.write_ended(7);
         assert_eq!(oldest.look(KEY, 2, Some(3000), 7), Some(3000));
         assert_eq!(oldest.look(KEY, 2, None, 7), Some(3000), "it was not kept, and still waits");
         assert_eq!(oldest.look(KEY, 3, None, 6), None, "it has landed");

@@ -1,16 +1,17 @@
-//! Lanes: batches of some of the partitions each, written one after the other. A partition always uses the same lane.
+//! Lanes: each batches the records of some partitions and writes one batch at a time. A partition always uses the same
+//! lane.
 
 use std::time::{Duration, Instant};
 
 use super::WriteId;
 use crate::record::{Record, TopicPartition};
 
-/// How much a lane gathers, and for how long.
+/// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// `BATCH_MAX_RECORDS`.
     pub records: usize,
-    /// Bytes of records after which a batch is full; the last record may exceed it.
+    /// Bytes of records at which a batch is full; the last record may exceed it.
     pub bytes: usize,
     /// `BATCH_MAX_WAIT`.
     pub wait: Duration,
@@ -21,20 +22,20 @@ pub struct Limits {
 pub(super) struct Lane {
     buffer: Vec<Record>,
     bytes: usize,
-    /// The partitions of the next batch: those with records, and those whose offset alone moves.
+    /// The partitions of the next batch, including those whose offset moves without a record.
     touched: Vec<TopicPartition>,
-    /// When the next batch is due.
+    /// The time at which the next batch is due.
     due: Option<Instant>,
     /// The write in flight, with its bytes.
     writing: Option<(WriteId, usize)>,
-    /// Since when the buffer has been full.
+    /// The time since which the buffer has been full.
     pub full_since: Option<Instant>,
     /// Whether the lane's partitions are paused because the buffer is full.
     pub paused: bool,
 }
 
 impl Lane {
-    /// Adds a record. `first` says that its partition is not in the next batch yet.
+    /// Adds a record. `first`: its partition is not in the next batch yet.
     pub fn push(&mut self, record: Record, first: bool, limits: &Limits, now: Instant) {
         if first {
             self.touched.push(record.topic_partition());
@@ -48,18 +49,18 @@ impl Lane {
         }
     }
 
-    /// Adds a partition whose offset alone moves.
+    /// Adds a partition whose offset moves without a record.
     pub fn touch(&mut self, partition: TopicPartition, due: Instant) {
         self.touched.push(partition);
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
-    /// Whether the next batch takes no more records.
+    /// Whether the next batch accepts no more records.
     pub fn is_full(&self, limits: &Limits) -> bool {
         self.buffer.len() >= limits.records || self.bytes >= limits.bytes
     }
 
-    /// When the next batch may be written; `None` if there is none or one is in flight.
+    /// Returns when the next batch may be written; `None` if there is none or one is in flight.
     pub fn next_write(&self, limits: &Limits, now: Instant) -> Option<Instant> {
         if self.writing.is_some() || self.touched.is_empty() {
             None
@@ -70,27 +71,27 @@ impl Lane {
         }
     }
 
-    /// The records of the next batch.
+    /// Returns the records of the next batch.
     pub fn buffered(&self) -> &[Record] {
         &self.buffer
     }
 
-    /// Bytes in the buffer.
+    /// Returns the bytes in the buffer.
     pub fn buffered_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Records in the buffer.
+    /// Returns the number of records in the buffer.
     pub fn buffered_records(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Bytes of the write in flight.
+    /// Returns the bytes of the write in flight.
     pub fn written_bytes(&self) -> usize {
         self.writing.map_or(0, |(_, bytes)| bytes)
     }
 
-    /// Whether this write is the lane's.
+    /// Whether a write belongs to this lane.
     pub fn is_writing(&self, id: WriteId) -> bool {
         self.writing.is_some_and(|(writing, _)| writing == id)
     }
@@ -104,12 +105,12 @@ impl Lane {
         (std::mem::take(&mut self.buffer), std::mem::take(&mut self.touched))
     }
 
-    /// The write is over.
+    /// Ends the write in flight.
     pub fn written(&mut self) {
         self.writing = None;
     }
 
-    /// Puts records that did not land back in front. Their partitions must be touched by the caller.
+    /// Puts records that did not land back in front. The caller must touch their partitions.
     pub fn put_back(&mut self, mut records: Vec<Record>, limits: &Limits, now: Instant) {
         self.bytes += records.iter().map(Record::size).sum::<usize>();
         records.append(&mut self.buffer);
@@ -120,7 +121,7 @@ impl Lane {
         }
     }
 
-    /// Drops what the next batch holds of a partition.
+    /// Drops the records and the offset of a partition from the next batch.
     pub fn forget(&mut self, partition: TopicPartition, limits: &Limits) {
         self.touched.retain(|touched| *touched != partition);
         self.buffer.retain(|record| record.topic_partition() != partition);

@@ -1,5 +1,5 @@
-//! Log lines about partitions that wait: one when the trouble begins, one a minute while it lasts, one when it ends, for
-//! all partitions that have the same.
+//! Log lines about partitions that wait: one when a trouble begins, one a minute while it lasts, and one when it ends,
+//! each for all partitions with the same trouble.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,82 +11,82 @@ use super::Trouble;
 use super::partition::TroubleKind;
 use crate::record::TopicPartition;
 
-/// The shortest time between two lines about one trouble.
-pub(super) const BETWEEN_LINES: Duration = Duration::from_secs(60);
+/// Minimum time between two lines about the same trouble.
+pub(super) const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Partitions that a line names.
-const NAMED: usize = 5;
+/// Maximum number of partitions named in a line.
+const MAX_NAMES: usize = 5;
 
-/// What was said of the troubles that last.
+/// The ongoing troubles that were logged.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
-    said: BTreeMap<(TroubleKind, String), Said>,
+    logged: BTreeMap<(TroubleKind, String), LoggedTrouble>,
 }
 
 #[derive(Debug)]
-struct Said {
+struct LoggedTrouble {
     since: Instant,
     last: Instant,
     partitions: Vec<TopicPartition>,
 }
 
-/// A line to be logged.
+/// A log line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
-    /// The trouble began, or lasts.
+pub(super) enum TroubleLine {
+    /// The trouble began, or continues.
     Waits { kind: TroubleKind, text: String, partitions: Vec<TopicPartition>, lasted: Duration },
-    /// The partitions have the trouble no longer.
+    /// The trouble of these partitions ended.
     Over { text: String, partitions: Vec<TopicPartition>, lasted: Duration },
 }
 
 impl Troubles {
-    /// Takes which partitions wait now, and why. Returns what is to be said.
+    /// Compares the partitions that wait with those logged before. Returns the lines to log.
     pub fn compare<'t>(
         &mut self,
         waiting: impl Iterator<Item = (TopicPartition, &'t Trouble)>,
         now: Instant,
-    ) -> Vec<Line> {
+    ) -> Vec<TroubleLine> {
         let mut current: BTreeMap<(TroubleKind, String), Vec<TopicPartition>> = BTreeMap::new();
         for (partition, trouble) in waiting {
             current.entry((trouble.kind, trouble.text.clone())).or_default().push(partition);
         }
         let mut lines = Vec::new();
-        self.said.retain(|key, said| {
+        self.logged.retain(|key, logged| {
             let lasts = current.contains_key(key);
             if !lasts {
-                let lasted = now.saturating_duration_since(said.since);
-                let partitions = std::mem::take(&mut said.partitions);
-                lines.push(Line::Over { text: key.1.clone(), partitions, lasted });
+                let lasted = now.saturating_duration_since(logged.since);
+                let partitions = std::mem::take(&mut logged.partitions);
+                lines.push(TroubleLine::Over { text: key.1.clone(), partitions, lasted });
             }
             lasts
         });
         for ((kind, text), partitions) in current {
-            let said = self.said.entry((kind, text.clone()));
-            let is_new = matches!(said, std::collections::btree_map::Entry::Vacant(_));
-            let said = said.or_insert(Said { since: now, last: now, partitions: Vec::new() });
-            said.partitions.clone_from(&partitions);
-            if is_new || now.saturating_duration_since(said.last) >= BETWEEN_LINES {
-                said.last = now;
-                let lasted = now.saturating_duration_since(said.since);
-                lines.push(Line::Waits { kind, text, partitions, lasted });
+            let logged = self.logged.entry((kind, text.clone()));
+            let is_new = matches!(logged, std::collections::btree_map::Entry::Vacant(_));
+            let logged = logged.or_insert(LoggedTrouble { since: now, last: now, partitions: Vec::new() });
+            logged.partitions.clone_from(&partitions);
+            if is_new || now.saturating_duration_since(logged.last) >= LINE_INTERVAL {
+                logged.last = now;
+                let lasted = now.saturating_duration_since(logged.since);
+                lines.push(TroubleLine::Waits { kind, text, partitions, lasted });
             }
         }
         lines
     }
 }
 
-impl Line {
+impl TroubleLine {
     /// Logs the line.
     pub fn log(&self, topic_prefix: &str) {
         match self {
-            Line::Waits { kind, text, partitions, lasted } => warn!(
+            TroubleLine::Waits { kind, text, partitions, lasted } => warn!(
                 partitions = names(partitions, topic_prefix),
                 count = partitions.len(),
                 waits_for = kind.name(),
                 for_seconds = lasted.as_secs(),
                 "partitions wait, and the others go on: {text}"
             ),
-            Line::Over { text, partitions, lasted } => info!(
+            TroubleLine::Over { text, partitions, lasted } => info!(
                 partitions = names(partitions, topic_prefix),
                 count = partitions.len(),
                 for_seconds = lasted.as_secs(),
@@ -96,15 +96,15 @@ impl Line {
     }
 }
 
-/// `clone.ready/0, clone.ready/3 and 12 more`, with the topics as Kafka has them.
+/// Formats `clone.ready/0, clone.ready/3 and 12 more`, with the topics' names in Kafka.
 pub(super) fn names(partitions: &[TopicPartition], topic_prefix: &str) -> String {
     let mut names = String::new();
-    for (number, partition) in partitions.iter().take(NAMED).enumerate() {
+    for (number, partition) in partitions.iter().take(MAX_NAMES).enumerate() {
         let comma = if number == 0 { "" } else { ", " };
         let _ = write!(names, "{comma}{topic_prefix}{partition}");
     }
-    if partitions.len() > NAMED {
-        let _ = write!(names, " and {} more", partitions.len() - NAMED);
+    if partitions.len() > MAX_NAMES {
+        let _ = write!(names, " and {} more", partitions.len() - MAX_NAMES);
     }
     names
 }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_is_said_when_it_begins_each_minute_and_when_it_ends() {
+    fn a_trouble_is_logged_when_it_begins_each_minute_and_when_it_ends() {
         let (mut troubles, start) = (Troubles::default(), Instant::now());
         let trouble = Trouble { kind: TroubleKind::Drift, text: "call_log".into() };
         let seconds = Duration::from_secs;
@@ -127,7 +127,7 @@ mod tests {
         for second in 0..=130 {
             lines.extend(troubles.compare([(partition(0), &trouble)].into_iter(), start + seconds(second)));
         }
-        let waits = |lasted| Line::Waits {
+        let waits = |lasted| TroubleLine::Waits {
             kind: TroubleKind::Drift,
             text: "call_log".into(),
             partitions: vec![partition(0)],
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(lines, [waits(0), waits(60), waits(120)]);
         let over = troubles.compare(std::iter::empty(), start + seconds(131));
         let partitions = vec![partition(0)];
-        assert_eq!(over, [Line::Over { text: "call_log".into(), partitions, lasted: seconds(131) }]);
+        assert_eq!(over, [TroubleLine::Over { text: "call_log".into(), partitions, lasted: seconds(131) }]);
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! What the consumer does by the clock: readiness, log lines, commits to Kafka, the comparison with the database, the
-//! look at the topics.
+//! The periodic work of the consumer: readiness, log lines, commits to Kafka, comparison with the database, probes of
+//! the brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use super::driver::{ANSWER, Consumer, Done, Watched};
-use super::gauges::{self, Seen};
-use super::log::BETWEEN_LINES;
+use super::driver::{ANSWER_TIMEOUT, BrokerCheck, Consumer, TaskResult};
+use super::gauges::{self, PartitionGauges};
+use super::log::LINE_INTERVAL;
 use super::start::Starter;
 use super::status::{End, Status, Waiting};
 use super::{Input, PartitionView, Trouble, TroubleKind, ViewState, progress};
@@ -18,40 +18,40 @@ use crate::record::{Topic, TopicPartition};
 use crate::store::Fault;
 use crate::store::offsets::Position;
 
-/// How often offsets are committed to Kafka and compared with the database's.
-const COMMIT_EVERY: Duration = Duration::from_secs(2);
+/// Interval of commits to Kafka and of comparisons with the database.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often the brokers are asked for the topics.
-const TOPICS_EVERY: Duration = Duration::from_secs(5);
+/// Interval of asking the brokers for the topics.
+const TOPICS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A client that hears nothing for this long is probed. Records are a sign of life: under a quota, questions wait behind
-/// them.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A client that received nothing for this long is probed. Records count as a sign of life, as requests wait behind
+/// them under a quota.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
 
-/// Probes in a row without an answer, while another client gets answers, after which the client is replaced.
-const UNANSWERED: u32 = 3;
+/// Consecutive failed probes, while another client gets answers, after which the client is replaced.
+const MAX_FAILED_PROBES: u32 = 3;
 
-/// A member that was given nothing for this long says what it waits for, and again each minute.
-const ASSIGNMENT_EXPECTED: Duration = Duration::from_secs(4);
+/// A member without an assignment logs the possible reasons after this time, and again every minute.
+const ASSIGNMENT_WAIT: Duration = Duration::from_secs(4);
 
-/// Kafka is well again where no client failed for this long: one broker of several may be away.
-const QUIET: Duration = Duration::from_secs(15);
+/// Kafka counts as recovered after this time without a failing client, as one of several brokers may be away.
+const RECOVERED_AFTER: Duration = Duration::from_secs(15);
 
 impl Consumer {
-    /// Everything that happens by the clock.
+    /// Does the periodic work that is due.
     pub(super) fn look(&mut self) -> Option<End> {
         let now = Instant::now();
         self.looks += 1;
         let every = |period: Duration| self.looks.is_multiple_of(period.as_secs().max(1));
-        let (commits, watches) = (every(COMMIT_EVERY), every(TOPICS_EVERY));
+        let (commits, checks_brokers) = (every(COMMIT_INTERVAL), every(TOPICS_INTERVAL));
         self.publish_status(now);
-        self.say_what_is_waited_for(now);
+        self.log_missing_assignment(now);
         if commits {
             self.commit();
             self.compare();
         }
-        if watches {
-            self.watch(now);
+        if checks_brokers {
+            self.check_brokers(now);
         }
         if self.machine.wants_records() { self.receive() } else { None }
     }
@@ -64,33 +64,33 @@ impl Consumer {
         }
         let (mut read, mut is_behind) = (0_usize, false);
         let (mut waiting, mut troubled, mut seen) = (Vec::new(), Vec::new(), Vec::new());
-        let (gathered, clock) = (gauges::first_timestamps(self.machine.gathered()), metrics::now());
+        let (buffered, clock) = (gauges::first_timestamps(self.machine.buffered()), metrics::now());
         for view in self.machine.view() {
             let key = view.partition;
             let leaderless = self.leaders.get(&key).is_some_and(Option::is_none);
             let trouble = view.trouble.or(leaderless.then_some(&no_leader));
-            let rests = matches!(view.state, ViewState::Stopped | ViewState::Paused);
+            let is_resting = matches!(view.state, ViewState::Stopped | ViewState::Paused);
             let end = self.ends.get(&key).copied().max(view.read_to);
             let next_offset = view.position.map(|position| position.next_offset);
-            match next_offset.filter(|_| !rests) {
+            match next_offset.filter(|_| !is_resting) {
                 Some(next_offset) => self.progress.observe(key, next_offset, end, now),
-                None if rests => self.progress.rest(key),
+                None if is_resting => self.progress.rest(key),
                 None => {}
             }
             let waited = next_offset.and_then(|_| self.progress.waited(key, now));
             let stalled = waited.is_some_and(|waited| waited >= progress::LIMIT);
             let lag = end.zip(next_offset).map_or(0, |(end, next_offset)| (end - next_offset).max(0));
-            let held = view.held.or_else(|| gathered.get(&key).copied());
+            let held = view.held.or_else(|| buffered.get(&key).copied());
             let oldest = next_offset.and_then(|next| self.oldest.look(key, next, held, lag));
             let age = oldest.map_or(0.0, |oldest| metrics::seconds((clock - oldest).max(0)));
-            seen.push(Seen {
+            seen.push(PartitionGauges {
                 topic: key.topic,
                 state: gauges::state(view.state, trouble.map(|trouble| trouble.kind), stalled, lag, age),
                 lag,
                 age,
                 dead_in_a_row: view.position.map_or(0, |position| position.dead_in_a_row),
             });
-            if rests {
+            if is_resting {
                 self.oldest.forget(key);
                 continue;
             }
@@ -126,10 +126,11 @@ impl Consumer {
         self.status.send_replace(Status { member, heard, landed, waiting });
     }
 
-    fn say_what_is_waited_for(&mut self, now: Instant) {
-        let last = self.said_waiting.map_or(self.joined + ASSIGNMENT_EXPECTED, |said| said + BETWEEN_LINES);
+    fn log_missing_assignment(&mut self, now: Instant) {
+        let last =
+            self.waiting_logged_at.map_or(self.joined + ASSIGNMENT_WAIT, |logged| logged + LINE_INTERVAL);
         if !self.member && last <= now {
-            self.said_waiting = Some(now);
+            self.waiting_logged_at = Some(now);
             info!(
                 group = self.starter.group,
                 for_seconds = now.saturating_duration_since(self.joined).as_secs(),
@@ -141,17 +142,17 @@ impl Consumer {
         }
     }
 
-    /// Commits to Kafka what is stored and not known to be committed.
+    /// Commits to Kafka the stored offsets that are not known to be committed.
     fn commit(&mut self) {
         let changed = self.uncommitted();
         if self.committing || changed.is_empty() || !self.member {
             return;
         }
         self.committing = true;
-        let commit = self.group.committing(&changed, ANSWER);
-        self.spawn(Done::Committed(Err("the task died".into())), async move {
+        let commit = self.group.committing(&changed, ANSWER_TIMEOUT);
+        self.spawn(TaskResult::Committed(Err("the task died".into())), async move {
             let committed = tokio::task::spawn_blocking(commit).await;
-            Done::Committed(match committed {
+            TaskResult::Committed(match committed {
                 Ok(Ok(committed)) => Ok(committed),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(error) => Err(error.to_string()),
@@ -170,25 +171,26 @@ impl Consumer {
             return;
         }
         let (starter, asked) = (self.starter.clone(), self.machine.positions());
-        self.spawn(Done::NotCompared("the task died".into()), async move {
+        self.spawn(TaskResult::NotCompared("the task died".into()), async move {
             match stored(&starter).await {
-                Ok((stored, paused)) => Done::Input(Input::Stored { asked, stored, paused }),
-                Err(fault) => Done::NotCompared(fault.to_string()),
+                Ok((stored, paused)) => TaskResult::Input(Input::Stored { asked, stored, paused }),
+                Err(fault) => TaskResult::NotCompared(fault.to_string()),
             }
         });
     }
 
-    fn watch(&mut self, now: Instant) {
-        if std::mem::replace(&mut self.watching, true) {
+    fn check_brokers(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.checking_brokers, true) {
             return;
         }
-        let silent = self.heard.unwrap_or(self.joined) + SILENCE <= now;
-        let probe = silent.then(|| self.group.probing(ANSWER));
+        let silent = self.heard.unwrap_or(self.joined) + PROBE_AFTER <= now;
+        let probe = silent.then(|| self.group.probing(ANSWER_TIMEOUT));
         let starter = self.starter.clone();
-        let rests = |view: &PartitionView<'_>| matches!(view.state, ViewState::Stopped | ViewState::Paused);
-        let resting: Vec<_> = self.machine.view().filter(rests).map(|view| view.partition).collect();
-        let none = |unanswered| Watched { topics: None, unanswered, ends: BTreeMap::new() };
-        self.spawn(Done::Watched(none(false)), async move {
+        let is_resting =
+            |view: &PartitionView<'_>| matches!(view.state, ViewState::Stopped | ViewState::Paused);
+        let resting: Vec<_> = self.machine.view().filter(is_resting).map(|view| view.partition).collect();
+        let none = |probe_failed| BrokerCheck { topics: None, probe_failed, ends: BTreeMap::new() };
+        self.spawn(TaskResult::BrokersChecked(none(false)), async move {
             let answered = match probe {
                 Some(probe) => tokio::task::spawn_blocking(probe).await.unwrap_or(false),
                 None => true,
@@ -196,33 +198,40 @@ impl Consumer {
             match starter.topics().await {
                 Ok(topics) => {
                     let ends = starter.ends(&resting, &topics).await;
-                    Done::Watched(Watched { topics: Some(topics), unanswered: !answered, ends })
+                    TaskResult::BrokersChecked(BrokerCheck {
+                        topics: Some(topics),
+                        probe_failed: !answered,
+                        ends,
+                    })
                 }
                 Err(error) => {
                     quiet::failed(&format!("{error:#}"));
-                    Done::Watched(none(!answered))
+                    TaskResult::BrokersChecked(none(!answered))
                 }
             }
         });
     }
 
-    /// Takes what a look at the brokers found.
-    pub(super) fn watched(&mut self, watched: Watched) -> Option<End> {
-        self.watching = false;
-        self.ends.extend(watched.ends);
-        match watched.topics {
-            Some(_) if watched.unanswered => {
-                self.unanswered += 1;
-                debug!(times = self.unanswered, "the brokers answer another client, and not the consumer's");
+    /// Handles the result of asking the brokers.
+    pub(super) fn brokers_checked(&mut self, check: BrokerCheck) -> Option<End> {
+        self.checking_brokers = false;
+        self.ends.extend(check.ends);
+        match check.topics {
+            Some(_) if check.probe_failed => {
+                self.failed_probes += 1;
+                debug!(
+                    times = self.failed_probes,
+                    "the brokers answer another client, but not the consumer's"
+                );
             }
             Some(_) => {
-                self.unanswered = 0;
-                quiet::recovered_after(QUIET);
+                self.failed_probes = 0;
+                quiet::recovered_after(RECOVERED_AFTER);
             }
             None => {}
         }
-        let end = watched.topics.and_then(|topics| self.learn(topics));
-        end.or((self.unanswered >= UNANSWERED).then_some(End::BrokersLost))
+        let end = check.topics.and_then(|topics| self.on_topics(topics));
+        end.or((self.failed_probes >= MAX_FAILED_PROBES).then_some(End::BrokersLost))
     }
 }
 

@@ -1,6 +1,6 @@
-//! The decisions of the live consumer: a state machine without I/O and without a clock. The driver tells it what
-//! happened ([`Machine::handle`], [`Machine::push`]), carries out what it wants ([`Machine::poll`]), and wakes it in
-//! time ([`Machine::next_timeout`]). `docs/design.md` draws the states.
+//! The decisions of the live consumer: a state machine without I/O and without a clock. The driver feeds it inputs
+//! ([`Machine::handle`], [`Machine::push`]), carries out its actions ([`Machine::poll`]), and wakes it in time
+//! ([`Machine::next_timeout`]). `docs/design.md` draws the states.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use super::{Action, Input, LANES, Notice, Start, WriteId};
 use crate::record::{Record, Topic, TopicPartition};
 use crate::store::offsets::Position;
 
-/// An offset that moves without a record is stored within this time; a batch of records takes it along earlier.
+/// Maximum delay before an offset that moves without a record is stored; a batch of records stores it earlier.
 const MARKER_DELAY: Duration = Duration::from_millis(500);
 
-/// The database could not be used: nothing is asked of it before this moment.
+/// The database could not be used: no query is sent before `until`.
 #[derive(Debug)]
 pub(super) struct Gate {
     pub until: Instant,
@@ -26,44 +26,44 @@ pub(super) struct Gate {
 pub struct Machine {
     pub(super) limits: Limits,
     pub(super) partitions: BTreeMap<TopicPartition, Partition>,
-    /// The partitions that are due at some moment: `Starting` and `Waiting`.
-    pub(super) restless: BTreeSet<TopicPartition>,
+    /// The partitions that become due at some time: `Starting` and `Waiting`.
+    pub(super) timed: BTreeSet<TopicPartition>,
     pub(super) lanes: [Lane; LANES],
     pub(super) actions: VecDeque<Action>,
     pub(super) gate: Option<Gate>,
     /// Whether stored positions are being read.
     pub(super) loading: bool,
-    /// Writes of a single partition in flight.
+    /// Number of writes in flight that are of a single partition.
     pub(super) single_writes: usize,
     pub(super) writes: WriteId,
-    /// What the pauses of this instance are drawn from.
-    pub(super) chance: u32,
+    /// The seed of this instance's random pauses.
+    pub(super) jitter_seed: u32,
     pub(super) held_bytes: usize,
-    /// The topics that `pause` holds.
+    /// The topics paused by `pause`.
     pub(super) paused: BTreeSet<Topic>,
 }
 
 impl Machine {
-    /// A consumer without partitions.
+    /// Creates a machine without partitions.
     pub fn new(limits: Limits) -> Machine {
         Machine {
             limits,
             partitions: BTreeMap::new(),
-            restless: BTreeSet::new(),
+            timed: BTreeSet::new(),
             lanes: Default::default(),
             actions: VecDeque::new(),
             gate: None,
             loading: false,
             single_writes: 0,
             writes: 0,
-            chance: std::process::id(),
+            jitter_seed: std::process::id(),
             held_bytes: 0,
             paused: BTreeSet::new(),
         }
     }
 
-    /// Takes a record. One of a partition that is not read, or before the next offset, is ignored: it is read again
-    /// where it is needed.
+    /// Adds a record. Ignores a record of a partition that is not read, or before the next offset: it is read again if
+    /// it is needed.
     pub fn push(&mut self, record: Record, now: Instant) {
         let Some(partition) = self.partitions.get_mut(&record.topic_partition()) else { return };
         let State::Consuming { next } = &mut partition.state else { return };
@@ -78,7 +78,7 @@ impl Machine {
         }
     }
 
-    /// Takes what happened.
+    /// Handles an input.
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Assigned(partitions) => partitions.into_iter().for_each(|key| self.assigned(key, now)),
@@ -124,7 +124,7 @@ impl Machine {
         let lane = (key.topic as usize).wrapping_add(usize::try_from(key.partition).unwrap_or(0)) % LANES;
         let before = self.partitions.remove(&key);
         let mut partition = Partition::new(lane, now);
-        // The write in flight may still move the stored offset: its end is awaited before the offset is read.
+        // The write in flight may still move the stored offset: it must end before the offset is read.
         partition.writing = before.and_then(|before| before.writing);
         self.partitions.insert(key, partition);
         let paused = self.paused.contains(&key.topic);
@@ -139,21 +139,21 @@ impl Machine {
         }
     }
 
-    /// Every state change goes through here. Returns the state before.
+    /// Changes a partition's state; every change goes through here. Returns the previous state.
     pub(super) fn set(&mut self, key: TopicPartition, state: State) -> Option<State> {
         let partition = self.partitions.get_mut(&key)?;
         self.held_bytes = self.held_bytes.saturating_sub(partition.held_bytes());
         let before = std::mem::replace(&mut partition.state, state);
         self.held_bytes += partition.held_bytes();
         if matches!(partition.state, State::Starting { .. } | State::Waiting { .. }) {
-            self.restless.insert(key);
+            self.timed.insert(key);
         } else {
-            self.restless.remove(&key);
+            self.timed.remove(&key);
         }
         Some(before)
     }
 
-    /// Drops what the next batch holds of a partition.
+    /// Drops a partition from the next batch.
     pub(super) fn forget(&mut self, key: TopicPartition) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         if std::mem::take(&mut partition.touched)
@@ -163,7 +163,7 @@ impl Machine {
         }
     }
 
-    /// Stops reading a partition, and drops what was gathered of it.
+    /// Stops reading a partition, and drops its buffered records.
     pub(super) fn stop_reading(&mut self, key: TopicPartition) {
         if self.is_consuming(key) {
             self.actions.push_back(Action::StopReading(vec![key]));
@@ -171,7 +171,7 @@ impl Machine {
         self.forget(key);
     }
 
-    /// Reads the stored position again and starts there. `lost`: the log does not have the stored offset.
+    /// Reads the stored position again and starts from there. `lost`: the log does not have the stored offset.
     pub(super) fn restart(&mut self, key: TopicPartition, lost: bool, now: Instant) {
         self.stop_reading(key);
         self.set(key, State::Starting { at: now, lost });
@@ -193,7 +193,7 @@ impl Machine {
         matches!(self.partitions.get(&key), Some(Partition { state: State::Loading, .. }))
     }
 
-    /// Starts partitions whose position was read. Of one that is no longer loading the result is out of date.
+    /// Starts partitions whose position was read. Results for a partition that is no longer loading are out of date.
     fn start(&mut self, starts: Vec<(TopicPartition, Start)>, now: Instant) {
         let mut read = Vec::new();
         for (key, start) in starts {
@@ -275,9 +275,9 @@ impl Machine {
             ),
             None => format!("it cannot be read: {reason}"),
         };
-        // What was gathered before that offset is written first: the position is read again after it.
-        let gathered = self.partitions.get(&key).is_some_and(|partition| partition.touched);
-        if gathered && let Some(lane) = self.partitions.get(&key).map(|partition| partition.lane) {
+        // Records buffered before that offset are written first; the position is read again after that.
+        let buffered = self.partitions.get(&key).is_some_and(|partition| partition.touched);
+        if buffered && let Some(lane) = self.partitions.get(&key).map(|partition| partition.lane) {
             self.write_lane(lane, now);
         }
         self.stop_reading(key);
@@ -286,7 +286,7 @@ impl Machine {
 
     pub(super) fn database_failed(&mut self, reason: &str, now: Instant) {
         let failures = self.gate.as_ref().map_or(0, |gate| gate.failures).saturating_add(1);
-        self.gate = Some(Gate { until: now + super::database_pause(failures, self.chance), failures });
+        self.gate = Some(Gate { until: now + super::database_pause(failures, self.jitter_seed), failures });
         let held = self.lanes.iter().map(Lane::buffered_records).sum();
         self.actions.push_back(Action::Report(Notice::DatabaseFailed { reason: reason.to_owned(), held }));
     }
@@ -297,8 +297,8 @@ impl Machine {
         }
     }
 
-    /// The database is the truth, also where nothing is to be written: `accept`, `skip`, `pause` and a restored backup
-    /// are found here. `asked` are the positions when the question was put: what moved since is not compared.
+    /// Adopts the stored positions also while nothing is written, as `accept`, `skip`, `pause` and a restored backup
+    /// change them. `asked` are the positions at the time of the query: partitions that moved since are not compared.
     fn compare(
         &mut self,
         asked: &BTreeMap<TopicPartition, Position>,

@@ -1,7 +1,8 @@
-//! The live consumer. [`Machine`] decides, `driver` does: it owns the group's membership and the tasks that ask
-//! PostgreSQL and the brokers. Each partition has a state of its own, so that none holds up another
-//! (contract, section 7).
+//! The live consumer. [`Machine`] decides; `driver` acts: it owns the group membership and the tasks that ask
+//! PostgreSQL and the brokers. Each partition has a state of its own, so that none holds up another (contract, section
+//! 7).
 
+mod actions;
 mod driver;
 mod gauges;
 mod lanes;
@@ -37,38 +38,39 @@ use crate::ingest::outcome::{Batch, Effort, Report};
 use crate::record::{Topic, TopicPartition};
 use crate::store::offsets::Position;
 
-/// Batches that are written at the same time, each over a connection of its own: PostgreSQL works on one while another
-/// waits for the disk or the network.
+/// Number of batches written concurrently, each over its own connection: PostgreSQL works on one while another waits
+/// for the disk or the network.
 const LANES: usize = 2;
 
-/// Names a write; counts up.
+/// The id of a write; increasing.
 pub type WriteId = u64;
 
-/// What happened, for [`Machine::handle`]. Records go to [`Machine::push`].
+/// Inputs of [`Machine::handle`]. Records go to [`Machine::push`].
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the fields are named in the variant's own sentence")]
 pub enum Input {
-    /// The group gives these partitions to this member.
+    /// The group assigns these partitions to this member.
     Assigned(Vec<TopicPartition>),
-    /// The group takes these partitions away.
+    /// The group revokes these partitions.
     Revoked(Vec<TopicPartition>),
     /// Every record before `offset` was pushed.
     EndOfPartition { partition: TopicPartition, offset: i64 },
-    /// The log does not have the offset that was to be read.
+    /// The log does not have the offset to be read.
     OffsetOutOfRange(TopicPartition),
-    /// The partition cannot be read on.
+    /// The partition cannot be read from here on.
     Unreadable { partition: TopicPartition, offset: Option<i64>, reason: String },
-    /// Stored positions were read. Partitions in `look_ups` need a look at the log first.
+    /// Stored positions were read. The partitions in `look_ups` need the bounds of their logs first.
     Loaded { starts: Vec<(TopicPartition, Start)>, look_ups: Vec<LookUp> },
-    /// Stored positions could not be read. `database`: PostgreSQL is the reason.
+    /// Stored positions could not be read. `database`: because of PostgreSQL.
     NotLoaded { wait: String, database: bool },
-    /// The log was looked at.
+    /// The bounds of logs were read.
     LookedUp(Vec<(TopicPartition, Start)>),
-    /// A write is over.
+    /// A write ended.
     Written { id: WriteId, report: Report },
     /// A write ended without a report.
     WriteDied(WriteId),
-    /// The answer to [`Machine::positions`] of before (`asked`): what is stored, and which topics `pause` holds.
+    /// The stored positions and the paused topics. `asked` is the result of [`Machine::positions`] at the time of the
+    /// query.
     Stored {
         asked: BTreeMap<TopicPartition, Position>,
         stored: BTreeMap<TopicPartition, Position>,
@@ -76,7 +78,7 @@ pub enum Input {
     },
 }
 
-/// Where a partition starts.
+/// The start of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At this stored position.
@@ -85,18 +87,18 @@ pub enum Start {
     Wait(Trouble),
 }
 
-/// A partition whose first offset must be asked from its leader.
+/// A partition whose leader must be asked for its first offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookUp {
     /// The partition.
     pub partition: TopicPartition,
-    /// What is stored.
+    /// The stored position.
     pub stored: Option<Position>,
     /// The position to store, once its `next_offset` is known.
     pub to: Position,
 }
 
-/// What is to be done, from [`Machine::poll`].
+/// Actions returned by [`Machine::poll`].
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the fields are named in the variant's own sentence")]
 pub enum Action {
@@ -104,31 +106,31 @@ pub enum Action {
     Load(Vec<(TopicPartition, bool)>),
     /// Ask for the first offsets of these partitions, and store them.
     LookUp(Vec<LookUp>),
-    /// Read these partitions from these offsets on.
+    /// Read these partitions from these offsets.
     Read(Vec<(TopicPartition, i64)>),
-    /// Read these partitions no longer.
+    /// Stop reading these partitions.
     StopReading(Vec<TopicPartition>),
-    /// Fetch nothing of these partitions until `Resume`.
+    /// Fetch nothing from these partitions until `Resume`.
     Pause(Vec<TopicPartition>),
-    /// The end of `Pause`: read these partitions from these offsets on, as if for the first time.
+    /// End `Pause`: read these partitions from these offsets, as if for the first time.
     Resume(Vec<(TopicPartition, i64)>),
     /// Write a batch.
     Write { id: WriteId, effort: Effort, batch: Batch },
-    /// Say something.
+    /// Log a notice.
     Report(Notice),
 }
 
-/// What a person should know.
+/// Notices for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are named in the variant's own sentence")]
 pub enum Notice {
     /// Another process moved the stored offset; nothing of the partition was written.
     Fenced(TopicPartition),
-    /// The stored position changed while nothing was written.
+    /// The stored position changed while this process wrote nothing.
     Differs { partition: TopicPartition, known: Position, stored: Option<Position> },
     /// `DEAD_LETTER_LIMIT` is reached.
     Stopped { partition: TopicPartition, position: Position },
-    /// `dead-letters accept` lets the partition go on.
+    /// `dead-letters accept` released the partition.
     Accepted(TopicPartition),
     /// PostgreSQL cannot be used; `held` records wait for it.
     DatabaseFailed { reason: String, held: usize },
@@ -136,46 +138,46 @@ pub enum Notice {
     DatabaseWorks,
 }
 
-/// One partition, as [`Machine::view`] shows it.
+/// One partition in [`Machine::view`].
 #[derive(Clone, Copy, Debug)]
 pub struct PartitionView<'m> {
     /// The partition.
     pub partition: TopicPartition,
-    /// What it does.
+    /// The state.
     pub state: ViewState,
     /// The stored position, once it is known.
     pub position: Option<Position>,
     /// The offset up to which records were received.
     pub read_to: Option<i64>,
-    /// Why it waits.
+    /// The reason why it waits.
     pub trouble: Option<&'m Trouble>,
-    /// The timestamp of its first record that is held, in milliseconds since 1970.
+    /// The timestamp of the first held record, in milliseconds since 1970.
     pub held: Option<i64>,
 }
 
-/// What a partition does.
+/// The visible state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewState {
-    /// Its position is being read.
+    /// The position is being read.
     Starting,
-    /// Its records are read.
+    /// Records are read.
     Consuming,
-    /// Its records, or the next try to read it, wait.
+    /// Records wait, or the next attempt to read them does.
     Waiting,
     /// `DEAD_LETTER_LIMIT` is reached.
     Stopped,
-    /// `pause` holds it.
+    /// The topic is paused by `pause`.
     Paused,
 }
 
-/// The pause after so many failures of a partition: 200 ms doubled each time, 10 s at most, the last half of it by
-/// chance.
+/// Returns the pause after this many failures of a partition: 200 ms doubled each time, at most 10 s, the upper half of
+/// it random.
 fn pause(failures: u32, key: TopicPartition) -> Duration {
     jittered(Duration::from_millis(200), Duration::from_secs(10), failures, key)
 }
 
-/// The pause after so many failures of the database: 50 ms doubled each time, 5 s at most, likewise. `of` differs
-/// between the instances.
+/// Returns the pause after this many failures of the database: 50 ms doubled each time, at most 5 s, the upper half of
+/// it random. `of` differs between instances.
 fn database_pause(failures: u32, of: u32) -> Duration {
     jittered(Duration::from_millis(50), Duration::from_secs(5), failures, of)
 }

@@ -1,4 +1,4 @@
-//! What the machine makes of a write's end: what landed, what was fenced, what waits.
+//! Handles the end of a write: records landed, were fenced, or wait.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::ingest::outcome::{Outcome, Report, Wait, WaitKind};
 use crate::record::{Record, TopicPartition};
 use crate::store::offsets::Position;
 
-/// Bytes of records that waiting partitions hold, all together. What exceeds them is read again.
+/// Maximum bytes of records held by all waiting partitions together. Records beyond it are dropped and read again.
 const HELD_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 impl Machine {
@@ -92,7 +92,8 @@ impl Machine {
         }
     }
 
-    /// Records of a partition wait, for a reason that is its own. `first`: in a batch with others.
+    /// Lets records of a partition wait for a reason of its own. `first`: they were written in a batch with other
+    /// partitions.
     fn wait(&mut self, key: TopicPartition, wait: Wait, held: Vec<Record>, first: bool, now: Instant) {
         self.stop_reading(key);
         let Some(partition) = self.partitions.get_mut(&key) else { return };
@@ -109,7 +110,7 @@ impl Machine {
         self.set(key, State::Waiting { until, held });
     }
 
-    /// The records go first in the lane's next batch, as they were before.
+    /// Puts records back at the front of the lane's next batch, in their old order.
     fn put_back(&mut self, lane: usize, parts: Vec<(TopicPartition, Vec<Record>)>, now: Instant) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         let mut all = Vec::new();
@@ -125,7 +126,8 @@ impl Machine {
         }
     }
 
-    /// The write's task ended without a result: nobody knows what landed, so the positions are read again.
+    /// Handles a write whose task ended without a result: it is unknown which records landed, so the positions are read
+    /// again.
     pub(super) fn write_died(&mut self, id: WriteId, now: Instant) {
         let lane = self.lanes.iter().position(|lane| lane.is_writing(id));
         self.write_ended(lane);

@@ -1,4 +1,4 @@
-//! One partition of this member: its state, which has a name, and why it waits.
+//! One partition of this member: its state, and the reason why it waits.
 
 use std::time::Instant;
 
@@ -6,32 +6,32 @@ use super::WriteId;
 use crate::record::Record;
 use crate::store::offsets::Position;
 
-/// Why a partition waits.
+/// The reason why a partition waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// The kind.
     pub kind: TroubleKind,
-    /// The reason, for log, `/readyz` and `status`. It quotes no value of a record.
+    /// The reason for the log, `/readyz` and `status`. Quotes no value of a record.
     pub text: String,
 }
 
 /// The kinds of [`Trouble`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TroubleKind {
-    /// No broker leads the partition, or the leader does not answer.
+    /// No broker leads the partition, or its leader does not answer.
     NoLeader,
-    /// The broker or the client refuses to read on at an offset.
+    /// The broker or the client cannot read past an offset.
     Unreadable,
-    /// The database takes no good record of the topic.
+    /// The database accepts no good record of the topic.
     Drift,
-    /// The database does not take the records for another reason.
+    /// The database does not accept the records for another reason.
     Write,
     /// The stored position cannot be read.
     Start,
 }
 
 impl TroubleKind {
-    /// The name in `/readyz` and `ingest.consumer_offsets`.
+    /// Returns the name in `/readyz` and `ingest.consumer_offsets`.
     pub fn name(self) -> &'static str {
         match self {
             TroubleKind::NoLeader => "no_leader",
@@ -43,41 +43,41 @@ impl TroubleKind {
     }
 }
 
-/// The state of a partition. Only in `Consuming` does librdkafka read it.
+/// The state of a partition. librdkafka reads it only in `Consuming`.
 #[derive(Debug)]
 pub(super) enum State {
-    /// The stored position is to be read, from this moment on. `lost`: the log does not have the stored offset.
+    /// The stored position is due to be read at `at`. `lost`: the log does not have the stored offset.
     Starting { at: Instant, lost: bool },
     /// The stored position is being read.
     Loading,
     /// Records are read; the next one has at least this offset.
     Consuming { next: i64 },
-    /// The next try is due at this moment. `held` are the records that did not land; where memory did not allow to keep
-    /// them it is empty, and they are read again.
+    /// The next attempt is due at `until`. `held` are the records that did not land; it is empty if memory did not
+    /// allow to keep them, and they are read again.
     Waiting { until: Instant, held: Vec<Record> },
-    /// The held records are being written by themselves.
+    /// The held records are being written alone.
     Retrying,
-    /// `DEAD_LETTER_LIMIT` is reached; `dead-letters accept` lets it start.
+    /// `DEAD_LETTER_LIMIT` is reached. `dead-letters accept` releases the partition.
     Stopped,
-    /// `pause` holds the topic; `resume` lets it start.
+    /// The topic is paused by `pause`. `resume` releases it.
     Paused,
-    /// The group took the partition away while a write was in flight. It may be given back.
+    /// The group revoked the partition while a write was in flight. It may be assigned again.
     Revoked,
 }
 
 /// A partition.
 #[derive(Debug)]
 pub(super) struct Partition {
-    /// The number of its lane.
+    /// The number of the lane.
     pub lane: usize,
     pub state: State,
-    /// The stored position as this process knows it.
+    /// The stored position as known to this process.
     pub position: Option<Position>,
-    /// The write in flight that has records or the offset of this partition.
+    /// The write in flight that includes records or the offset of this partition.
     pub writing: Option<WriteId>,
-    /// Failures since a record landed.
+    /// Consecutive failures since a record landed.
     pub failures: u32,
-    /// Whether the lane's next batch has something of this partition.
+    /// Whether the lane's next batch includes this partition.
     pub touched: bool,
     pub trouble: Option<Trouble>,
 }
@@ -95,7 +95,7 @@ impl Partition {
         }
     }
 
-    /// When the partition wants something by itself; `None` while a write is in flight, whose end is awaited.
+    /// Returns when the partition is due for its next step; `None` while a write is in flight, whose end comes first.
     pub fn due(&self) -> Option<Instant> {
         match self.state {
             _ if self.writing.is_some() => None,
@@ -105,7 +105,7 @@ impl Partition {
         }
     }
 
-    /// Bytes of the records that are held.
+    /// Returns the bytes of the held records.
     pub fn held_bytes(&self) -> usize {
         match &self.state {
             State::Waiting { held, .. } => held.iter().map(Record::size).sum(),
@@ -113,7 +113,7 @@ impl Partition {
         }
     }
 
-    /// The partition can be read: a record or its end arrived.
+    /// Clears a trouble with reading, as a record or the end arrived.
     pub fn is_read(&mut self) {
         let reading =
             |trouble: &Trouble| matches!(trouble.kind, TroubleKind::Unreadable | TroubleKind::NoLeader);
@@ -123,7 +123,7 @@ impl Partition {
         }
     }
 
-    /// Takes the position after a write. Returns whether records landed.
+    /// Applies the position after a write. Returns whether records landed.
     pub fn move_to(&mut self, position: Position) -> bool {
         let moved = self.position.is_none_or(|before| before.next_offset < position.next_offset);
         self.position = Some(position);

@@ -1,14 +1,14 @@
-//! Whether partitions make progress (contract, section 7): a pure clock for each.
+//! Tracks whether partitions make progress (contract, section 7), with a clock for each. No I/O.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::record::TopicPartition;
 
-/// A partition that has had records to read for this long without its stored offset moving makes no progress.
+/// A partition makes no progress if records have waited for this long while its stored offset did not move.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// The clocks of all partitions that this process ever had: a rebalance does not stop them.
+/// The clocks of all partitions that this process ever had. A rebalance does not stop them.
 #[derive(Debug, Default)]
 pub struct Progress {
     clocks: BTreeMap<TopicPartition, Clock>,
@@ -17,13 +17,13 @@ pub struct Progress {
 #[derive(Debug)]
 struct Clock {
     next_offset: i64,
-    /// Since when records wait and the offset has not moved.
+    /// The time since which records wait and the offset has not moved.
     since: Option<Instant>,
 }
 
 impl Progress {
-    /// Takes where a partition is. `next_offset` is stored; `end` is the offset after the last record that is known to be
-    /// there, `None` while no end is known.
+    /// Updates a partition's clock. `next_offset` is stored; `end` is the offset after the last known record, `None`
+    /// while it is unknown.
     pub fn observe(&mut self, partition: TopicPartition, next_offset: i64, end: Option<i64>, now: Instant) {
         let clock = self.clocks.entry(partition).or_insert(Clock { next_offset, since: None });
         if clock.next_offset != next_offset {
@@ -36,19 +36,19 @@ impl Progress {
         }
     }
 
-    /// Starts every clock again: after an outage of the database, or when a proof landed.
+    /// Restarts every clock after an outage of the database.
     pub fn restart(&mut self, now: Instant) {
         for clock in self.clocks.values_mut() {
             clock.since = clock.since.map(|_| now);
         }
     }
 
-    /// Takes the clock away: a partition that is stopped or paused need make no progress.
+    /// Removes a partition's clock: a stopped or paused partition need not make progress.
     pub fn rest(&mut self, partition: TopicPartition) {
         self.clocks.remove(&partition);
     }
 
-    /// How long records of the partition have waited without its stored offset moving.
+    /// Returns how long records of the partition have waited while its stored offset did not move.
     pub fn waited(&self, partition: TopicPartition, now: Instant) -> Option<Duration> {
         Some(now.saturating_duration_since(self.clocks.get(&partition)?.since?))
     }

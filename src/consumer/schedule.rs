@@ -1,4 +1,4 @@
-//! What the machine wants done, and when: the outputs of [`Machine`].
+//! The actions of [`Machine`] and their times.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,19 +11,20 @@ use crate::ingest::outcome::{Batch, Effort, Span};
 use crate::record::{Record, TopicPartition};
 use crate::store::offsets::Position;
 
-/// A full lane waits this long for the write before it; then its partitions are paused, so that the others go on.
+/// Time that a full lane waits for the write in flight; after that its partitions are paused, so that other lanes
+/// continue.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
-/// Writes of a single partition at a time.
+/// Maximum number of concurrent writes of a single partition.
 const SINGLE_WRITES: usize = 3;
 
 impl Machine {
-    /// The next thing to do; `None` until something happens or [`Machine::next_timeout`] has come.
+    /// Returns the next action; `None` until an input arrives or [`Machine::next_timeout`] has passed.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
         if self.actions.is_empty() {
             self.resume_lanes();
             if !self.is_gated(now) {
-                // A partition whose records were not kept starts again: before the load.
+                // Partitions whose records were not kept start again, so retries come before the load.
                 self.retry_waiting(now);
                 self.load(now);
                 self.write_lanes(now);
@@ -33,14 +34,14 @@ impl Machine {
         self.actions.pop_front()
     }
 
-    /// When [`Machine::poll`] has something new although nothing happens.
+    /// Returns when [`Machine::poll`] has a new action without an input.
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
         let gate = self.gate.as_ref().map(|gate| gate.until).filter(|until| *until > now);
         let after_gate = |at: Instant| gate.map_or(at, |gate| gate.max(at));
         let loads = |state: &State| matches!(state, State::Starting { .. }) && !self.loading;
         let retries = |state: &State| matches!(state, State::Waiting { held, .. } if held.is_empty() || self.single_writes < SINGLE_WRITES);
         let partitions = self
-            .restless
+            .timed
             .iter()
             .filter_map(|key| self.partitions.get(key))
             .filter(|partition| loads(&partition.state) || retries(&partition.state))
@@ -53,12 +54,12 @@ impl Machine {
         due.chain(pauses).min()
     }
 
-    /// Whether the driver may take further records: no full lane is unpaused.
+    /// Whether the driver may receive more records: no full lane is unpaused.
     pub fn wants_records(&self) -> bool {
         self.lanes.iter().all(|lane| lane.paused || !lane.is_full(&self.limits))
     }
 
-    /// The stored positions of this member's partitions, as far as they are known.
+    /// Returns the known stored positions of this member's partitions.
     pub fn positions(&self) -> BTreeMap<TopicPartition, Position> {
         let known = |(key, partition): (&TopicPartition, &super::partition::Partition)| {
             Some((*key, partition.position.filter(|_| !matches!(partition.state, State::Revoked))?))
@@ -66,7 +67,7 @@ impl Machine {
         self.partitions.iter().filter_map(known).collect()
     }
 
-    /// What is to be said of each partition of this member.
+    /// Returns the state of each partition of this member.
     pub fn view(&self) -> impl Iterator<Item = PartitionView<'_>> {
         self.partitions.iter().filter_map(|(key, partition)| {
             let (state, read_to) = match &partition.state {
@@ -94,12 +95,12 @@ impl Machine {
         })
     }
 
-    /// The records of the next batches.
-    pub fn gathered(&self) -> impl Iterator<Item = &Record> {
+    /// Returns the records of the next batches.
+    pub fn buffered(&self) -> impl Iterator<Item = &Record> {
         self.lanes.iter().flat_map(Lane::buffered)
     }
 
-    /// Whether the database could not be used at the last try.
+    /// Whether the last attempt to use the database failed.
     pub fn database_is_away(&self) -> bool {
         self.gate.is_some()
     }
@@ -114,7 +115,7 @@ impl Machine {
             return;
         }
         let mut due = Vec::new();
-        for key in &self.restless {
+        for key in &self.timed {
             if let Some(partition) = self.partitions.get(key)
                 && partition.writing.is_none()
                 && let State::Starting { at, lost } = partition.state
@@ -141,7 +142,8 @@ impl Machine {
         }
     }
 
-    /// Large batches are written one after the other, as a batch is in memory several times on its way.
+    /// Whether a lane may write now. Large batches are written one at a time, as a batch exists in memory several times
+    /// while it is written.
     fn may_write(&self, lane: usize) -> bool {
         let writing: usize = self.lanes.iter().map(|lane| lane.written_bytes()).sum();
         let next = self.lanes.get(lane).map_or(0, |lane| lane.buffered_bytes());
@@ -175,8 +177,8 @@ impl Machine {
         self.actions.push_back(Action::Write { id, effort: Effort::Once, batch: Batch { records, spans } });
     }
 
-    /// Writes the held records of partitions whose pause is over, each by itself; those whose records were not kept
-    /// start again.
+    /// Writes the held records of partitions whose pause is over, each partition alone. Partitions whose records were
+    /// not kept start again.
     fn retry_waiting(&mut self, now: Instant) {
         let is_due = |key: &&TopicPartition| {
             self.partitions.get(*key).is_some_and(|partition| {
@@ -184,7 +186,7 @@ impl Machine {
                     && partition.writing.is_none()
             })
         };
-        let due: Vec<TopicPartition> = self.restless.iter().filter(is_due).copied().collect();
+        let due: Vec<TopicPartition> = self.timed.iter().filter(is_due).copied().collect();
         for key in due {
             self.retry(key, now);
         }

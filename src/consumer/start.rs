@@ -1,5 +1,5 @@
-//! Where partitions start: at the stored position, where the log has it; else at the earliest record
-//! (contract, section 7).
+//! Finds the start of each partition: the stored position if the log has it, else the earliest record (contract,
+//! section 7).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,18 +23,18 @@ pub(super) struct Starter {
     pub topic_prefix: String,
 }
 
-/// What a stored position means for the start.
+/// The consequence of a stored position for the start.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// The partition starts there.
+    /// The partition starts at this position.
     Start(Position),
-    /// The same, once this position is stored.
+    /// The partition starts at this position once it is stored.
     Remember(Position),
-    /// The first offset must be asked.
+    /// The log's first offset must be asked.
     LookUp(LookUp),
 }
 
-/// `lost`: the log does not have the stored offset. `topic_id`: the topic's id as the brokers tell it, where they do.
+/// `lost`: the log does not have the stored offset. `topic_id`: the topic's current id, if the brokers give one.
 pub(super) fn decide(
     partition: TopicPartition,
     lost: bool,
@@ -57,11 +57,11 @@ pub(super) fn decide(
     Decision::Start(position)
 }
 
-/// Where a partition starts whose log was looked at: at the stored position where the log has it, else at the first
+/// Decides the start of a partition from the bounds of its log: the stored position if the log has it, else the first
 /// offset.
 pub(super) fn decide_in_log(look_up: &LookUp, log: Log) -> Decision {
     match look_up.stored {
-        // The client was told that an offset is out of range which is there by now.
+        // The offset was out of range for the client, but the log has reached it since.
         Some(stored)
             if !is_recreated(&stored, look_up.to.topic_id)
                 && (log.low..=log.high).contains(&stored.next_offset) =>
@@ -81,12 +81,12 @@ fn trouble(kind: TroubleKind, text: impl Into<String>) -> Start {
 }
 
 impl Starter {
-    /// A partition as the database names it.
+    /// Returns the partition's name in the database.
     pub fn name(&self, partition: TopicPartition) -> StoredPartition {
         (format!("{}{}", self.topic_prefix, partition.topic), partition.partition)
     }
 
-    /// The stored positions of the group, by partition of the five topics.
+    /// Reads the group's stored positions in the five topics.
     pub async fn stored(&self) -> Result<BTreeMap<TopicPartition, Position>, crate::store::Fault> {
         let stored = self.store.positions(&self.group).await?;
         let ours = stored.into_iter().filter_map(|((topic, partition), position)| {
@@ -102,8 +102,8 @@ impl Starter {
         tokio::task::spawn_blocking(move || brokers.topics()).await?
     }
 
-    /// The ends of partitions that are not read, of which librdkafka knows nothing new; each leader is asked by itself.
-    /// A partition whose leader does not tell is left out.
+    /// Asks for the end offsets of partitions that are not read, of which librdkafka has no recent ones. Leaders are
+    /// asked separately, and partitions whose leader does not answer are left out.
     pub async fn ends(
         &self,
         partitions: &[TopicPartition],
@@ -126,8 +126,8 @@ impl Starter {
         ends
     }
 
-    /// Reads where these partitions start: one question to the database, one to the brokers. Returns the topics' ids
-    /// too, where they were asked.
+    /// Reads the starts of these partitions with one query to the database and one to the brokers. Also returns the
+    /// topics, if the brokers answered.
     pub async fn load(self, partitions: Vec<(TopicPartition, bool)>) -> (Input, Option<Topics>) {
         let (stored, topics) = tokio::join!(self.stored(), self.topics());
         let stored = match stored {
@@ -153,7 +153,7 @@ impl Starter {
         (Input::Loaded { starts, look_ups }, Some(topics))
     }
 
-    /// Asks the leaders for the first offsets, each leader by itself, and stores them.
+    /// Asks the leaders for the first offsets, each leader separately, and stores the resulting positions.
     pub async fn look_up(self, look_ups: Vec<LookUp>) -> Input {
         let topics = match self.topics().await {
             Ok(topics) => topics,
@@ -186,8 +186,7 @@ impl Starter {
         let logs = match logs.map_err(anyhow::Error::from).and_then(|logs| logs) {
             Ok(logs) => logs,
             Err(error) => {
-                let text =
-                    format!("broker {leader}, which leads it, does not tell its first offset: {error:#}");
+                let text = format!("broker {leader}, its leader, did not return its first offset: {error:#}");
                 let start = trouble(TroubleKind::NoLeader, text);
                 return partitions.into_iter().map(|partition| (partition, start.clone())).collect();
             }
@@ -196,7 +195,7 @@ impl Starter {
         for look_up in &look_ups {
             let partition = look_up.partition;
             let Some(log) = logs.get(&partition) else {
-                let text = format!("broker {leader} does not tell its first offset");
+                let text = format!("broker {leader} did not return its first offset");
                 starts.push((partition, trouble(TroubleKind::NoLeader, text)));
                 continue;
             };
@@ -233,7 +232,7 @@ impl Starter {
         metrics::OFFSETS_LOST.add(&[partition.topic.name()], 1);
     }
 
-    /// Stores positions in place of others. Returns where each partition starts, in their order.
+    /// Stores changed positions. Returns the start of each partition, in order.
     async fn store_positions(
         &self,
         changes: &[(TopicPartition, Option<Position>, Position)],

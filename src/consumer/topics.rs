@@ -1,5 +1,5 @@
-//! Which topics the consumer's client began with. librdkafka 2.12 does not follow a topic that is deleted and created
-//! again under its name: it takes no leader of the new one whose epoch is lower, and fetches in vain.
+//! Detects recreated topics. librdkafka 2.12 does not follow a topic that is deleted and created again under the same
+//! name: it rejects leaders with a lower epoch, and fetches nothing.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ pub(super) struct TopicWatch {
 }
 
 impl TopicWatch {
-    /// Takes the ids as the brokers tell them now. Returns a topic that was recreated, if there is one. A topic that is
-    /// not there keeps its id: it may come back under another.
+    /// Compares the current ids with the known ones. Returns a recreated topic, if there is one. A topic that is
+    /// missing keeps its known id, as it may come back with another.
     pub fn compare(&mut self, ids: &BTreeMap<Topic, Uuid>) -> Option<Topic> {
         let mut recreated = None;
         for (topic, id) in ids {

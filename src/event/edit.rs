@@ -1,4 +1,4 @@
-//! A record's value with other fields: the rest of its text stays byte by byte as it was.
+//! Replaces fields in a record's value; the rest of its text stays unchanged byte for byte.
 
 use std::fmt;
 
@@ -6,38 +6,38 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::envelope::says_structured;
+use super::envelope::is_structured;
 use crate::record::Header;
 
-/// The members of an object in their order, a name that is given twice included.
-struct Members<'a>(Vec<(String, &'a str)>);
+/// The members of an object in their order, including repeated names.
+struct RawMembers<'a>(Vec<(String, &'a str)>);
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D::Error> {
-        deserializer.deserialize_map(Fill)
+impl<'de> Deserialize<'de> for RawMembers<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawMembers<'de>, D::Error> {
+        deserializer.deserialize_map(RawMembersVisitor)
     }
 }
 
-struct Fill;
+struct RawMembersVisitor;
 
-impl<'de> Visitor<'de> for Fill {
-    type Value = Members<'de>;
+impl<'de> Visitor<'de> for RawMembersVisitor {
+    type Value = RawMembers<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMembers<'de>, A::Error> {
         let mut members = Vec::new();
         while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
             members.push((name, value.get()));
         }
-        Ok(Members(members))
+        Ok(RawMembers(members))
     }
 }
 
-impl<'a> Members<'a> {
-    fn read(text: &'a str) -> Option<Members<'a>> {
+impl<'a> RawMembers<'a> {
+    fn read(text: &'a str) -> Option<RawMembers<'a>> {
         serde_json::from_str(text).ok()
     }
 
@@ -45,7 +45,7 @@ impl<'a> Members<'a> {
         self.0.iter().rfind(|(known, _)| known == name).map(|(_, value)| *value)
     }
 
-    /// Gives a name this value: once, where it was first given.
+    /// Sets the value of a name, at the place of its first occurrence; other occurrences are removed.
     fn set(&mut self, name: &str, value: &'a str) {
         let first = self.0.iter().position(|(known, _)| known == name);
         let mut position = 0;
@@ -65,24 +65,25 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The value with these fields set, each to a JSON text: in the object, or in `data` of a CloudEvents envelope in
-/// structured mode (contract, section 2). The error says what the value lacks.
+/// Returns the value with these fields set, each to a JSON text. The fields are set in the object itself, or in `data`
+/// of a CloudEvents envelope in structured mode (contract, section 2). The error names the problem of a value that has
+/// no fields.
 pub fn with_fields(
     value: Option<&[u8]>,
     headers: &[Header],
     fields: &[(String, String)],
 ) -> Result<Vec<u8>, &'static str> {
     let text = value.and_then(|value| std::str::from_utf8(value).ok());
-    let mut outer = text.and_then(Members::read).ok_or("the value is no JSON object")?;
+    let mut outer = text.and_then(RawMembers::read).ok_or("the value is no JSON object")?;
     let is_given = |value: &str| {
         value != "null" && !serde_json::from_str::<String>(value).is_ok_and(|text| text.trim().is_empty())
     };
-    if !says_structured(headers) && !outer.get("specversion").is_some_and(is_given) {
+    if !is_structured(headers) && !outer.get("specversion").is_some_and(is_given) {
         fields.iter().for_each(|(name, value)| outer.set(name, value));
         return Ok(outer.write().into_bytes());
     }
     let data = outer.get("data").filter(|data| *data != "null").unwrap_or("{}");
-    let mut data = Members::read(data).ok_or("the value is an envelope whose data is no object")?;
+    let mut data = RawMembers::read(data).ok_or("the value is an envelope whose data is no object")?;
     fields.iter().for_each(|(name, value)| data.set(name, value));
     let data = data.write();
     outer.set("data", &data);
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_set_stays_as_it_was_written() {
+    fn fields_that_are_not_set_stay_as_they_were_written() {
         let value = r#"{ "b" : 1.50, "a": "\u00e9", "n": 1e400, "b": 2 }"#;
         assert_eq!(
             edited(value, &[], &[("c", "null"), ("a", r#""x""#)]).unwrap(),

@@ -1,7 +1,7 @@
-//! Values that are not JSON at all, called by their names: the message leads a producer to the setting that is wrong.
+//! Recognizes values that are not JSON, so that the message leads a producer to the wrong setting.
 
-/// What a value that is no JSON is written in, as far as its first bytes say.
-pub(super) fn foreign(value: &[u8]) -> Option<&'static str> {
+/// Returns a message about the encoding of a value that is not JSON, if its first bytes show it.
+pub(super) fn problem(value: &[u8]) -> Option<&'static str> {
     Some(match value {
         _ if value.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) => {
             "the value is empty: a JSON object is expected; a delete has a null value, not an empty one"
@@ -19,7 +19,7 @@ pub(super) fn foreign(value: &[u8]) -> Option<&'static str> {
         }
         [b'O', b'b', b'j', 1, ..] => "the value is an Avro file: write JSON",
         [0xc3, 1, _, _, _, _, _, _, _, _, ..] => "the value is Avro (single-object encoding): write JSON",
-        // One byte 0, then the schema's id in four bytes.
+        // One byte 0, followed by the schema's id in four bytes.
         [0, _, _, _, _, ..] => {
             "the value is in Confluent's wire format (magic byte 0, a schema's id, then Avro, Protobuf or JSON): \
              write plain JSON, without a schema registry's serializer"
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_are_no_json_are_called_by_their_names() {
+    fn values_that_are_not_json_are_recognized() {
         let utf_16: Vec<u8> = "{\"a\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let big_endian: Vec<u8> = "{\"a\":1}".encode_utf16().flat_map(u16::to_be_bytes).collect();
         for (value, name) in [
@@ -52,13 +52,13 @@ mod tests {
             (b"\0\0\0\0\x07{\"a\":1}", "magic byte 0"),
         ] {
             assert!(
-                foreign(value).is_some_and(|words| words.contains(name)),
+                problem(value).is_some_and(|words| words.contains(name)),
                 "{value:?}: {:?}",
-                foreign(value)
+                problem(value)
             );
         }
         for value in [b"{\"a\":".as_slice(), b"garbage", b"\0", b"[1", b"\xff"] {
-            assert_eq!(foreign(value), None, "{value:?}");
+            assert_eq!(problem(value), None, "{value:?}");
         }
     }
 }

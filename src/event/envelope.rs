@@ -1,12 +1,11 @@
-//! Where an event's fields are: in the bare object, or in a CloudEvents envelope around it (contract,
-//! section 2).
+//! Finds an event's fields: in the bare object, or in a CloudEvents envelope around it (contract, section 2).
 
 use super::json::{Json, Members, is_blank};
 use super::{Reason, Time, Unusable, fields};
 use crate::record::{Header, Record, Topic};
 
-/// Names that may count at the top level of a value: the topic's fields of section 4 in a bare object,
-/// the last five in an envelope.
+/// Returns the names that are read at the top level of a value: the topic's fields of section 4, then the five of an
+/// envelope.
 pub(super) fn names(topic: Topic) -> &'static [&'static str] {
     match topic {
         Topic::CloneReady => &[
@@ -85,18 +84,18 @@ pub(super) fn names(topic: Topic) -> &'static [&'static str] {
     }
 }
 
-/// How many of [`names`] are an envelope's.
+/// Number of [`names`] that belong to an envelope.
 pub(super) const ENVELOPE_NAMES: usize = 5;
 
-/// The object that holds the fields, with the time that stands in for a missing event time.
+/// The object that contains the fields, and the default event time.
 pub(super) struct Content<'a> {
     pub members: Members<'a>,
-    /// CloudEvents' `time`, else the record's timestamp.
+    /// The envelope's `time`, else the record's timestamp.
     pub default_time: Time,
 }
 
 impl<'a> Content<'a> {
-    /// Finds the fields of a record with this value.
+    /// Finds the fields of a record that has this value.
     pub fn read(record: &'a Record, value: &'a [u8]) -> Result<Content<'a>, Unusable> {
         let text = std::str::from_utf8(value).map_err(|error| {
             let message = format!("the value is no UTF-8 (byte {})", error.valid_up_to() + 1);
@@ -106,7 +105,7 @@ impl<'a> Content<'a> {
         let names = names(record.topic);
         let outer = Members::read(text, names)?;
 
-        let structured = says_structured(&record.headers) || outer.get("specversion")?.is_some();
+        let structured = is_structured(&record.headers) || outer.get("specversion")?.is_some();
         let (kind, time, members) = if structured {
             let data = match outer.get("data")? {
                 Some(Json::Object(raw)) => Members::read(raw, names)?,
@@ -141,8 +140,8 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Whether `content-type` says that the value is an envelope.
-pub(super) fn says_structured(headers: &[Header]) -> bool {
+/// Whether `content-type` declares the value to be an envelope.
+pub(super) fn is_structured(headers: &[Header]) -> bool {
     let content_type = headers.iter().rfind(|header| header.name == b"content-type");
     content_type
         .and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok())
@@ -150,7 +149,7 @@ pub(super) fn says_structured(headers: &[Header]) -> bool {
         .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/cloudevents+json"))
 }
 
-/// A header's text; of one given twice the last counts, and a blank one is absent.
+/// Returns a header's text. The last of repeated headers counts, and a blank one is absent.
 fn header<'a>(headers: &'a [Header], name: &str) -> Result<Option<&'a str>, Unusable> {
     let Some(value) = headers
         .iter()

@@ -5,25 +5,25 @@ use std::collections::BTreeMap;
 
 use super::envelope::Content;
 use super::json::{self, Json};
-use super::time::NoTime;
+use super::time::InvalidTime;
 use super::{Reason, Time, Unusable};
 use crate::identity::SEPARATOR;
 use crate::record::Record;
 
-/// What a text must keep to.
+/// The constraints on a text field.
 #[derive(Clone, Copy)]
 pub(super) struct TextRule {
-    /// Characters, at most.
+    /// Maximum number of characters.
     pub max: Option<usize>,
-    /// Whether it is part of an id, and so may not hold [`SEPARATOR`].
+    /// Whether the text is part of a row id, and so must not contain [`SEPARATOR`].
     pub identifies: bool,
 }
 
-/// The rule of `caller_id` and of every other required text of 255 characters.
+/// The constraints on `caller_id` and on every other required text of at most 255 characters.
 pub(super) const CALLER_ID: TextRule = TextRule { max: Some(255), identifies: true };
 
-/// What is wrong with a text.
-pub(super) fn text_fault(name: &str, text: &str, rule: TextRule) -> Option<Unusable> {
+/// Returns the first constraint that a text violates.
+pub(super) fn text_problem(name: &str, text: &str, rule: TextRule) -> Option<Unusable> {
     if text.contains('\0') {
         return Some(Unusable::new(Reason::NulCharacter, format!("{name} holds the character U+0000")));
     }
@@ -48,7 +48,7 @@ fn invalid_type(name: &str, wanted: &str) -> Unusable {
     Unusable::new(Reason::InvalidType, format!("{name} is no {wanted}"))
 }
 
-/// A text of at most so many characters.
+/// Reads a text of at most `max` characters.
 pub(super) fn text<'a>(name: &str, value: Json<'a>, max: Option<usize>) -> Result<Cow<'a, str>, Unusable> {
     ruled_text(name, value, TextRule { max, identifies: false })
 }
@@ -57,13 +57,13 @@ fn ruled_text<'a>(name: &str, value: Json<'a>, rule: TextRule) -> Result<Cow<'a,
     let Json::Text(text) = value else {
         return Err(invalid_type(name, "text"));
     };
-    match text_fault(name, &text, rule) {
+    match text_problem(name, &text, rule) {
         Some(fault) => Err(fault),
         None => Ok(text),
     }
 }
 
-/// A time as text or as a number.
+/// Reads a time given as text or as a number.
 pub(super) fn time(name: &str, value: Json<'_>) -> Result<Time, Unusable> {
     let time = match value {
         Json::Text(text) => Time::parse(&text),
@@ -71,13 +71,13 @@ pub(super) fn time(name: &str, value: Json<'_>) -> Result<Time, Unusable> {
             Ok(integer) => Time::from_unix_integer(integer),
             Err(_) => raw.parse().ok().and_then(Time::from_unix_double),
         }
-        .ok_or(NoTime::OutOfRange),
+        .ok_or(InvalidTime::OutOfRange),
         _ => return Err(invalid_type(name, "time: neither a text nor a number")),
     };
     time.map_err(|fault| Unusable::new(Reason::InvalidValue, format!("{name} {}", fault.explain())))
 }
 
-/// An integer from 0 to 2,147,483,647, also written with an exponent or a fraction of zeros.
+/// Reads an integer from 0 to 2,147,483,647; an exponent or a fraction of zeros is allowed.
 fn integer(name: &str, value: Json<'_>) -> Result<i32, Unusable> {
     let Json::Number(raw) = value else {
         return Err(invalid_type(name, "integer"));
@@ -98,33 +98,33 @@ fn whole(number: f64) -> Option<i32> {
 }
 
 impl<'a> Content<'a> {
-    /// A required text of 255 characters, part of an id.
+    /// Returns an optional text of at most 255 characters that is part of a row id.
     pub fn id(&self, name: &'static str) -> Result<Cow<'a, str>, Unusable> {
         let text = self.members.get(name)?.map(|value| ruled_text(name, value, CALLER_ID)).transpose()?;
         self.required(name, text)
     }
 
-    /// A text of at most so many characters.
+    /// Returns an optional text of at most `max` characters.
     pub fn text(&self, name: &'static str, max: Option<usize>) -> Result<Option<Cow<'a, str>>, Unusable> {
         self.members.get(name)?.map(|value| text(name, value, max)).transpose()
     }
 
-    /// An integer.
+    /// Returns an optional integer.
     pub fn integer(&self, name: &'static str) -> Result<Option<i32>, Unusable> {
         self.members.get(name)?.map(|value| integer(name, value)).transpose()
     }
 
-    /// A time.
+    /// Returns an optional time.
     pub fn time(&self, name: &'static str) -> Result<Option<Time>, Unusable> {
         self.members.get(name)?.map(|value| time(name, value)).transpose()
     }
 
-    /// The event's time: this field, else the envelope's time, else the record's timestamp.
+    /// Returns the event's time: this field, else the envelope's time, else the record's timestamp.
     pub fn event_time(&self, name: &'static str) -> Result<Time, Unusable> {
         Ok(self.time(name)?.unwrap_or(self.default_time))
     }
 
-    /// A boolean.
+    /// Returns an optional boolean.
     pub fn boolean(&self, name: &'static str) -> Result<Option<bool>, Unusable> {
         match self.members.get(name)? {
             None => Ok(None),
@@ -133,7 +133,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// An object, by its top-level keys.
+    /// Returns an optional object as its top-level keys, each with its value as compact JSON.
     pub fn metadata(&self, name: &'static str) -> Result<Option<BTreeMap<String, String>>, Unusable> {
         match self.members.get(name)? {
             None => Ok(None),
@@ -142,7 +142,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// A value that must be there.
+    /// Returns the value, or [`Reason::MissingField`] if there is none.
     pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, Unusable> {
         value.ok_or_else(|| Unusable::new(Reason::MissingField, format!("{name} is missing")))
     }

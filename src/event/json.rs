@@ -1,5 +1,5 @@
-//! JSON as the contract reads it (section 2): one object, known names at most once, the values of
-//! unknown names skipped whatever they hold.
+//! JSON as the contract reads it (section 2): one object, known names at most once, the values of unknown names
+//! skipped.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,26 +12,26 @@ use serde_json::{Map, Value};
 
 use super::{Reason, Unusable};
 
-/// How deep `metadata` may nest, itself the first level.
+/// Maximum nesting depth of `metadata`; `metadata` itself is level 1.
 const METADATA_LEVELS: usize = 100;
 
-/// Members of objects and items of arrays that the `metadata` of one event may hold, at every level.
+/// Maximum number of object members and array items, over all levels, in the `metadata` of one event.
 pub(super) const METADATA_VALUES: usize = 65_536;
 
-/// The members of an object that have a known name, as they stand in the text.
+/// The members of an object whose names are known, as raw JSON text.
 pub(super) struct Members<'a> {
     names: &'static [&'static str],
-    found: Vec<Found<'a>>,
+    found: Vec<RawMember<'a>>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Found<'a> {
+struct RawMember<'a> {
     raw: Option<&'a RawValue>,
     twice: bool,
 }
 
 impl<'a> Members<'a> {
-    /// Reads one object. Its syntax and all its names are checked; of its values only the syntax.
+    /// Reads one object. Checks its syntax and all its names; values are checked for syntax only.
     pub fn read(text: &'a str, names: &'static [&'static str]) -> Result<Members<'a>, Unusable> {
         let invalid = |error: serde_json::Error| {
             Unusable::new(
@@ -52,21 +52,21 @@ impl<'a> Members<'a> {
             ));
         }
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let mut members = Members { names, found: vec![Found::default(); names.len()] };
+        let mut members = Members { names, found: vec![RawMember::default(); names.len()] };
         deserializer
-            .deserialize_map(Fill(&mut members))
+            .deserialize_map(MembersVisitor(&mut members))
             .and_then(|()| deserializer.end())
             .map_err(invalid)?;
         Ok(members)
     }
 
-    /// Whether a name is given, whatever its value.
+    /// Returns whether a name is present, with any value.
     pub fn has(&self, name: &'static str) -> bool {
         let position = self.names.iter().position(|known| *known == name);
         position.and_then(|position| self.found.get(position)).is_some_and(|found| found.raw.is_some())
     }
 
-    /// The value of a name. `None` where it is not given, null, or a blank text.
+    /// Returns the value of a name; `None` if it is absent, null or a blank text.
     pub fn get(&self, name: &'static str) -> Result<Option<Json<'a>>, Unusable> {
         let position = self.names.iter().position(|known| *known == name);
         let Some(found) = position.and_then(|position| self.found.get(position)) else {
@@ -79,9 +79,9 @@ impl<'a> Members<'a> {
     }
 }
 
-struct Fill<'m, 'a>(&'m mut Members<'a>);
+struct MembersVisitor<'m, 'a>(&'m mut Members<'a>);
 
-impl<'a> Visitor<'a> for Fill<'_, 'a> {
+impl<'a> Visitor<'a> for MembersVisitor<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +89,7 @@ impl<'a> Visitor<'a> for Fill<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(position) = map.next_key_seed(Position(self.0.names))? {
+        while let Some(position) = map.next_key_seed(NameIndex(self.0.names))? {
             match position.and_then(|position| self.0.found.get_mut(position)) {
                 Some(found) => {
                     found.twice |= found.raw.is_some();
@@ -104,10 +104,10 @@ impl<'a> Visitor<'a> for Fill<'_, 'a> {
     }
 }
 
-/// Where a name stands among the known ones.
-struct Position(&'static [&'static str]);
+/// Deserializes a member's name to its index among the known names.
+struct NameIndex(&'static [&'static str]);
 
-impl<'a> DeserializeSeed<'a> for Position {
+impl<'a> DeserializeSeed<'a> for NameIndex {
     type Value = Option<usize>;
 
     fn deserialize<D: serde::Deserializer<'a>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -115,7 +115,7 @@ impl<'a> DeserializeSeed<'a> for Position {
     }
 }
 
-impl Visitor<'_> for Position {
+impl Visitor<'_> for NameIndex {
     type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,18 +127,18 @@ impl Visitor<'_> for Position {
     }
 }
 
-/// A value that is there: neither null nor a blank text.
+/// A value that is neither null nor a blank text.
 pub(super) enum Json<'a> {
     Text(Cow<'a, str>),
-    /// As it stands in the text; within the range of a double.
+    /// Raw JSON text, within the range of a double.
     Number(&'a str),
     Bool(bool),
-    /// As it stands in the text.
+    /// Raw JSON text.
     Object(&'a str),
     Array,
 }
 
-/// Borrows where the text has no escapes.
+/// Borrows the text if it has no escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -168,16 +168,16 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Nothing but Unicode white space: such a text counts as absent.
+/// Whether a text is empty or only Unicode white space; such a text counts as absent.
 pub(super) fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
 
-/// `metadata`: its top-level keys, each with its value as compact JSON with sorted keys.
+/// Reads `metadata`: each top-level key with its value as compact JSON with sorted keys.
 pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, String>, Unusable> {
     let invalid = |problem: &str| Unusable::new(Reason::InvalidJson, format!("metadata {problem}"));
-    // The text is looked at, as of a name given twice only the last value can be found in what is read.
-    let Survey { levels, values, holds_nul } = survey(raw);
+    // The raw text is scanned because parsing keeps only the last value of a repeated name.
+    let JsonScan { levels, values, holds_nul } = scan(raw);
     if levels > METADATA_LEVELS {
         return Err(invalid(&format!("nests deeper than {METADATA_LEVELS} levels")));
     }
@@ -188,7 +188,7 @@ pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, 
         let message = format!("metadata holds {values} values, more than {max_values}");
         return Err(Unusable::new(Reason::InvalidValue, message));
     }
-    let Plain(value) = serde_json::from_str(raw)
+    let PlainJson(value) = serde_json::from_str(raw)
         .map_err(|_| invalid("holds half of a surrogate pair or a number beyond a double"))?;
     let Value::Object(object) = value else {
         return Err(Unusable::new(Reason::InvalidType, "metadata is no object"));
@@ -196,19 +196,19 @@ pub(super) fn metadata(raw: &str, max_values: usize) -> Result<BTreeMap<String, 
     Ok(object.into_iter().map(|(key, value)| (key, value.to_string())).collect())
 }
 
-/// What is seen of a text that is JSON without reading its values.
+/// Properties of a JSON text that are found without parsing its values.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Survey {
-    /// How deep it nests.
+struct JsonScan {
+    /// Nesting depth.
     levels: usize,
-    /// Members of its objects and items of its arrays, at every level; of a name given twice each counts.
+    /// Object members and array items over all levels; each occurrence of a repeated name counts.
     values: usize,
-    /// Whether a text in it holds U+0000, which JSON must escape.
+    /// Whether a text contains U+0000, which JSON must escape.
     holds_nul: bool,
 }
 
-fn survey(json: &str) -> Survey {
-    let mut seen = Survey::default();
+fn scan(json: &str) -> JsonScan {
+    let mut seen = JsonScan::default();
     let (mut level, mut in_text, mut just_opened) = (0_usize, false, false);
     let mut bytes = json.as_bytes().iter();
     while let Some(byte) = bytes.next() {
@@ -241,19 +241,19 @@ fn survey(json: &str) -> Survey {
     seen
 }
 
-/// Any JSON. serde_json's own reading of a [`Value`] takes an object whose first name is that of its
-/// `RawValue` for the JSON inside that name's text.
-struct Plain(Value);
+/// Any JSON value. serde_json's own `Deserialize` of [`Value`] treats an object whose first name is the private name of
+/// its `RawValue` as the JSON inside that name's text.
+struct PlainJson(Value);
 
-impl<'de> Deserialize<'de> for Plain {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Plain, D::Error> {
-        deserializer.deserialize_any(ReadPlain).map(Plain)
+impl<'de> Deserialize<'de> for PlainJson {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<PlainJson, D::Error> {
+        deserializer.deserialize_any(PlainJsonVisitor).map(PlainJson)
     }
 }
 
-struct ReadPlain;
+struct PlainJsonVisitor;
 
-impl<'de> Visitor<'de> for ReadPlain {
+impl<'de> Visitor<'de> for PlainJsonVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -286,7 +286,7 @@ impl<'de> Visitor<'de> for ReadPlain {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(Plain(item)) = seq.next_element()? {
+        while let Some(PlainJson(item)) = seq.next_element()? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -294,7 +294,7 @@ impl<'de> Visitor<'de> for ReadPlain {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
-        while let Some((name, Plain(value))) = map.next_entry()? {
+        while let Some((name, PlainJson(value))) = map.next_entry()? {
             members.insert(name, value);
         }
         Ok(Value::Object(members))
@@ -316,8 +316,8 @@ mod tests {
             (r#"{"a,b":"[1,2,\"3],{"}"#, 1, 1),
             (r#"[[[]],"]"]"#, 3, 3),
         ] {
-            assert_eq!(survey(json), Survey { levels, values, holds_nul: false }, "{json}");
+            assert_eq!(scan(json), JsonScan { levels, values, holds_nul: false }, "{json}");
         }
-        assert!(survey(r#"{"a":"\u0000"}"#).holds_nul && !survey(r#"{"a":"\\u0000"}"#).holds_nul);
+        assert!(scan(r#"{"a":"\u0000"}"#).holds_nul && !scan(r#"{"a":"\\u0000"}"#).holds_nul);
     }
 }

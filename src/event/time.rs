@@ -1,4 +1,4 @@
-//! Points in time: microseconds, UTC, from 1970 to the end of the year 9999 (contract, section 2).
+//! Points in time in microseconds, UTC, from 1970 to the end of the year 9999 (contract, section 2).
 
 use std::fmt;
 
@@ -9,33 +9,35 @@ use chrono::{DateTime, SecondsFormat, Utc};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(i64);
 
-/// Why a text or a number is no time.
+/// The reason why a text or a number is not a valid time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoTime {
-    /// It does not follow the contract's grammar.
+pub enum InvalidTime {
+    /// It does not match the contract's grammar.
     BadlyWritten,
-    /// It is a text of digits, as if it were Unix time.
+    /// It is a text of digits, such as Unix time in quotes.
     DigitsAsText,
-    /// It follows the grammar, and there is no such day or no such time of day.
+    /// It matches the grammar, but the day or the time of day does not exist.
     Impossible,
-    /// It is a time before 1970 or after 9999.
+    /// It is before 1970 or after 9999.
     OutOfRange,
 }
 
-impl NoTime {
-    /// The fault in words, to be read after the field's name.
+impl InvalidTime {
+    /// Describes the problem, to be read after the field's name.
     pub fn explain(self) -> &'static str {
         match self {
-            NoTime::BadlyWritten => {
+            InvalidTime::BadlyWritten => {
                 "is not written as a time: write it like \"2026-01-15T10:00:12.5Z\", or as a number, Unix time in \
                  seconds or milliseconds"
             }
-            NoTime::DigitsAsText => {
+            InvalidTime::DigitsAsText => {
                 "is a text of digits: write Unix time as a number, without quotes, or a time like \
                  \"2026-01-15T10:00:12.5Z\""
             }
-            NoTime::Impossible => "is written as a time, but there is no such day or no such time of day",
-            NoTime::OutOfRange => {
+            InvalidTime::Impossible => {
+                "is written as a time, but there is no such day or no such time of day"
+            }
+            InvalidTime::OutOfRange => {
                 "is a time outside of the years 1970 to 9999; a number counts seconds, from 100000000000 up \
                  milliseconds"
             }
@@ -47,68 +49,68 @@ impl Time {
     /// The last microsecond of the year 9999.
     pub const MAX: Time = Time(253_402_300_799_999_999);
 
-    /// Stands before every event's time: that of values which another tool had written
-    /// (contract, section 1). It is 0001-01-01T00:00:00Z.
+    /// Earlier than every event. Marks values that another tool wrote (contract, section 1). It is
+    /// 0001-01-01T00:00:00Z.
     pub const OLDER_THAN_ALL: Time = Time(-62_135_596_800_000_000);
 
-    /// The point so many microseconds after 1970; for values that were checked before.
+    /// Creates a time from microseconds since 1970 that the caller has checked.
     pub fn from_micros(micros: i64) -> Time {
         Time(micros)
     }
 
-    /// Microseconds since 1970.
+    /// Returns the microseconds since 1970.
     pub fn micros(self) -> i64 {
         self.0
     }
 
-    /// A record's timestamp, in milliseconds since 1970; `None` outside of what is allowed.
+    /// Converts a record's timestamp, in milliseconds since 1970; `None` outside the years 1970 to 9999.
     pub fn from_record(millis: i64) -> Option<Time> {
         Time::checked(millis.checked_mul(1000)?)
     }
 
-    /// This point plus seconds; `None` after the year 9999.
+    /// Adds seconds; `None` if the result is after the year 9999.
     pub fn plus_seconds(self, seconds: i64) -> Option<Time> {
         Time::checked(seconds.checked_mul(1_000_000)?.checked_add(self.0)?)
     }
 
-    /// Text in the contract's grammar.
-    pub fn parse(text: &str) -> Result<Time, NoTime> {
-        // chrono's RFC 3339 is the contract's grammar, but that the contract lets the offset be left
-        // out and chrono takes U+2212 for a minus, and any text between date and time that is one space.
+    /// Parses a text in the contract's grammar.
+    pub fn parse(text: &str) -> Result<Time, InvalidTime> {
+        // chrono's RFC 3339 parser implements the contract's grammar with two differences: the offset is optional here,
+        // and chrono also accepts U+2212 as a minus and any Unicode space between date and time.
         if !text.is_ascii() {
-            return Err(NoTime::BadlyWritten);
+            return Err(InvalidTime::BadlyWritten);
         }
         let parsed = match DateTime::parse_from_rfc3339(text) {
             Ok(parsed) => parsed,
             Err(error) => DateTime::parse_from_rfc3339(&format!("{text}Z")).map_err(|utc| {
-                // Of a text with an offset the first error names the fault, else the second.
+                // The first error is the relevant one if the text has an offset, else the second.
                 let kinds = [error.kind(), utc.kind()];
                 if kinds
                     .iter()
                     .any(|kind| matches!(kind, ParseErrorKind::OutOfRange | ParseErrorKind::Impossible))
                 {
-                    NoTime::Impossible
+                    InvalidTime::Impossible
                 } else if text.parse::<f64>().is_ok()
                     && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
                 {
-                    NoTime::DigitsAsText
+                    InvalidTime::DigitsAsText
                 } else {
-                    NoTime::BadlyWritten
+                    InvalidTime::BadlyWritten
                 }
             })?,
         };
-        // A second 60 is second 59 with over a billion nanoseconds.
+        // chrono represents second 60 as second 59 with more than a billion nanoseconds.
         let micros = i64::from(parsed.timestamp_subsec_nanos() / 1000);
         let seconds = parsed.timestamp().checked_mul(1_000_000);
-        seconds.and_then(|seconds| Time::checked(seconds.checked_add(micros)?)).ok_or(NoTime::OutOfRange)
+        seconds.and_then(|seconds| Time::checked(seconds.checked_add(micros)?)).ok_or(InvalidTime::OutOfRange)
     }
 
-    /// Unix time as an integer: milliseconds from 100,000,000,000 up, else seconds.
+    /// Converts an integer Unix time: milliseconds from 100,000,000,000 up, seconds below.
     pub fn from_unix_integer(number: i64) -> Option<Time> {
         Time::checked(number.checked_mul(if number >= MILLIS_FROM { 1000 } else { 1_000_000 })?)
     }
 
-    /// Unix time as a double, rounded to the microsecond, half away from zero.
+    /// Converts a Unix time given as a double, rounded to the microsecond, half away from zero.
     pub fn from_unix_double(number: f64) -> Option<Time> {
         #[allow(clippy::cast_precision_loss, reason = "the limit is exact as a double")]
         let scale = if number >= MILLIS_FROM as f64 { 1000 } else { 1_000_000 };
@@ -120,11 +122,11 @@ impl Time {
     }
 }
 
-/// Unix times from here up are milliseconds.
+/// Unix times from this value up are in milliseconds, below it in seconds.
 const MILLIS_FROM: i64 = 100_000_000_000;
 
-/// `number * scale`, rounded half away from zero from the double's exact value: the product of two
-/// doubles would be rounded twice.
+/// Computes `number * scale` from the double's exact value, rounded half away from zero. A product of two doubles would
+/// be rounded twice.
 fn scaled(number: f64, scale: i128) -> Option<i64> {
     if !number.is_finite() || number.abs() >= 1e18 {
         return None;
@@ -146,7 +148,7 @@ fn scaled(number: f64, scale: i128) -> Option<i64> {
 }
 
 impl fmt::Display for Time {
-    /// RFC 3339 with `Z` and, where they are not zero, microseconds.
+    /// RFC 3339 with `Z`, and with microseconds unless they are zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precision = if self.0 % 1_000_000 == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
         match DateTime::<Utc>::from_timestamp_micros(self.0) {
@@ -165,30 +167,30 @@ mod tests {
     }
 
     #[test]
-    fn a_badly_written_time_is_told_from_an_impossible_one_and_from_one_out_of_range() {
+    fn malformed_impossible_and_out_of_range_times_are_distinguished() {
         for (input, fault) in [
-            ("", NoTime::BadlyWritten),
-            ("soon", NoTime::BadlyWritten),
-            (".", NoTime::BadlyWritten),
-            ("2026-01-15", NoTime::BadlyWritten),
-            ("15.01.2026 10:00:12", NoTime::BadlyWritten),
-            ("01/15/2026 10:00", NoTime::BadlyWritten),
-            ("2026-01-15T10:00Z", NoTime::BadlyWritten),
-            ("2026-01-15T10:00:12+0100", NoTime::BadlyWritten),
-            ("2026-01-15T10:00:12 UTC", NoTime::BadlyWritten),
-            ("Thu, 15 Jan 2026 10:00:12 GMT", NoTime::BadlyWritten),
-            ("2026-01-15T10:00:12\u{2212}02:00", NoTime::BadlyWritten),
-            ("1768471212", NoTime::DigitsAsText),
-            ("1768471212.25", NoTime::DigitsAsText),
-            ("2026-02-30T10:00:12Z", NoTime::Impossible),
-            ("2026-02-30T10:00:12", NoTime::Impossible),
-            ("2026-13-01T10:00:12Z", NoTime::Impossible),
-            ("2026-01-15T24:00:00Z", NoTime::Impossible),
-            ("2026-01-15T10:00:61+01:00", NoTime::Impossible),
-            ("1969-12-31T23:59:59Z", NoTime::OutOfRange),
-            ("1970-01-01T00:00:00+01:00", NoTime::OutOfRange),
-            ("0000-01-01T00:00:00Z", NoTime::OutOfRange),
-            ("9999-12-31T23:59:60Z", NoTime::OutOfRange),
+            ("", InvalidTime::BadlyWritten),
+            ("soon", InvalidTime::BadlyWritten),
+            (".", InvalidTime::BadlyWritten),
+            ("2026-01-15", InvalidTime::BadlyWritten),
+            ("15.01.2026 10:00:12", InvalidTime::BadlyWritten),
+            ("01/15/2026 10:00", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00Z", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00:12+0100", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00:12 UTC", InvalidTime::BadlyWritten),
+            ("Thu, 15 Jan 2026 10:00:12 GMT", InvalidTime::BadlyWritten),
+            ("2026-01-15T10:00:12\u{2212}02:00", InvalidTime::BadlyWritten),
+            ("1768471212", InvalidTime::DigitsAsText),
+            ("1768471212.25", InvalidTime::DigitsAsText),
+            ("2026-02-30T10:00:12Z", InvalidTime::Impossible),
+            ("2026-02-30T10:00:12", InvalidTime::Impossible),
+            ("2026-13-01T10:00:12Z", InvalidTime::Impossible),
+            ("2026-01-15T24:00:00Z", InvalidTime::Impossible),
+            ("2026-01-15T10:00:61+01:00", InvalidTime::Impossible),
+            ("1969-12-31T23:59:59Z", InvalidTime::OutOfRange),
+            ("1970-01-01T00:00:00+01:00", InvalidTime::OutOfRange),
+            ("0000-01-01T00:00:00Z", InvalidTime::OutOfRange),
+            ("9999-12-31T23:59:60Z", InvalidTime::OutOfRange),
         ] {
             assert_eq!(Time::parse(input), Err(fault), "{input}");
         }
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_quite_a_time_is_refused() {
+    fn texts_that_are_almost_a_time_are_refused() {
         for input in [
             "2026-01-02",
             "2026-01-02T03:04Z",
@@ -268,7 +270,7 @@ mod tests {
 
     #[test]
     fn doubles_are_rounded_half_away_from_zero_from_their_exact_value() {
-        // 2^-21 s = 0.476837158203125 us; 0.5 us is no double, 1.5 * 2^-20 and the like are
+        // 2^-21 s = 0.476837158203125 us. 0.5 us has no exact double; 1.5 * 2^-20 s has.
         assert_eq!(Time::from_unix_double(0.000_000_476_837_158_203_125), Some(Time(0)));
         assert_eq!(Time::from_unix_double(0.0078125), Some(Time(7813)));
         assert_eq!(Time::from_unix_double(1.0078125), Some(Time(1_007_813)));

@@ -1,11 +1,11 @@
-//! Keeps the runtime's workers free while much is decoded.
+//! Keeps the runtime's workers free while large amounts are decoded.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// More bytes than this take milliseconds to decode; 8 MiB, the largest record, take tens of them.
+/// Decoding more bytes than this takes milliseconds; 8 MiB, the largest record, takes tens of them.
 pub(super) const LONG_WORK_BYTES: usize = 1 << 20;
 
-/// Runs `work` on this thread. Where `bytes` are many, the worker's other tasks move to another thread first.
+/// Runs `work` on this thread. If `bytes` is large, the worker's other tasks move to another thread first.
 pub(super) fn off_the_workers<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let many_workers =
         || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);

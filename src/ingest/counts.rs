@@ -1,4 +1,4 @@
-//! What a batch adds to the metrics: some sums for each topic, none for each record.
+//! Counts a batch in the metrics: a few sums per topic, no work per record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,12 @@ use crate::record::{Record, Topic};
 use crate::store::dead_letters::DeadLetter;
 use crate::store::write::Written;
 
-/// What landed of a topic.
+/// The landed records of one topic.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Landed {
     records: u64,
     bytes: u64,
-    /// Timestamps in milliseconds since 1970; `None` where no record has one.
+    /// Timestamps in milliseconds since 1970; `None` if no record has one.
     oldest: Option<i64>,
     newest: Option<i64>,
 }
@@ -33,7 +33,7 @@ impl Landed {
     }
 }
 
-/// Counts a transaction that was committed, offsets included.
+/// Counts a committed transaction, offsets included.
 pub(super) fn landed(parts: &[Part<'_, '_>], dead_letters: &[DeadLetter<'_>]) {
     let mut topics: BTreeMap<Topic, Landed> = BTreeMap::new();
     for part in parts.iter().filter(|part| !part.records.is_empty()) {
@@ -63,7 +63,7 @@ pub(super) fn landed(parts: &[Part<'_, '_>], dead_letters: &[DeadLetter<'_>]) {
     }
 }
 
-/// Counts the rows of a transaction that was committed.
+/// Counts the rows of a committed transaction.
 pub(super) fn rows(written: &Written) {
     for (table, rows) in &written.counts {
         for (change, count) in

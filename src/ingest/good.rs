@@ -1,5 +1,5 @@
-//! A known good record of a topic in disguise (contract, section 6): identities that nobody has used, the times of a
-//! suspect, written so that a row of each table of the topic is inserted and then updated. No I/O, no clock.
+//! Disguises a known good record of a topic (contract, section 6): unused identities and the times of a suspect,
+//! written so that a row of each table of the topic is inserted and then updated. No I/O, no clock.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,8 @@ use crate::identity::uid;
 use crate::plan::Plan;
 use crate::record::{Record, Topic};
 
-/// An event that no sound database refuses, for a topic of which nothing has landed yet; its caller is in E.164 form.
+/// Returns an event that no sound database refuses, for a topic of which nothing has landed yet. Its caller is in E.164
+/// form.
 pub(super) fn plain(topic: Topic) -> Event<'static> {
     let caller_id = Cow::Borrowed("+15550100000");
     let [greeting_call_id, agent_call_id, cloned_voice_id, call_id] =
@@ -70,13 +71,13 @@ pub(super) fn plain(topic: Topic) -> Event<'static> {
     }
 }
 
-/// Where a suspect stands, of which the identities are made that nobody has used.
+/// Derives a seed for unused identities from a suspect's topic, partition and offset.
 pub(super) fn seed(suspect: &Record) -> u128 {
     let place = [suspect.topic.name(), &suspect.partition.to_string(), &suspect.offset.to_string()];
     uid("trial", &place).as_u128()
 }
 
-/// The good event with identities of its own and the suspect's event times. Both are of one topic.
+/// Returns the good event with unused identities and the suspect's event times. Both events are of one topic.
 pub(super) fn disguised<'g>(good: Event<'g>, suspect: &Event<'_>, seed: u128) -> Event<'g> {
     match (good, suspect) {
         (Event::Ready(good), Event::Ready(suspect)) => Event::Ready(CloneReady {
@@ -116,17 +117,17 @@ pub(super) fn disguised<'g>(good: Event<'g>, suspect: &Event<'_>, seed: u128) ->
     }
 }
 
-/// The writes of an event: a row in each table of its topic, and then a change of each.
+/// Returns the writes of an event: a row in each table of its topic, and then a change of each.
 pub(super) fn writes<'g>(event: &Event<'g>, timestamp: Time) -> Vec<Plan<'g>> {
-    // `created_at` is the earliest timestamp: an earlier one changes a row. The later one stays within the bounds of
-    // the suspect's partition, which a microsecond earlier might not.
+    // `created_at` is the earliest timestamp, so a row changes when an earlier one follows. The insert uses the later
+    // one, as a microsecond before the suspect's time might fall outside the bounds of its table partition.
     let later = Time::from_micros(timestamp.micros().saturating_add(1));
     let mut first = Plan::default();
     first.add(event.clone(), later);
     let mut second = Plan::default();
     second.add(event.clone(), timestamp);
     if let Event::Transfer(transfer) = event {
-        // the second transfer of a voice changes its cache row in another column than the first
+        // The second transfer of a voice changes another column of its cache row than the first.
         let another = |text: &str| Cow::Owned(fresh(text, 0, 5).into_owned());
         let (greeting_call_id, agent_call_id) =
             (another(&transfer.greeting_call_id), another(&transfer.agent_call_id));
@@ -138,7 +139,7 @@ pub(super) fn writes<'g>(event: &Event<'g>, timestamp: Time) -> Vec<Plan<'g>> {
     vec![first, second]
 }
 
-/// The cache row that a transfer changes: without one of its voice it would meet none.
+/// Returns the cache row that a transfer updates; without it the transfer would update none.
 pub(super) fn cache_row<'g>(event: &Event<'g>, timestamp: Time) -> Option<Plan<'g>> {
     let Event::Transfer(transfer) = event else {
         return None;
@@ -161,11 +162,11 @@ pub(super) fn cache_row<'g>(event: &Event<'g>, timestamp: Time) -> Option<Plan<'
     Some(plan)
 }
 
-/// Digits of an identity that are replaced, at most.
+/// Maximum number of digits of an identity that are replaced.
 const REPLACED: usize = 9;
 
-/// A text like the other, with other digits: a constraint on its form takes it as well. The first digit stays, as a
-/// caller's number does not begin with 0. A text with too few digits gets some.
+/// Returns a text of the same form with other digits, so that a constraint on its form accepts it as well. The first
+/// digit stays, as a phone number does not begin with 0. Digits are appended to a text that has too few.
 fn fresh<'t>(text: &str, seed: u128, part: u128) -> Cow<'t, str> {
     let mut source = uid("trial", &[&seed.to_string(), &part.to_string()]).as_u128();
     let mut digit = || {

@@ -1,4 +1,4 @@
-//! What a batch leaves to the next ones: a known good record of each topic, and how much a transaction may hold.
+//! State that a batch leaves to later ones: a known good record and a transaction size limit for each topic.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,53 +8,53 @@ use super::prepare::Part;
 use super::sizes::Sizes;
 use crate::record::{Record, Topic};
 
-/// A larger record is not kept: the one before it serves as well.
-const MOST_BYTES: usize = 64 * 1024;
+/// Larger records are not kept; an earlier one serves as well.
+const KEPT_RECORD_MAX_BYTES: usize = 64 * 1024;
 
 /// Shared by all clones.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Mutex<Kept>>);
+pub struct Memory(Arc<Mutex<MemoryState>>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct MemoryState {
     good: BTreeMap<Topic, Record>,
     sizes: Sizes,
 }
 
 impl Memory {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, MemoryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last record of a topic that landed and made a row.
+    /// Returns the last record of a topic that landed and produced a row.
     pub(super) fn good(&self, topic: Topic) -> Option<Record> {
         self.kept().good.get(&topic).cloned()
     }
 
-    /// Takes in what landed.
+    /// Remembers records that landed.
     pub(super) fn landed(&self, good: &BTreeMap<Topic, &Record>) {
-        for (topic, record) in good.iter().filter(|(_, record)| record.size() <= MOST_BYTES) {
+        for (topic, record) in good.iter().filter(|(_, record)| record.size() <= KEPT_RECORD_MAX_BYTES) {
             let record = (*record).clone();
             self.kept().good.insert(*topic, record);
         }
     }
 
-    /// The most records of a topic in a transaction.
+    /// Returns the maximum number of records of a topic in one transaction.
     pub(super) fn limit(&self, topic: Topic) -> usize {
         self.kept().sizes.limit(topic, Instant::now())
     }
 
-    /// Whether these may share a transaction.
+    /// Whether these parts fit into one transaction.
     pub(super) fn fit(&self, parts: &[Part<'_, '_>]) -> bool {
         self.kept().sizes.fit(&counts(parts), Instant::now())
     }
 
-    /// These were too many for one transaction.
+    /// Halves the limits after a transaction with these parts was too large.
     pub(super) fn too_large(&self, parts: &[Part<'_, '_>]) {
         self.kept().sizes.too_large(&counts(parts), Instant::now());
     }
 
-    /// A single record of the topic was too slow or too large, not the number.
+    /// Removes a topic's limit, when a single record was too slow or too large.
     pub(super) fn forget_limit(&self, topic: Topic) {
         self.kept().sizes.forget(topic);
     }

@@ -1,19 +1,19 @@
-//! A batch of records into the database: decode, plan, write. Live records, replays and tests all come through here.
+//! Writes batches of records to the database: decode, plan, write. Live records, replays and tests all take this path.
 //!
-//! A batch that fails is split by partition; a partition that fails is tried in halves, and a record that PostgreSQL
-//! refuses by itself is tried beside one that is known to be good (contract, section 6).
+//! A batch that fails is split by partition. A partition that fails is written in halves, and a record that PostgreSQL
+//! refuses alone is tried beside a known good one (contract, section 6).
 //!
 //! ```text
 //! mod       -> one transaction for a batch, then one for each partition; the loop of a replay
-//! thorough  -> one partition: halving, the verdicts, what lands behind them
-//! suspects  -> the trial's driver: suspect and known good record in one session
-//! trial     -> pure: the tries to a verdict
-//! good      -> pure: a known good record, disguised as one that nobody has sent
-//! sizes     -> pure: how many records of a topic a transaction may hold
-//! prepare   -> pure: records to a plan, dead letters, positions
-//! blocking  -> long decoding leaves the runtime's workers
-//! memory    -> what a batch leaves to the next ones
-//! counts    -> what a batch adds to the metrics
+//! thorough  -> one partition: halving, trials of suspects, rows after a refused record
+//! suspects  -> runs trials: a suspect and a known good record in one session
+//! trial     -> pure: a verdict from the tries
+//! good      -> pure: a known good record with unused identities
+//! sizes     -> pure: the maximum number of records of a topic in a transaction
+//! prepare   -> pure: a plan, dead letters and positions from records
+//! blocking  -> keeps long decoding off the runtime's workers
+//! memory    -> state that a batch leaves to later ones
+//! counts    -> the metrics of a batch
 //! ```
 
 mod blocking;
@@ -46,15 +46,15 @@ pub use memory::Memory;
 use outcome::{Batch, Effort, Outcome, Report, Span, Wait, WaitKind};
 use prepare::{Part, Rejected};
 
-/// Where the partitions of the records at hand stand; by topic and partition.
+/// The positions of partitions, by topic and partition.
 pub type Positions = BTreeMap<(Topic, i32), Position>;
 
-/// What a batch is written with.
+/// Writes batches.
 #[derive(Clone)]
 pub struct Ingest {
     /// The database.
     pub store: Store,
-    /// What decoding depends on.
+    /// The settings that decoding depends on.
     pub limits: Limits,
     /// `TOPIC_PREFIX`.
     pub topic_prefix: String,
@@ -62,30 +62,30 @@ pub struct Ingest {
     pub group: Option<String>,
     /// `DEAD_LETTER_LIMIT`.
     pub dead_letter_limit: i64,
-    /// Whether the writes are to stay.
+    /// Whether writes are committed.
     pub mode: Mode,
-    /// What earlier batches have shown; shared by all clones.
+    /// State that earlier batches left, shared by all clones.
     pub memory: Memory,
 }
 
-/// Why the records of [`Ingest::write`] did not all land; what did land is in the positions.
+/// The reason why not all records of [`Ingest::write`] landed. The positions show which did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A stored offset is not the expected one: read the positions again.
+    /// A stored offset differs from the expected one: the positions must be read again.
     Fenced,
-    /// The caller is asked to end, and the world does not let the records land.
+    /// The caller was cancelled while the database did not accept the records.
     Cancelled,
 }
 
 type Outcomes = BTreeMap<TopicPartition, Outcome>;
 
 impl Ingest {
-    /// The topic's name as Kafka has it.
+    /// Returns the topic's name in Kafka, with prefix.
     pub fn topic_name(&self, topic: Topic) -> String {
         format!("{}{topic}", self.topic_prefix)
     }
 
-    /// Writes a batch as far as it lands, without a pause but for a trial's, and says what became of each partition.
+    /// Writes a batch as far as it lands, and returns the outcome of each partition. Pauses only during a trial.
     pub async fn write_batch(&self, batch: Batch, effort: Effort, cancel: &CancellationToken) -> Report {
         let Batch { records, spans } = batch;
         let borrowed: Vec<&Record> = records.iter().collect();
@@ -99,8 +99,8 @@ impl Ingest {
         Report { outcomes, remaining, written }
     }
 
-    /// Writes the records, which are in offset order within each partition, and moves the positions of their
-    /// partitions on. What waits is tried again with growing pauses for as long as it takes. Returns what was written.
+    /// Writes the records, which are in offset order within each partition, and advances the positions. Retries with
+    /// growing pauses until all have landed or a stop is due. Returns the rows written.
     pub async fn write(
         &self,
         records: &[Record],
@@ -148,7 +148,7 @@ impl Ingest {
                 partitions = waits.len(),
                 problem = wait.text,
                 pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                "a batch is kept and tried again"
+                "a batch did not land and is retried"
             );
             if !pause_for(pause, cancel).await {
                 return Err(Stop::Cancelled);
@@ -189,7 +189,7 @@ impl Ingest {
         (outcomes, written)
     }
 
-    /// Says who holds the lock that a write did not get in time.
+    /// Adds the sessions that hold a lock to the text of each wait for one.
     async fn name_lock_holders(&self, outcomes: &mut Outcomes) {
         let locked = outcomes.values_mut().filter_map(|outcome| match outcome {
             Outcome::Waits { wait, .. } if wait.text.contains(LOCK_TIMEOUT) => Some(wait),
@@ -202,13 +202,13 @@ impl Ingest {
         let holders = self.store.lock_holders().await.unwrap_or_default();
         for wait in locked {
             wait.text = match holders.as_slice() {
-                [] => "a lock was not to be had within 2 s".to_owned(),
-                holders => format!("a lock was not to be had within 2 s; held by {}", holders.join("; ")),
+                [] => "a lock was not granted within 2 s".to_owned(),
+                holders => format!("a lock was not granted within 2 s; held by {}", holders.join("; ")),
             };
         }
     }
 
-    /// One transaction for all, and after its failure one for each partition.
+    /// Writes all parts in one transaction; if that fails, each part in a transaction of its own.
     async fn write_once(&self, parts: &[Part<'_, '_>], written: &mut Written) -> Outcomes {
         let mut database: Option<Fault> = None;
         if self.memory.fit(parts) {
@@ -225,7 +225,7 @@ impl Ingest {
             }
         }
         let mut outcomes = Outcomes::new();
-        // A table that somebody locks costs the time of one lock wait, and not one for each partition of the topic.
+        // A locked table costs one lock timeout per topic, not one per partition.
         let mut busy: BTreeMap<Topic, Fault> = BTreeMap::new();
         for part in parts {
             let known = database.as_ref().or_else(|| busy.get(&part.key.topic));
@@ -262,7 +262,7 @@ impl Ingest {
         outcomes
     }
 
-    /// Writes a partition in pieces of the size that is known to land. The error says how far it came.
+    /// Writes a partition in pieces of a size known to land. The error includes the position reached.
     async fn land_in_turn(
         &self,
         part: &Part<'_, '_>,
@@ -323,7 +323,7 @@ impl Ingest {
     }
 }
 
-/// The spans of records that are read from where the positions are.
+/// Returns the spans of records that are read from these positions.
 fn spans_of(records: &[&Record], positions: &Positions) -> BTreeMap<TopicPartition, Span> {
     let mut spans: BTreeMap<TopicPartition, Span> = BTreeMap::new();
     for record in records {
@@ -338,7 +338,7 @@ fn spans_of(records: &[&Record], positions: &Positions) -> BTreeMap<TopicPartiti
     spans
 }
 
-/// The outcome of a partition that failed.
+/// Returns the outcome of a partition whose write failed.
 fn failed(landed: Position, fault: &Fault) -> Outcome {
     match fault {
         Fault::Fenced => Outcome::Fenced,
@@ -346,7 +346,7 @@ fn failed(landed: Position, fault: &Fault) -> Outcome {
     }
 }
 
-/// The wait that a fault asks for.
+/// Returns the wait for a fault.
 fn wait(fault: &Fault) -> Wait {
     let kind = match fault {
         Fault::Refused(_) | Fault::TooLarge(_) => WaitKind::Suspects,

@@ -1,4 +1,4 @@
-//! What the live consumer hands to a write, and what it gets back: plain values, one outcome for each partition.
+//! The input and the result of a write by the live consumer, with one outcome for each partition.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::store::write::Written;
 pub struct Batch {
     /// In offset order within each partition.
     pub records: Vec<Record>,
-    /// Every partition of the batch: those of its records, and those of which only the offset moves.
+    /// Every partition of the batch, including those whose offset moves without a record.
     pub spans: BTreeMap<TopicPartition, Span>,
 }
 
@@ -20,15 +20,15 @@ pub struct Batch {
 pub struct Span {
     /// The position that the database is expected to hold.
     pub from: Position,
-    /// The offset to store once every record of the partition has landed. It is greater than the last record's offset,
-    /// by more than one where the offsets in between hold no record (contract, section 7).
+    /// The offset to store once every record of the partition has landed. It exceeds the last record's offset by more
+    /// than one if the offsets in between hold no record (contract, section 7).
     pub to_offset: i64,
 }
 
-/// How much a write may do before it returns.
+/// The work that a write may do before it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// One transaction for the whole batch, then one for each partition. Returns within the time of these.
+    /// One transaction for the whole batch, then one for each partition.
     Once,
     /// Halving and the proof by trial as well (contract, section 6), which takes seconds.
     Thorough,
@@ -41,37 +41,37 @@ pub struct Report {
     pub outcomes: BTreeMap<TopicPartition, Outcome>,
     /// The records that did not land, in their order.
     pub remaining: Vec<Record>,
-    /// What was written.
+    /// The rows written.
     pub written: Written,
 }
 
-/// What became of one partition of a batch.
+/// The outcome of one partition of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every record landed; this position is stored.
+    /// Every record landed, and this position is stored.
     Landed(Position),
     /// The stored position is not the expected one. Nothing was written.
     Fenced,
     /// Some records did not land.
     Waits {
-        /// The stored position: behind the records that did land.
+        /// The stored position, after the records that landed.
         landed: Position,
-        /// Why the others wait.
+        /// The reason why the other records wait.
         wait: Wait,
     },
 }
 
-/// Why records wait.
+/// A reason why records wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// The kind, which decides what the consumer does next.
+    /// The kind, which decides the consumer's next step.
     pub kind: WaitKind,
-    /// The reason, for the log: names table, constraint, column or offset; quotes no value.
+    /// The reason for the log. Names a table, constraint, column or offset, and quotes no value.
     pub text: String,
 }
 
 impl Wait {
-    /// The label of `voiceclone_write_retries_total{cause}`: by the kind, and by the words of `store::fault`.
+    /// Returns the label of `voiceclone_write_retries_total{cause}`, from the kind and the words of `store::fault`.
     pub fn cause(&self) -> &'static str {
         let says = |words: &[&str]| words.iter().any(|words| self.text.contains(words));
         let right = says(&["permission denied", "must be owner of"]);
@@ -79,7 +79,7 @@ impl Wait {
             WaitKind::Drift if right => "permission",
             WaitKind::Drift => "drift",
             WaitKind::Suspects => "other",
-            _ if says(&["a lock was not to be had"]) => "timeout",
+            _ if says(&["a lock was not granted"]) => "timeout",
             _ if says(&["read-only", "during recovery", "not accepting commands"]) => "read_only",
             _ if says(&["could not extend file", "could not write", "No space left"]) => "disk_full",
             _ if says(&["terminating connection", "the database system is"]) => "shutdown",
@@ -95,15 +95,15 @@ impl Wait {
 /// The kinds of [`Wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitKind {
-    /// The database cannot be reached or takes no writes: every partition waits, and one retry serves all.
+    /// The database cannot be reached or accepts no writes. Every partition waits, and one retry serves all.
     Database,
-    /// PostgreSQL refused a row, or a part of the batch failed: a thorough write is due, without a pause.
+    /// PostgreSQL refused a row, or a part of the batch failed. A thorough write follows without a pause.
     Suspects,
-    /// The table takes no good row either (contract, section 6: drift).
+    /// The table refuses good rows as well (contract, section 6: drift).
     Drift,
     /// One record is too slow or too large for the database.
     TooLarge,
-    /// Anything else that may pass.
+    /// Any other error that may be transient.
     Other,
 }
 
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_is_counted_by_what_postgresql_said() {
+    fn a_wait_is_counted_by_the_words_of_postgresql() {
         use WaitKind::{Database, Drift, Other, Suspects};
         for (kind, text, cause) in [
             (Database, "no connection to PostgreSQL: none within 5 s (127.0.0.1:1: refused)", "connection"),
@@ -124,7 +124,7 @@ mod tests {
             (Database, "no connection to PostgreSQL: h:5432: the database system is starting up", "shutdown"),
             (Other, "PostgreSQL: deadlock detected", "deadlock"),
             (Other, "PostgreSQL: canceling statement due to lock timeout", "timeout"),
-            (Other, "a lock was not to be had within 2 s; held by process 7, role deadlock", "timeout"),
+            (Other, "a lock was not granted within 2 s; held by process 7, role deadlock", "timeout"),
             (Drift, "PostgreSQL: permission denied for (call_log): undo the change", "permission"),
             (Drift, "good rows are refused: NOT NULL of column tenant_id of table call_log", "drift"),
             (Suspects, "PostgreSQL refused a row: a CHECK", "other"),

@@ -1,4 +1,4 @@
-//! Records to what is written of them: a plan of rows, dead letters, and the positions behind them. No I/O, no clock.
+//! Prepares a write: a plan of rows, dead letters, and the new positions. No I/O, no clock.
 
 use std::collections::BTreeMap;
 
@@ -18,15 +18,15 @@ pub(super) struct Part<'a, 'r> {
     pub from: Position,
     /// The offset to store.
     pub to_offset: i64,
-    /// Whether these are the last records of their batch: only then does the limit of dead letters stop the partition,
-    /// as the batch in which it is reached still lands (contract, section 6).
+    /// Whether these are the last records of their batch. Only then does the dead letter limit stop the partition, as
+    /// the batch that reaches it still lands (contract, section 6).
     pub completes: bool,
-    /// In offset order. There may be none: then only the offset moves.
+    /// In offset order. May be empty: then only the offset moves.
     pub records: &'r [&'a Record],
 }
 
 impl<'a, 'r> Part<'a, 'r> {
-    /// The records from the first to before the end, as a part of their own.
+    /// Returns a range of the records as a part of its own.
     pub fn piece(&self, first: usize, end: usize) -> Part<'a, 'r> {
         let last = end >= self.records.len();
         let records = self.records.get(first..end).unwrap_or_default();
@@ -37,7 +37,7 @@ impl<'a, 'r> Part<'a, 'r> {
         Part { to_offset, completes: self.completes && last, records, ..*self }
     }
 
-    /// All in pieces of at most so many records.
+    /// Splits the part into pieces of at most `most` records.
     pub fn pieces(&self, most: usize) -> Vec<Part<'a, 'r>> {
         let most = most.max(1);
         let count = self.records.len().div_ceil(most).max(1);
@@ -45,22 +45,22 @@ impl<'a, 'r> Part<'a, 'r> {
     }
 }
 
-/// Records that are found guilty, by offset.
+/// Records that were found guilty, by offset.
 pub(super) type Rejected = BTreeMap<i64, Unusable>;
 
-/// What is written of records.
+/// Everything that is written for some records.
 pub(super) struct Prepared<'a> {
     pub plan: Plan<'a>,
     pub dead_letters: Vec<DeadLetter<'a>>,
     pub advances: Vec<Advance>,
-    /// The positions once all of it has landed.
+    /// The positions after the write.
     pub after: BTreeMap<TopicPartition, Position>,
-    /// The last record of each topic that makes a row.
+    /// The last record of each topic that produces a row.
     pub good: BTreeMap<Topic, &'a Record>,
 }
 
 impl Ingest {
-    /// Decodes the records. Many bytes are decoded off the runtime's workers.
+    /// Decodes the records. Large amounts are decoded off the runtime's workers.
     pub(super) fn prepare<'a>(&'a self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
         let values = parts.iter().flat_map(|part| part.records).filter_map(|record| record.value.as_ref());
         off_the_workers(values.map(Vec::len).sum(), || self.prepare_here(parts, rejected))
@@ -81,7 +81,7 @@ impl Ingest {
             let mut dead_in_a_row = part.from.dead_in_a_row;
             for record in part.records {
                 let outcome = self.outcome(record, rejected);
-                dead_in_a_row = counted(dead_in_a_row, outcome.is_ok(), self.dead_letter_limit);
+                dead_in_a_row = count_consecutive(dead_in_a_row, outcome.is_ok(), self.dead_letter_limit);
                 match outcome {
                     Ok((event, timestamp)) => {
                         if makes_a_row(&event) {
@@ -111,7 +111,7 @@ impl Ingest {
         prepared
     }
 
-    /// The event of a record with the record's timestamp, or why it cannot be used.
+    /// Returns the event of a record with the record's timestamp, or the reason why it cannot be used.
     pub(super) fn outcome<'a>(
         &self,
         record: &'a Record,
@@ -121,13 +121,14 @@ impl Ingest {
             return Err(unusable.clone());
         }
         let event = decode(record, self.limits)?;
-        // Decoding has checked the timestamp where the event needs it.
+        // Decoding has checked the timestamp if the event uses it.
         Ok((event, Time::from_record(record.timestamp).unwrap_or(Time::from_micros(0))))
     }
 }
 
-/// Unusable records in a row behind a further record. Once the limit is reached the count stays there.
-fn counted(before: i64, usable: bool, limit: i64) -> i64 {
+/// Returns the count of consecutive unusable records after one more record. The count stays at the limit once it is
+/// reached.
+fn count_consecutive(before: i64, usable: bool, limit: i64) -> i64 {
     match before {
         reached if reached >= limit => reached,
         _ if usable => 0,
@@ -135,7 +136,7 @@ fn counted(before: i64, usable: bool, limit: i64) -> i64 {
     }
 }
 
-/// A delete may find no state, and makes no row then.
+/// Whether an event always produces a row: a delete of a mapping that does not exist does not.
 fn makes_a_row(event: &Event<'_>) -> bool {
     match event {
         Event::Mapping(mapping) => mapping.state.is_some(),
@@ -149,9 +150,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_count_begins_anew_with_a_usable_record_until_the_limit_is_reached() {
-        let count =
-            |outcomes: &str| outcomes.chars().fold(0, |before, outcome| counted(before, outcome == 'u', 3));
+    fn a_usable_record_resets_the_count_until_the_limit_is_reached() {
+        let count = |outcomes: &str| {
+            outcomes.chars().fold(0, |before, outcome| count_consecutive(before, outcome == 'u', 3))
+        };
         assert_eq!(count("ddudd"), 2);
         assert_eq!(count("ddu"), 0);
         assert_eq!(count("ddd"), 3);

@@ -1,11 +1,11 @@
-//! How many records of a topic one transaction may hold, after one was too slow or too large. No clock.
+//! Limits the number of records of a topic in one transaction, after a transaction was too slow or too large. No clock.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::record::Topic;
 
-/// A limit doubles each time that so much has passed, so that what has made a table slow is forgotten.
+/// A limit doubles after each such period, so that a temporary slowdown of a table is forgotten.
 const DOUBLES_EVERY: Duration = Duration::from_secs(60);
 
 /// The limits of all topics.
@@ -29,19 +29,19 @@ impl Limit {
 }
 
 impl Sizes {
-    /// The most records of a topic in a transaction.
+    /// Returns the maximum number of records of a topic in one transaction.
     pub fn limit(&self, topic: Topic, now: Instant) -> usize {
         self.0.get(&topic).map_or(usize::MAX, |limit| limit.at(now))
     }
 
-    /// Whether so many records of each topic fit into one transaction.
+    /// Whether these numbers of records fit into one transaction.
     pub fn fit(&self, counts: &BTreeMap<Topic, usize>, now: Instant) -> bool {
         #[allow(clippy::cast_precision_loss, reason = "a share of a limit, not a count")]
         let share = |(topic, count): (&Topic, &usize)| *count as f64 / self.limit(*topic, now) as f64;
         counts.iter().map(share).sum::<f64>() <= 1.0
     }
 
-    /// So many records of each topic were too many for one transaction.
+    /// Halves the limits after a transaction with these numbers of records was too large.
     pub fn too_large(&mut self, counts: &BTreeMap<Topic, usize>, now: Instant) {
         for (topic, count) in counts.iter().filter(|(_, count)| **count > 1) {
             let records = self.limit(*topic, now).min(*count) / 2;
@@ -49,7 +49,7 @@ impl Sizes {
         }
     }
 
-    /// It was a single record's fault, not the number's.
+    /// Removes a topic's limit, when a single record was too large rather than the number of records.
     pub fn forget(&mut self, topic: Topic) {
         self.0.remove(&topic);
     }

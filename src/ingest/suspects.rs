@@ -1,5 +1,5 @@
-//! The trial of suspects against the database: each alone, and behind it a known good record of its topic, in one session
-//! and rolled back. All suspects are tried side by side.
+//! Tries suspects against the database: each alone, followed by a known good record of its topic, in one session and
+//! rolled back. All suspects are tried in the same period.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::outcome::{Wait, WaitKind};
 use super::prepare::Rejected;
-use super::trial::{Step, Try, Verdict, judge};
+use super::trial::{NextStep, TrialVerdict, Try, judge};
 use super::{Ingest, good, wait};
 use crate::event::{Event, Reason, Time, Unusable, decode};
 use crate::plan::Plan;
@@ -19,18 +19,18 @@ use crate::store::fault::Refusal;
 use crate::store::offsets::Advance;
 use crate::store::write::Rehearsal;
 
-/// A suspect whose tries fail so often for a passing reason is left for later.
-const PASSING_FAILURES: u32 = 5;
-/// The pause behind one.
-const AFTER_A_PASSING_FAILURE: Duration = Duration::from_millis(200);
+/// Transient failures after which a suspect is left for later.
+const TRANSIENT_FAILURES: u32 = 5;
+/// Pause after a transient failure.
+const TRANSIENT_FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
-/// What becomes of a suspect.
+/// The finding on a suspect.
 pub(super) enum Finding {
-    /// It becomes a dead letter.
+    /// The record becomes a dead letter.
     Guilty(Unusable),
-    /// It was taken: its batch is tried again.
+    /// The record was accepted: its batch is tried again.
     Taken,
-    /// It is innocent, and cannot be written now.
+    /// The record is innocent, but cannot be written now.
     Waits(Wait),
 }
 
@@ -40,13 +40,14 @@ struct Suspect<'a> {
     event: Event<'a>,
     timestamp: Time,
     tries: Vec<Try>,
-    passing_failures: u32,
+    transient_failures: u32,
     not_before: Instant,
     finding: Option<Finding>,
 }
 
 impl Ingest {
-    /// Tries suspects of one topic, which takes seconds. One finding for each, or why there is none for any.
+    /// Tries suspects of one topic, which takes seconds. Returns one finding for each, or a wait if the trial cannot
+    /// finish.
     pub(super) async fn try_suspects(
         &self,
         records: &[&Record],
@@ -61,7 +62,7 @@ impl Ingest {
                     event,
                     timestamp,
                     tries: Vec::new(),
-                    passing_failures: 0,
+                    transient_failures: 0,
                     not_before: start,
                     finding: None,
                 });
@@ -72,14 +73,14 @@ impl Ingest {
             let undecided = suspects.iter().filter(|suspect| suspect.finding.is_none());
             let Some(next) = undecided.map(|suspect| suspect.not_before).min() else { break };
             if !pause_for(next.saturating_duration_since(Instant::now()), cancel).await {
-                let text = "the daemon ends before the trial of a record does".to_owned();
+                let text = "the daemon stops before the trial of a record has finished".to_owned();
                 return Err(Wait { kind: WaitKind::Other, text });
             }
         }
         Ok(suspects.into_iter().filter_map(|suspect| suspect.finding).collect())
     }
 
-    /// One try of each that is due. The session is given back before the pause, as a pool may have few.
+    /// Tries each suspect that is due once. The session is returned before the pause, as a pool may have few.
     async fn try_all_once(&self, suspects: &mut [Suspect<'_>]) -> Result<(), Fault> {
         let mut session = self.store.rehearsal().await?;
         let english = session.messages_are_english().await?;
@@ -111,16 +112,16 @@ impl Ingest {
         };
         let (taken, good) = match (refusal(taken), refusal(good)) {
             (Ok(taken), Ok(good)) => (taken, good),
-            // it says nothing of the suspect
+            // This fault is no evidence against the suspect.
             (Err(fault @ (Fault::Unavailable(_) | Fault::Fenced)), _)
             | (_, Err(fault @ (Fault::Unavailable(_) | Fault::Fenced))) => return Err(fault),
             (Err(Fault::Busy(text) | Fault::TooLarge(text)), _)
             | (_, Err(Fault::Busy(text) | Fault::TooLarge(text))) => {
-                suspect.passing_failures += 1;
-                if suspect.passing_failures >= PASSING_FAILURES {
+                suspect.transient_failures += 1;
+                if suspect.transient_failures >= TRANSIENT_FAILURES {
                     suspect.finding = Some(Finding::Waits(wait(&Fault::Busy(text))));
                 }
-                suspect.not_before = at + AFTER_A_PASSING_FAILURE;
+                suspect.not_before = at + TRANSIENT_FAILURE_PAUSE;
                 return Ok(());
             }
             (Err(fault), _) | (_, Err(fault)) => {
@@ -130,24 +131,24 @@ impl Ingest {
         };
         suspect.tries.push(Try { at, suspect: taken, good });
         match judge(&suspect.tries, english) {
-            Step::TryAgain(not_before) => suspect.not_before = not_before,
-            Step::Decided(verdict) => suspect.finding = Some(self.finding(suspect.record, verdict)),
+            NextStep::TryAgain(not_before) => suspect.not_before = not_before,
+            NextStep::Decided(verdict) => suspect.finding = Some(self.finding(suspect.record, verdict)),
         }
         Ok(())
     }
 
-    fn finding(&self, record: &Record, verdict: Verdict) -> Finding {
+    fn finding(&self, record: &Record, verdict: TrialVerdict) -> Finding {
         match verdict {
-            Verdict::Taken => Finding::Taken,
-            Verdict::Drift(refusal) => Finding::Waits(drift(&refusal)),
-            Verdict::Unreadable(refusal) => Finding::Waits(Wait {
+            TrialVerdict::Taken => Finding::Taken,
+            TrialVerdict::Drift(refusal) => Finding::Waits(drift(&refusal)),
+            TrialVerdict::Unreadable(refusal) => Finding::Waits(Wait {
                 kind: WaitKind::Other,
                 text: format!(
                     "PostgreSQL refused a row ({refusal}), and its messages are not in English, so that the reason \
-                     cannot be told: GRANT SET ON PARAMETER lc_messages to this role"
+                     cannot be determined: GRANT SET ON PARAMETER lc_messages to this role"
                 ),
             }),
-            Verdict::Guilty(refusal) => {
+            TrialVerdict::Guilty(refusal) => {
                 warn!(
                     topic = self.topic_name(record.topic),
                     partition = record.partition,
@@ -161,9 +162,8 @@ impl Ingest {
         }
     }
 
-    /// Whether PostgreSQL takes a known good record with the times of a suspect, and what else is to be written with
-    /// it. `Ok` where it does.
-    pub(super) async fn takes_a_good_one(
+    /// Checks that PostgreSQL accepts a known good record with a suspect's times, together with these offsets.
+    pub(super) async fn check_good_record(
         &self,
         suspect: &Record,
         refusal: Option<&Refusal>,
@@ -198,8 +198,8 @@ impl Ingest {
         let mut all = vec![cache_row.clone()];
         all.extend(writes.iter().cloned());
         let result = session.write(&all, advances).await;
-        // A cache that takes no new row is the trouble of another topic: a transfer makes none, and where its own table
-        // refuses it, the cache has no part in that.
+        // A transfer inserts no cache row. If its own table refuses it, a cache that refuses new rows is another
+        // topic's problem, and the transfer is tried without one.
         let own = refusal.and_then(|refusal| refusal.table.as_deref()) == Some("clone_transfer_events");
         if result.is_err() && own && session.write(&[cache_row], &[]).await.is_err() {
             return session.write(&writes, advances).await;
@@ -208,7 +208,7 @@ impl Ingest {
     }
 }
 
-/// An event of the newest stored row; a plain one where there is none, or where it cannot be read.
+/// Returns an event of the newest stored row, or a plain one if there is none or it cannot be read.
 async fn newest_or_plain(session: &mut Rehearsal<'_>, topic: Topic) -> Result<Event<'static>, Fault> {
     match session.newest(topic).await {
         Ok(Some(event)) => Ok(event),
@@ -217,7 +217,7 @@ async fn newest_or_plain(session: &mut Rehearsal<'_>, topic: Topic) -> Result<Ev
     }
 }
 
-/// Splits a refusal from what says nothing of the record.
+/// Separates a refusal, which may be the record's fault, from other faults.
 fn refusal(result: Result<(), Fault>) -> Result<Result<(), Refusal>, Fault> {
     match result {
         Ok(()) => Ok(Ok(())),
@@ -226,13 +226,13 @@ fn refusal(result: Result<(), Fault>) -> Result<Result<(), Refusal>, Fault> {
     }
 }
 
-/// The wait for a table that takes no good record.
+/// Returns the wait for a table that accepts no good record.
 pub(super) fn drift(refusal: &Refusal) -> Wait {
     let remedy = refusal.remedy();
     Wait { kind: WaitKind::Drift, text: format!("good rows are refused: {refusal}; {remedy}") }
 }
 
-/// The wait of a record that is too much for the database by itself.
+/// Returns the wait for a record that alone is too much for the database.
 pub(super) fn too_large(record: &Record, text: &str) -> Wait {
     let offset = record.offset;
     let text = format!(

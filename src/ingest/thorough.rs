@@ -1,5 +1,5 @@
-//! One partition, written as far as it lands: halves of what is refused or too large, a trial of the records that are
-//! refused by themselves, and then everything up to the first that waits (contract, section 6).
+//! Writes one partition as far as possible: splits batches that are refused or too large into halves, tries refused
+//! records alone, and then writes everything up to the first record that waits (contract, section 6).
 
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -15,20 +15,20 @@ use crate::store::fault::Refusal;
 use crate::store::offsets::Position;
 use crate::store::write::{Mode, Written};
 
-/// Passes without any news, after which the partition waits.
+/// Passes without progress after which the partition waits.
 const IDLE_PASSES: u32 = 3;
-/// Tries of one piece that fails for a passing reason.
+/// Attempts to write one piece that fails with a transient error.
 const BUSY_TRIES: u32 = 2;
 
-/// What a pass over the records came to.
+/// The result of one pass over the records.
 struct Pass<'a> {
-    /// What landed, offsets included.
+    /// The position up to which everything landed, offsets included.
     landed: Position,
-    /// Records that were refused by themselves. Rows of their neighbours are there, offsets are not.
+    /// Records that were refused when written alone. The rows of their neighbours have landed, the offsets have not.
     suspects: Vec<&'a Record>,
-    /// Why it ended before the last record.
+    /// The fault that ended the pass before the last record.
     stop: Option<Fault>,
-    /// Said in place of the fault's own words.
+    /// The wait to report in place of the fault's own.
     wait: Option<Wait>,
 }
 
@@ -41,7 +41,7 @@ impl Ingest {
     ) -> Outcome {
         let mut rejected = Rejected::new();
         let mut landed = part.from;
-        // The first record that is innocent and waits: nothing from there on is counted as landed.
+        // The first innocent record that waits. Nothing from its offset on counts as landed.
         let mut waits: Option<(i64, Wait)> = None;
         let mut idle = 0;
         loop {
@@ -94,19 +94,19 @@ impl Ingest {
             idle = if news { 0 } else { idle + 1 };
             if idle >= IDLE_PASSES {
                 let text =
-                    "PostgreSQL refuses a row now and then, and takes it when it comes alone".to_owned();
+                    "PostgreSQL sometimes refuses a row, and accepts it when it is written alone".to_owned();
                 return Outcome::Waits { landed, wait: Wait { kind: WaitKind::Other, text } };
             }
         }
     }
 
-    /// Writes the records in pieces, halving those that are refused or too large. Once a record is refused by itself,
-    /// only the rows of those behind it are written: its offset comes before theirs.
+    /// Writes the records in pieces and halves a piece that is refused or too large. After the first record that is
+    /// refused alone, only rows are written, as its offset comes before theirs.
     async fn pass<'a>(&self, part: &Part<'a, '_>, rejected: &Rejected, written: &mut Written) -> Pass<'a> {
         let mut pass = Pass { landed: part.from, suspects: Vec::new(), stop: None, wait: None };
         let mut pieces = part.pieces(self.memory.limit(part.key.topic));
         pieces.reverse();
-        let mut good_is_taken = false;
+        let mut good_is_accepted = false;
         let mut busy = 0;
         while let Some(piece) = pieces.pop() {
             let result = if pass.suspects.is_empty() {
@@ -123,13 +123,13 @@ impl Ingest {
             };
             let halved = match &fault {
                 Fault::Refused(refusal) if piece.records.len() > 1 => {
-                    if !good_is_taken {
-                        if let Err(fault) = self.good_beside(&piece, refusal, &pass, rejected).await {
-                            pass.wait = Some(fault_of_the_world(&fault));
+                    if !good_is_accepted {
+                        if let Err(fault) = self.check_good_beside(&piece, refusal, &pass, rejected).await {
+                            pass.wait = Some(environment_wait(&fault));
                             pass.stop = Some(fault);
                             break;
                         }
-                        good_is_taken = true;
+                        good_is_accepted = true;
                         info!(
                             topic = self.topic_name(part.key.topic),
                             partition = part.key.partition,
@@ -154,7 +154,7 @@ impl Ingest {
                     pass.suspects.push(suspect);
                     continue;
                 }
-                // its dead letter or its offset was refused, which says nothing of the record
+                // Its dead letter or its offset was refused, which is no evidence against the record.
                 (Fault::Refused(refusal), _) => pass.wait = Some(drift(refusal)),
                 (Fault::TooLarge(text), [record]) => {
                     pass.wait = Some(self.too_large_alone(record, text).await);
@@ -173,7 +173,7 @@ impl Ingest {
         pass
     }
 
-    /// Writes the rows of records whose offsets are not counted yet.
+    /// Writes the rows of records without moving the stored offset.
     async fn land_rows(
         &self,
         piece: &Part<'_, '_>,
@@ -193,8 +193,8 @@ impl Ingest {
         Ok(())
     }
 
-    /// Whether a known good record is taken where the piece is refused, its offset included.
-    async fn good_beside(
+    /// Checks that a known good record is accepted together with the offset of the refused piece.
+    async fn check_good_beside(
         &self,
         piece: &Part<'_, '_>,
         refusal: &Refusal,
@@ -208,23 +208,23 @@ impl Ingest {
         } else {
             Vec::new()
         };
-        self.takes_a_good_one(usable, Some(refusal), &advances).await
+        self.check_good_record(usable, Some(refusal), &advances).await
     }
 
     async fn too_large_alone(&self, record: &Record, text: &str) -> Wait {
-        match self.takes_a_good_one(record, None, &[]).await {
-            Err(fault @ (Fault::TooLarge(_) | Fault::Unavailable(_))) => fault_of_the_world(&fault),
+        match self.check_good_record(record, None, &[]).await {
+            Err(fault @ (Fault::TooLarge(_) | Fault::Unavailable(_))) => environment_wait(&fault),
             _ => too_large(record, text),
         }
     }
 }
 
-/// The wait where a known good record fails.
-fn fault_of_the_world(fault: &Fault) -> Wait {
+/// Returns the wait for a fault that also hits a known good record, so that no record is to blame.
+fn environment_wait(fault: &Fault) -> Wait {
     match fault {
         Fault::Refused(refusal) => drift(refusal),
         Fault::TooLarge(text) => {
-            Wait { kind: WaitKind::Other, text: format!("{text}, for a small record too") }
+            Wait { kind: WaitKind::Other, text: format!("{text}, even for a small record") }
         }
         fault => wait(fault),
     }

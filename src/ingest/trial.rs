@@ -1,69 +1,69 @@
-//! The proof by trial (contract, section 6): from how PostgreSQL took a suspect and a known good record, one after the
-//! other and several times, to what becomes of the suspect. A pure value: no database, no clock.
+//! The proof by trial (contract, section 6): judges a suspect by how PostgreSQL treated it and a known good record, one
+//! after the other and several times. A pure value: no database, no clock.
 
 use std::time::{Duration, Instant};
 
 use crate::store::fault::Refusal;
 
-/// A guilty record was refused at least so many times ...
-const TRIES: u32 = 3;
-/// ... over at least this time.
-const SPAN: Duration = Duration::from_secs(3);
+/// Minimum number of refusals of a guilty record.
+const MIN_TRIES: u32 = 3;
+/// Minimum time between the first and the last of them.
+const MIN_SPAN: Duration = Duration::from_secs(3);
 
-/// One try of a suspect, and of the good record behind it.
+/// One try of a suspect, and of the good record after it.
 #[derive(Clone, Debug)]
 pub(super) struct Try {
-    /// When the suspect's outcome was known.
+    /// The time when the suspect's outcome was known.
     pub at: Instant,
-    /// Whether the suspect was taken.
+    /// Whether the suspect was accepted.
     pub suspect: Result<(), Refusal>,
-    /// Whether the good record was taken; of no account where the suspect was.
+    /// Whether the good record was accepted; irrelevant if the suspect was.
     pub good: Result<(), Refusal>,
 }
 
-/// What becomes of a suspect.
+/// The verdict on a suspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is refused, and others are not.
+pub(super) enum TrialVerdict {
+    /// The suspect is refused, and other records are not.
     Guilty(Refusal),
-    /// It was taken.
+    /// The suspect was accepted.
     Taken,
-    /// Its table takes no good record either, or breaks a rule that no record is at fault for.
+    /// The table also refuses a good record, or the broken rule is never a record's fault.
     Drift(Refusal),
-    /// The error has no kind of its own, and PostgreSQL's messages, by which the world's are known, are not in English.
+    /// The error has no kind of its own, and PostgreSQL's messages, which would identify it, are not in English.
     Unreadable(Refusal),
 }
 
-/// What is to be done with a suspect.
+/// The next step for a suspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    Decided(Verdict),
-    /// Not before this moment.
+pub(super) enum NextStep {
+    Decided(TrialVerdict),
+    /// Another try is due at this moment.
     TryAgain(Instant),
 }
 
-/// What the tries of a suspect come to. There is at least one.
-pub(super) fn judge(tries: &[Try], messages_are_english: bool) -> Step {
+/// Judges the tries of a suspect, of which there is at least one.
+pub(super) fn judge(tries: &[Try], messages_are_english: bool) -> NextStep {
     let (Some(first), Some(last)) = (tries.first(), tries.last()) else {
-        return Step::Decided(Verdict::Taken);
+        return NextStep::Decided(TrialVerdict::Taken);
     };
     let Err(refusal) = &last.suspect else {
-        return Step::Decided(Verdict::Taken);
+        return NextStep::Decided(TrialVerdict::Taken);
     };
     if refusal.is_never_a_records_fault() {
-        return Step::Decided(Verdict::Drift(refusal.clone()));
+        return NextStep::Decided(TrialVerdict::Drift(refusal.clone()));
     }
-    if let Err(of_the_good) = &last.good {
-        return Step::Decided(Verdict::Drift(of_the_good.clone()));
+    if let Err(good_refusal) = &last.good {
+        return NextStep::Decided(TrialVerdict::Drift(good_refusal.clone()));
     }
     if !refusal.is_named() && !messages_are_english {
-        return Step::Decided(Verdict::Unreadable(refusal.clone()));
+        return NextStep::Decided(TrialVerdict::Unreadable(refusal.clone()));
     }
     let count = u32::try_from(tries.len()).unwrap_or(u32::MAX);
-    if count >= TRIES && last.at.saturating_duration_since(first.at) >= SPAN {
-        return Step::Decided(Verdict::Guilty(refusal.clone()));
+    if count >= MIN_TRIES && last.at.saturating_duration_since(first.at) >= MIN_SPAN {
+        return NextStep::Decided(TrialVerdict::Guilty(refusal.clone()));
     }
-    Step::TryAgain(first.at + SPAN * count.min(TRIES - 1) / (TRIES - 1))
+    NextStep::TryAgain(first.at + MIN_SPAN * count.min(MIN_TRIES - 1) / (MIN_TRIES - 1))
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
         Err(refusal(rule))
     }
 
-    /// Tries at these milliseconds, all with the same outcomes.
+    /// Returns tries at these milliseconds, all with the same outcomes.
     fn tries(at: &[u64], suspect: &Result<(), Refusal>, good: &Result<(), Refusal>) -> Vec<Try> {
         let start = Instant::now();
         at.iter()
@@ -98,23 +98,23 @@ mod tests {
         let after = |at: &[u64]| {
             let tries = tries(at, &suspect, &Ok(()));
             match judge(&tries, true) {
-                Step::TryAgain(moment) => Err((moment - tries[0].at).as_millis()),
-                Step::Decided(verdict) => Ok(verdict),
+                NextStep::TryAgain(moment) => Err((moment - tries[0].at).as_millis()),
+                NextStep::Decided(verdict) => Ok(verdict),
             }
         };
         assert_eq!(after(&[0]), Err(1500));
         assert_eq!(after(&[0, 1500]), Err(3000));
         assert_eq!(after(&[0, 4000]), Err(3000), "two are not enough, however far apart");
         assert_eq!(after(&[0, 1500, 2999]), Err(3000), "three are not enough in less than 3 s");
-        assert_eq!(after(&[0, 1500, 3000]), Ok(Verdict::Guilty(refusal(Rule::Check))));
-        assert_eq!(after(&[0, 1500, 2000, 3001]), Ok(Verdict::Guilty(refusal(Rule::Check))));
+        assert_eq!(after(&[0, 1500, 3000]), Ok(TrialVerdict::Guilty(refusal(Rule::Check))));
+        assert_eq!(after(&[0, 1500, 2000, 3001]), Ok(TrialVerdict::Guilty(refusal(Rule::Check))));
     }
 
     #[test]
     fn a_suspect_that_is_taken_once_is_innocent() {
         let mut tries = tries(&[0, 1500, 3000], &refused(Rule::Unnamed(None)), &Ok(()));
         tries[2].suspect = Ok(());
-        assert_eq!(judge(&tries, true), Step::Decided(Verdict::Taken));
+        assert_eq!(judge(&tries, true), NextStep::Decided(TrialVerdict::Taken));
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
         for at in [&[0][..], &[0, 1500], &[0, 1500, 3000]] {
             let mut tries = tries(at, &refused(Rule::Check), &Ok(()));
             tries.last_mut().unwrap().good = refused(Rule::NotNull);
-            assert_eq!(judge(&tries, true), Step::Decided(Verdict::Drift(refusal(Rule::NotNull))));
+            assert_eq!(judge(&tries, true), NextStep::Decided(TrialVerdict::Drift(refusal(Rule::NotNull))));
         }
     }
 
@@ -130,7 +130,7 @@ mod tests {
     fn a_foreign_key_or_a_missing_partition_is_never_a_records_fault() {
         for rule in [Rule::ForeignKey, Rule::Partitions] {
             let tries = tries(&[0, 1500, 3000], &refused(rule), &Ok(()));
-            assert_eq!(judge(&tries, true), Step::Decided(Verdict::Drift(refusal(rule))));
+            assert_eq!(judge(&tries, true), NextStep::Decided(TrialVerdict::Drift(refusal(rule))));
         }
     }
 
@@ -138,9 +138,9 @@ mod tests {
     fn an_error_without_a_kind_is_no_proof_where_messages_cannot_be_read() {
         let unnamed = Rule::Unnamed(None);
         let at = [0, 1500, 3000];
-        let unreadable = Step::Decided(Verdict::Unreadable(refusal(unnamed)));
+        let unreadable = NextStep::Decided(TrialVerdict::Unreadable(refusal(unnamed)));
         assert_eq!(judge(&tries(&at, &refused(unnamed), &Ok(())), false), unreadable);
-        let guilty = |rule| Step::Decided(Verdict::Guilty(refusal(rule)));
+        let guilty = |rule| NextStep::Decided(TrialVerdict::Guilty(refusal(rule)));
         assert_eq!(judge(&tries(&at, &refused(unnamed), &Ok(())), true), guilty(unnamed));
         assert_eq!(judge(&tries(&at, &refused(Rule::Unique), &Ok(())), false), guilty(Rule::Unique));
     }

@@ -1,4 +1,4 @@
-//! Questions to the brokers that change nothing: topics, leaders, the group, rights, settings.
+//! Read-only questions to the brokers: topics, leaders, the group, rights, settings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,32 +21,32 @@ use super::reason::{self, Kind, Reason};
 use super::{certificate, client_config, consumer_config};
 use crate::config::Settings;
 
-/// How long one try to reach a broker waits before what librdkafka says is looked at.
-const TRY: Duration = Duration::from_millis(500);
+/// Timeout of one attempt to reach a broker, after which librdkafka's messages are read.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Keeps what librdkafka says while it tries, and logs none of it.
+/// Collects librdkafka's messages during an attempt, and logs none of them.
 #[derive(Default)]
-pub(super) struct Heard(Mutex<Vec<(RDKafkaErrorCode, String)>>);
+pub(super) struct CollectedMessages(Mutex<Vec<(RDKafkaErrorCode, String)>>);
 
-impl Heard {
+impl CollectedMessages {
     fn add(&self, code: RDKafkaErrorCode, text: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((code, text.to_owned()));
     }
 
     fn missing_right(&self) -> Option<Reason> {
-        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let reasons = heard.iter().map(|(code, text)| reason::reason(*code, text));
+        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = messages.iter().map(|(code, text)| reason::reason(*code, text));
         reasons.into_iter().find(|reason| reason.kind == Kind::MissingRight)
     }
 
-    /// The reason that each server gave, the one that names a fault best first.
+    /// Returns the reason given by each server, the most specific first.
     fn reasons(&self) -> Vec<(Option<String>, Reason)> {
-        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut by_server: BTreeMap<Option<String>, Reason> = BTreeMap::new();
-        for (code, text) in heard.iter() {
+        for (code, text) in messages.iter() {
             let (server, _) = reason::server(text);
             if server.is_none() {
-                // such as that all brokers are down, which adds nothing to the servers' own words
+                // Messages without a server, such as "all brokers are down", add nothing to the servers' own.
                 continue;
             }
             let reason = reason::reason(*code, text);
@@ -61,7 +61,7 @@ impl Heard {
     }
 }
 
-impl ClientContext for Heard {
+impl ClientContext for CollectedMessages {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
         if facility == "FAIL" {
             self.add(RDKafkaErrorCode::BrokerTransportFailure, text);
@@ -73,14 +73,14 @@ impl ClientContext for Heard {
     }
 }
 
-impl ConsumerContext for Heard {}
+impl ConsumerContext for CollectedMessages {}
 
-/// No broker answers: what each of them said, the one that names a fault best first.
+/// No broker answers: the reason given by each, the most specific first.
 #[derive(Debug)]
 pub struct Unreachable(Vec<(Option<String>, Reason)>);
 
 impl Unreachable {
-    /// What is wrong, a line for each server.
+    /// Describes the problem, one line per server.
     pub fn sentence(&self) -> String {
         let line = |(server, reason): &(Option<String>, Reason)| match server {
             Some(server) => format!("{server}: {}", reason.sentence),
@@ -91,7 +91,7 @@ impl Unreachable {
         lines.join("\n")
     }
 
-    /// What to do, for the first of them.
+    /// Returns the remedy for the first server's problem.
     pub fn remedy(&self) -> &str {
         self.0.first().map_or("", |(_, reason)| &reason.remedy)
     }
@@ -105,68 +105,69 @@ impl fmt::Display for Unreachable {
 
 impl std::error::Error for Unreachable {}
 
-/// Asks the brokers for a sign of life, by this client or else a new one, and gives back the client where one answers
-/// within 2 s. One that got no answer may never get one again, where another does. Blocks.
-pub fn answered(settings: &Settings, client: Option<Asking>) -> Option<Asking> {
+/// Asks the brokers for a sign of life with this client, or else with a new one. Returns the client if a broker answers
+/// within 2 s; a client that got no answer may never get one again, even if others do. Blocks.
+pub fn answered(settings: &Settings, client: Option<QueryClient>) -> Option<QueryClient> {
     let client = match client {
         Some(client) => client,
-        None => asking_client(settings)
+        None => query_client(settings)
             .inspect_err(|error| tracing::error!(error = format!("{error:#}"), "the brokers cannot be asked"))
             .ok()?,
     };
     client.client().fetch_metadata(None, Duration::from_secs(2)).is_ok().then_some(client)
 }
 
-/// A client that only asks.
-pub type Asking = BaseConsumer<Quiet>;
+/// A client that only asks questions.
+pub type QueryClient = BaseConsumer<Quiet>;
 
-/// Creates one.
-pub fn asking_client(settings: &Settings) -> anyhow::Result<Asking> {
-    client_config(settings).create_with_context(Quiet).context("the Kafka client could not be made")
+/// Creates a client that only asks questions.
+pub fn query_client(settings: &Settings) -> anyhow::Result<QueryClient> {
+    client_config(settings).create_with_context(Quiet).context("the Kafka client could not be created")
 }
 
-/// What the brokers say about a topic.
+/// The state of a topic according to the brokers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicState {
-    /// It is there.
+    /// The topic exists.
     There {
-        /// How many partitions it has.
+        /// Number of partitions.
         partitions: usize,
-        /// Those that cannot be read or written now.
+        /// The partitions without a leader, which cannot be read or written now.
         leaderless: Vec<i32>,
     },
-    /// There is none of that name.
+    /// There is no topic of that name.
     Missing,
-    /// The brokers give no answer on it, and why: such as a missing right.
+    /// The brokers do not describe the topic, for example because a right is missing.
     Refused(Reason),
 }
 
-/// The brokers, once one has answered.
+/// A cluster of which a broker has answered.
 pub struct Cluster {
-    client: BaseConsumer<Heard>,
+    client: BaseConsumer<CollectedMessages>,
     all: Metadata,
     patience: Duration,
 }
 
 impl Cluster {
-    /// Reaches a broker within `patience`, which is also what each further question may take. The error says why none
-    /// answers, in the words of each. Blocks.
+    /// Reaches a broker within `patience`, which is also the timeout of each later question. The error contains the
+    /// reason given by each broker. Blocks.
     pub fn reach(settings: &Settings, patience: Duration) -> Result<Cluster, Unreachable> {
         let mut config = client_config(settings);
-        // Only this level has every failure. A connection that is not made must fail before the patience ends.
+        // Only this level includes every failure. A connection attempt must fail before the patience ends.
         config.set("debug", "broker").set_log_level(RDKafkaLogLevel::Debug);
         let setup = (patience.as_millis() * 4 / 5).max(1_000);
         config.set("socket.connection.setup.timeout.ms", setup.to_string());
-        let client: BaseConsumer<Heard> = config.create_with_context(Heard::default()).map_err(|error| {
-            Unreachable(vec![(None, reason::reason(RDKafkaErrorCode::Fail, &error.to_string()))])
-        })?;
+        let client: BaseConsumer<CollectedMessages> =
+            config.create_with_context(CollectedMessages::default()).map_err(|error| {
+                Unreachable(vec![(None, reason::reason(RDKafkaErrorCode::Fail, &error.to_string()))])
+            })?;
         let started = Instant::now();
         loop {
-            let failed = match client.fetch_metadata(None, TRY.min(patience)) {
+            let failed = match client.fetch_metadata(None, ATTEMPT_TIMEOUT.min(patience)) {
                 Ok(all) => return Ok(Cluster { client, all, patience }),
                 Err(error) => error,
             };
-            listen(&client);
+            collect_messages(&client);
             let mut reasons = client.context().reasons();
             let is_final = !reasons.is_empty() && reasons.iter().all(|(_, reason)| reason.kind.is_final());
             if !is_final && started.elapsed() < patience {
@@ -177,31 +178,31 @@ impl Cluster {
                 reasons.push((None, reason::reason(code, "timed out")));
             }
             for (server, reason) in &mut reasons {
-                name_the_certificates_fault(settings, server.as_deref(), reason);
+                name_certificate_problem(settings, server.as_deref(), reason);
             }
             return Err(Unreachable(reasons));
         }
     }
 
-    /// The id of one broker.
+    /// Returns the id of one broker.
     pub fn broker(&self) -> Option<i32> {
         self.all.brokers().first().map(|broker| broker.id())
     }
 
-    /// How many brokers there are.
+    /// Returns the number of brokers.
     pub fn brokers(&self) -> usize {
         self.all.brokers().len()
     }
 
-    /// The state of each of these topics (names with their prefix), in their order; makes none of them. Blocks.
+    /// Returns the state of each of these topics (names with prefix), in order. Creates none of them. Blocks.
     pub fn topics(&self, names: &[String]) -> Vec<TopicState> {
         let find = |metadata: &Metadata, name: &str| {
             metadata.topics().iter().find(|topic| topic.name() == name).map(state)
         };
         let state = |name: &String| match find(&self.all, name) {
             Some(state) => state,
-            // The list leaves out what this client may not see; asked by name, the broker says so. A consumer's
-            // question makes no topic.
+            // The list omits topics that this client may not see; asked by name, the broker reports that. A consumer's
+            // question does not create a topic.
             None => match self.client.fetch_metadata(Some(name), self.patience) {
                 Ok(metadata) => find(&metadata, name).unwrap_or(TopicState::Missing),
                 Err(error) => TopicState::Refused(of(&error)),
@@ -210,7 +211,8 @@ impl Cluster {
         names.iter().map(state).collect()
     }
 
-    /// What this client may do with each of the topics; empty where no broker says so. Blocks.
+    /// Returns the operations that this client may perform on each of the topics; empty if no broker reports them.
+    /// Blocks.
     pub fn operations_on_topics(&self, names: &[String]) -> BTreeMap<String, Allowed> {
         operations::on_topics(self.client.client(), names, self.patience)
             .inspect_err(|error| {
@@ -219,7 +221,7 @@ impl Cluster {
             .unwrap_or_default()
     }
 
-    /// What this client may do with the group; `None` where no broker says so. Blocks.
+    /// Returns the operations that this client may perform on the group; `None` if no broker reports them. Blocks.
     pub fn operations_on_group(&self, group: &str) -> Allowed {
         operations::on_group(self.client.client(), group, self.patience)
             .inspect_err(|error| {
@@ -251,59 +253,59 @@ fn of(error: &KafkaError) -> Reason {
     reason::reason(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), &error.to_string())
 }
 
-/// Hands what librdkafka has queued to the context.
-fn listen(client: &BaseConsumer<Heard>) {
-    // one call without a wait ends at the first line of the log
+/// Passes librdkafka's queued messages to the context.
+fn collect_messages(client: &BaseConsumer<CollectedMessages>) {
+    // A single call without a timeout returns after the first log line.
     let until = Instant::now() + Duration::from_millis(50);
     while Instant::now() < until {
         let _ = client.poll(Duration::from_millis(10));
     }
 }
 
-fn name_the_certificates_fault(settings: &Settings, server: Option<&str>, reason: &mut Reason) {
+fn name_certificate_problem(settings: &Settings, server: Option<&str>, reason: &mut Reason) {
     if reason.kind != Kind::UntrustedCertificate {
         return;
     }
-    if let Some((kind, words)) = server.and_then(|server| certificate::fault(settings, server)) {
+    if let Some((kind, words)) = server.and_then(|server| certificate::problem(settings, server)) {
         *reason = Reason::new(kind, &words);
         reason.sentence = format!("{} ({words})", reason.sentence);
     }
 }
 
-/// Whether this client may use its consumer group: asks for the group's offset of this topic (with prefix), and
-/// neither joins nor changes anything. Blocks, for `patience` at most.
+/// Checks that this client may use its consumer group, by asking for the group's offset of this topic (with prefix).
+/// Neither joins the group nor changes anything. Blocks for at most `patience`.
 pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Result<(), Reason> {
     let mut config = consumer_config(settings);
     config.set("group.id", &settings.kafka_group_id);
-    let consumer: BaseConsumer<Heard> =
-        config.create_with_context(Heard::default()).map_err(|error| of(&error))?;
+    let consumer: BaseConsumer<CollectedMessages> =
+        config.create_with_context(CollectedMessages::default()).map_err(|error| of(&error))?;
     let mut asked = TopicPartitionList::new();
     asked.add_partition(topic, 0);
     let started = Instant::now();
     loop {
         let left = patience.saturating_sub(started.elapsed());
-        // The first question of a new cluster has it make the coordinator's topic.
-        let refused = match consumer.committed_offsets(asked.clone(), TRY.max(left / 4)) {
+        // The first question in a new cluster creates the coordinator's topic.
+        let refused = match consumer.committed_offsets(asked.clone(), ATTEMPT_TIMEOUT.max(left / 4)) {
             Ok(offsets) => match offsets.elements().iter().find_map(|element| element.error().err()) {
                 None => return Ok(()),
                 Some(error) => of(&error),
             },
             Err(error) => of(&error),
         };
-        // The refusal of a client that may not ask for the coordinator comes only this way.
-        listen(&consumer);
+        // A missing right to ask for the coordinator is reported only this way.
+        collect_messages(&consumer);
         if let Some(right) = consumer.context().missing_right() {
             return Err(right);
         }
         if refused.kind.is_final() || started.elapsed() >= patience {
-            // Brokers were reached before, so that it is the coordinator that is waited for.
+            // Brokers were reached before, so the coordinator is the one that is away.
             let is_away = matches!(refused.kind, Kind::TimedOut | Kind::CoordinatorAway);
             return Err(if is_away { Reason::new(Kind::CoordinatorAway, "") } else { refused });
         }
     }
 }
 
-/// The settings of these topics and of a broker, by name; those that may not be read are errors.
+/// Reads the settings of these topics and of a broker, by name; an error for each that may not be read.
 pub async fn configs(
     settings: &Settings,
     topics: &[String],
@@ -311,14 +313,14 @@ pub async fn configs(
     patience: Duration,
 ) -> anyhow::Result<Vec<Result<BTreeMap<String, String>, Reason>>> {
     let client: AdminClient<DefaultClientContext> =
-        client_config(settings).create().context("the Kafka client could not be made")?;
+        client_config(settings).create().context("the Kafka client could not be created")?;
     let options = AdminOptions::new().request_timeout(Some(patience));
     let resources: Vec<ResourceSpecifier<'_>> = topics
         .iter()
         .map(|topic| ResourceSpecifier::Topic(topic))
         .chain(broker.map(ResourceSpecifier::Broker))
         .collect();
-    // one by one: together they may be answered in another order
+    // Asked one by one, as a joint answer may come in another order.
     let asked = resources.iter().map(|resource| client.describe_configs([resource], &options));
     let answers = join_all(asked).await.into_iter().map(|answer| {
         let resource = answer.map_err(|error| of(&error))?.pop();
@@ -327,12 +329,12 @@ pub async fn configs(
         Ok(entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     });
     let answers = answers.collect();
-    // it waits for its thread
+    // Dropping the client waits for its thread.
     tokio::task::spawn_blocking(move || drop(client)).await?;
     Ok(answers)
 }
 
-/// The state of each of these topics. Blocks, for `patience` at most a question.
+/// Returns the state of each of these topics. Blocks for at most `patience` per question.
 pub fn topic_states(
     settings: &Settings,
     names: &[String],

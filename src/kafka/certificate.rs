@@ -1,5 +1,5 @@
-//! The certificates of brokers and of this client. librdkafka says of a broker's only that it cannot be verified, so this
-//! asks OpenSSL, with the same authorities and the same name.
+//! The certificates of brokers and of this client. librdkafka only reports that a broker's certificate cannot be
+//! verified, so this module asks OpenSSL, with the same authorities and the same host name.
 
 use anyhow::Context as _;
 use openssl::error::ErrorStack;
@@ -15,20 +15,20 @@ use crate::config::Settings;
 const EXPIRED: i32 = 10;
 const NAME_MISMATCHES: [i32; 2] = [62, 64];
 
-/// The kind of fault of the certificate of a server (`host:port`), and OpenSSL's words for it; `None` where it cannot
-/// be found out. Blocks.
-pub(super) fn fault(settings: &Settings, server: &str) -> Option<(Kind, String)> {
+/// Returns the kind of problem with the certificate of a server (`host:port`), and OpenSSL's text; `None` if it cannot
+/// be determined. Blocks.
+pub(super) fn problem(settings: &Settings, server: &str) -> Option<(Kind, String)> {
     let kind = |code: i32| match code {
         EXPIRED => Kind::ExpiredCertificate,
         code if NAME_MISMATCHES.contains(&code) => Kind::WrongHostName,
         _ => Kind::UntrustedCertificate,
     };
-    let faults = look(settings, server)?.faults;
+    let faults = presented(settings, server)?.faults;
     faults.into_iter().map(|(code, words)| (kind(code), words)).max_by_key(|(kind, _)| *kind)
 }
 
-/// The certificates that can be seen of the servers of `KAFKA_BOOTSTRAP_SERVERS` and of this client; none without TLS.
-/// Blocks, for some seconds a server.
+/// Returns the visible certificates of the servers of `KAFKA_BOOTSTRAP_SERVERS` and of this client; none without TLS.
+/// Blocks for a few seconds per server.
 pub fn certificates(settings: &Settings) -> Vec<Certificate> {
     let protocol = settings.kafka_properties.get("security.protocol").map(|name| name.trim().to_lowercase());
     if !protocol.is_some_and(|name| name.ends_with("ssl")) {
@@ -37,11 +37,13 @@ pub fn certificates(settings: &Settings) -> Vec<Certificate> {
     let servers = settings.kafka_bootstrap_servers.split(',').map(str::trim).filter(|name| !name.is_empty());
     let of_servers = servers.filter_map(|server| {
         let address = server.split_once("://").map_or(server, |(_, address)| address);
-        let shown = look(settings, address)?.certificate?;
+        let shown = presented(settings, address)?.certificate?;
         Certificate::new(format!("the broker {address}"), &shown)
     });
-    let own = own(settings)
-        .inspect_err(|error| tracing::debug!(error = format!("{error:#}"), "the own certificate"))
+    let own = client_certificate(settings)
+        .inspect_err(|error| {
+            tracing::debug!(error = format!("{error:#}"), "this client's certificate could not be read")
+        })
         .ok()
         .flatten()
         .and_then(|own| Certificate::new("this client of Kafka", &own));
@@ -52,9 +54,9 @@ fn property<'s>(settings: &'s Settings, name: &str) -> Option<&'s str> {
     settings.kafka_properties.get(name).map(String::as_str)
 }
 
-/// What the server shows; `None` where it cannot be had.
-fn look(settings: &Settings, server: &str) -> Option<PresentedCertificate> {
-    let look = || {
+/// Returns the certificate that the server presents; `None` if it cannot be read.
+fn presented(settings: &Settings, server: &str) -> Option<PresentedCertificate> {
+    let read = || {
         let (host, _) = server.rsplit_once(':').context("no port")?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let mut builder = SslConnector::builder(SslMethod::tls_client())?;
@@ -62,21 +64,21 @@ fn look(settings: &Settings, server: &str) -> Option<PresentedCertificate> {
             builder.set_ca_file(path)?;
         }
         let pem = property(settings, "ssl.ca.pem");
-        for certificate in pem.map(several).transpose()?.unwrap_or_default() {
+        for certificate in pem.map(parse_pem).transpose()?.unwrap_or_default() {
             builder.cert_store_mut().add_cert(certificate)?;
         }
         let checks_name = property(settings, "ssl.endpoint.identification.algorithm") != Some("none");
         certificates::look(builder, certificates::connect(server)?, host, checks_name)
     };
-    look()
+    read()
         .inspect_err(|error| {
             tracing::debug!(error = format!("{error:#}"), server, "the certificate was not seen")
         })
         .ok()
 }
 
-/// The certificate that this client shows, the first of its chain.
-fn own(settings: &Settings) -> anyhow::Result<Option<X509>> {
+/// Returns this client's certificate, the first of its chain.
+fn client_certificate(settings: &Settings) -> anyhow::Result<Option<X509>> {
     let pem =
         match (property(settings, "ssl.certificate.location"), property(settings, "ssl.certificate.pem")) {
             (Some(path), _) => std::fs::read_to_string(path)?,
@@ -87,10 +89,10 @@ fn own(settings: &Settings) -> anyhow::Result<Option<X509>> {
                 return Ok(Pkcs12::from_der(&std::fs::read(path)?)?.parse2(password)?.cert);
             }
         };
-    Ok(several(&pem)?.into_iter().next())
+    Ok(parse_pem(&pem)?.into_iter().next())
 }
 
-/// Also where the lines are separated by `\n` in two characters, as in a variable.
-fn several(pem: &str) -> Result<Vec<X509>, ErrorStack> {
+/// Parses PEM, also if its lines are separated by `\n` written as two characters, as in an environment variable.
+fn parse_pem(pem: &str) -> Result<Vec<X509>, ErrorStack> {
     X509::stack_from_pem(pem.replace("\\n", "\n").as_bytes())
 }

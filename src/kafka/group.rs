@@ -1,4 +1,4 @@
-//! Membership in the consumer group: joins it, hands out events, reads the partitions that it is told to read.
+//! Membership of the consumer group: joins it, returns its events, and reads assigned partitions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::statistics::Statistics;
 use crate::config::{MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS, Settings};
 use crate::record::{Record, Topic, TopicPartition};
 
-/// What a member of the group is created with.
+/// Returns the configuration of a group member.
 pub(super) fn group_config(settings: &Settings) -> ClientConfig {
     let mut config = consumer_config(settings);
     config.set("group.id", &settings.kafka_group_id);
@@ -30,7 +30,7 @@ pub(super) fn group_config(settings: &Settings) -> ClientConfig {
     for (property, value) in [
         ("statistics.interval.ms", 5_000),
         ("session.timeout.ms", SESSION_TIMEOUT_MS),
-        // librdkafka refuses one below the session's.
+        // librdkafka refuses a value below the session timeout.
         ("max.poll.interval.ms", MAX_POLL_INTERVAL_MS.max(session.unwrap_or_default())),
     ] {
         if !settings.kafka_properties.contains_key(property) {
@@ -40,29 +40,29 @@ pub(super) fn group_config(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// What happens in the group. Partitions of other topics than the five do not appear.
+/// Events of the group. Partitions of topics other than the five do not appear.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the fields are named in the variant's own sentence")]
-pub enum Event {
+pub enum GroupEvent {
     /// A record of a partition that is read.
     Record(Record),
-    /// Every record before `offset` was handed out, and no further one was there. Offsets that hold no record count.
+    /// Every record before `offset` was returned, and no more exist yet. Offsets that hold no record count.
     EndOfPartition { partition: TopicPartition, offset: i64 },
     /// The offset to be read is not in the log.
     OffsetOutOfRange { partition: TopicPartition },
-    /// The partition cannot be read, in librdkafka's words.
+    /// The partition cannot be read; `reason` is librdkafka's text.
     PartitionFailed { partition: TopicPartition, offset: Option<i64>, reason: String },
-    /// An error of the client, in librdkafka's words.
+    /// The client reported an error; `reason` is librdkafka's text.
     ClientFailed { code: RDKafkaErrorCode, reason: String },
-    /// The client is dead: a new one must take its place.
+    /// The client failed for good: a new one must replace it.
     ClientDied { code: RDKafkaErrorCode, reason: String },
-    /// The group gives these partitions to this member.
+    /// The group assigns these partitions to this member.
     Assigned(Vec<TopicPartition>),
-    /// The group takes these partitions away. `lost`: this member is not in the group at the moment.
+    /// The group revokes these partitions. `lost`: this member is not in the group at the moment.
     Revoked { partitions: Vec<TopicPartition>, lost: bool },
-    /// What librdkafka knows of the partitions.
+    /// librdkafka's statistics of the partitions.
     Statistics(Statistics),
-    /// A line of librdkafka's log, of the level warning or worse.
+    /// A line of librdkafka's log, of level warning or worse.
     Log { facility: String, text: String },
 }
 
@@ -71,15 +71,16 @@ struct Context;
 impl ClientContext for Context {}
 
 impl ConsumerContext for Context {
-    /// rdkafka calls this only while the consumer is being closed; before that, [`Group::next_event`] answers.
+    /// rdkafka calls this only while the consumer is being closed; before that, [`Group::next_event`] answers
+    /// rebalances.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, _: &mut TopicPartitionList) {
         answer(consumer, code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS, None);
     }
 }
 
-/// Answers a rebalance at once, whatever the database does: librdkafka takes part in no other one before. Assigned
-/// partitions are not read before [`Group::assign`].
-fn answer(consumer: &BaseConsumer<Context>, assigned: bool, revoked: Option<&[queue::Place]>) {
+/// Answers a rebalance at once, independently of the database, as librdkafka takes part in no other rebalance before.
+/// Assigned partitions are not read until [`Group::assign`].
+fn answer(consumer: &BaseConsumer<Context>, assigned: bool, revoked: Option<&[queue::NamedPartition]>) {
     if assigned {
         if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
             warn!(%error, "an assignment of the group could not be confirmed");
@@ -87,7 +88,7 @@ fn answer(consumer: &BaseConsumer<Context>, assigned: bool, revoked: Option<&[qu
         return;
     }
     let mut list = TopicPartitionList::new();
-    // Those that are read: librdkafka refuses to take away what it does not read.
+    // librdkafka refuses to unassign partitions that it does not read.
     for element in consumer.assignment().iter().flat_map(TopicPartitionList::elements) {
         let place = (element.topic().to_owned(), element.partition());
         if revoked.is_none_or(|revoked| revoked.contains(&place)) {
@@ -128,7 +129,7 @@ impl Group {
         Ok(Group { queue, ready, topic_prefix, read: BTreeSet::new(), session_timeout_ms })
     }
 
-    /// `session.timeout.ms`, as it is in force.
+    /// Returns the effective `session.timeout.ms`.
     pub fn session_timeout_ms(&self) -> &str {
         &self.session_timeout_ms
     }
@@ -138,13 +139,13 @@ impl Group {
         self.ready.notified().await;
     }
 
-    /// Lets [`Group::ready`] return: events may be left.
+    /// Makes [`Group::ready`] return again: more events may be queued.
     pub fn again(&self) {
         self.ready.notify_one();
     }
 
-    /// The next event that is there. Answers rebalances on the way.
-    pub fn next_event(&mut self) -> Option<Event> {
+    /// Returns the next queued event. Answers rebalances on the way.
+    pub fn next_event(&mut self) -> Option<GroupEvent> {
         loop {
             let event = self.queue.next()?;
             if let Some(event) = self.translate(event) {
@@ -153,53 +154,55 @@ impl Group {
         }
     }
 
-    fn translate(&mut self, event: queue::Event) -> Option<Event> {
+    fn translate(&mut self, event: queue::QueueEvent) -> Option<GroupEvent> {
         Some(match event {
-            queue::Event::Record(record) => Event::Record(record),
-            queue::Event::EndOfPartition { place, offset } => {
-                Event::EndOfPartition { partition: self.partition(&place)?, offset }
+            queue::QueueEvent::Record(record) => GroupEvent::Record(record),
+            queue::QueueEvent::EndOfPartition { place, offset } => {
+                GroupEvent::EndOfPartition { partition: self.partition(&place)?, offset }
             }
-            queue::Event::PartitionFailed { place, offset, code, reason } => {
+            queue::QueueEvent::PartitionFailed { place, offset, code, reason } => {
                 let partition = self.partition(&place)?;
                 match code {
                     RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                        Event::OffsetOutOfRange { partition }
+                        GroupEvent::OffsetOutOfRange { partition }
                     }
-                    // librdkafka looks for the leader by itself, and commits have an answer of their own.
+                    // librdkafka looks for the leader by itself, and the result of commits is returned elsewhere.
                     _ if reason.starts_with("Offset commit failed") => return None,
                     _ => {
                         quiet::count(Some(code), &reason);
                         let offset = (offset >= 0).then_some(offset);
-                        Event::PartitionFailed { partition, offset, reason }
+                        GroupEvent::PartitionFailed { partition, offset, reason }
                     }
                 }
             }
-            queue::Event::ClientFailed { code, reason, fatal: true } => {
+            queue::QueueEvent::ClientFailed { code, reason, fatal: true } => {
                 quiet::count(Some(code), &reason);
-                Event::ClientDied { code, reason }
+                GroupEvent::ClientDied { code, reason }
             }
-            queue::Event::ClientFailed { code, reason, fatal: false } => Event::ClientFailed { code, reason },
-            queue::Event::Assigned(places) => {
+            queue::QueueEvent::ClientFailed { code, reason, fatal: false } => {
+                GroupEvent::ClientFailed { code, reason }
+            }
+            queue::QueueEvent::Assigned(places) => {
                 answer(self.consumer(), true, None);
-                Event::Assigned(self.partitions(&places))
+                GroupEvent::Assigned(self.partitions(&places))
             }
-            queue::Event::Revoked(places) => {
+            queue::QueueEvent::Revoked(places) => {
                 let lost = self.consumer().assignment_lost();
                 answer(self.consumer(), false, Some(&places));
                 let partitions = self.partitions(&places);
                 for partition in &partitions {
                     self.read.remove(partition);
                 }
-                Event::Revoked { partitions, lost }
+                GroupEvent::Revoked { partitions, lost }
             }
-            queue::Event::Statistics(json) => {
-                Event::Statistics(Statistics::parse(&json, |place| self.partition(place))?)
+            queue::QueueEvent::Statistics(json) => {
+                GroupEvent::Statistics(Statistics::parse(&json, |place| self.partition(place))?)
             }
-            // syslog's levels: 4 is a warning
-            queue::Event::Log { level: 0..=4, facility, text } if !quiet::is_noise(&facility) => {
-                Event::Log { facility, text }
+            // A syslog level: 4 is a warning.
+            queue::QueueEvent::Log { level: 0..=4, facility, text } if !quiet::is_noise(&facility) => {
+                GroupEvent::Log { facility, text }
             }
-            queue::Event::Log { level, facility, text } => {
+            queue::QueueEvent::Log { level, facility, text } => {
                 tracing::debug!(target: "librdkafka", level, facility, "{text}");
                 return None;
             }
@@ -210,12 +213,12 @@ impl Group {
         self.queue.consumer()
     }
 
-    fn partition(&self, (topic, partition): &queue::Place) -> Option<TopicPartition> {
+    fn partition(&self, (topic, partition): &queue::NamedPartition) -> Option<TopicPartition> {
         let topic = Topic::from_name(topic.strip_prefix(&self.topic_prefix)?)?;
         Some(TopicPartition::new(topic, *partition))
     }
 
-    fn partitions(&self, places: &[queue::Place]) -> Vec<TopicPartition> {
+    fn partitions(&self, places: &[queue::NamedPartition]) -> Vec<TopicPartition> {
         places.iter().filter_map(|place| self.partition(place)).collect()
     }
 
@@ -230,16 +233,16 @@ impl Group {
         list
     }
 
-    /// Starts to read these partitions at these offsets.
+    /// Starts reading these partitions at these offsets.
     pub fn assign(&mut self, offsets: &[(TopicPartition, i64)]) -> KafkaResult<()> {
         let list = self.list(offsets.iter().map(|(partition, offset)| (*partition, Offset::Offset(*offset))));
         self.consumer().incremental_assign(&list)?;
         self.read.extend(offsets.iter().map(|(partition, _)| *partition));
-        // librdkafka keeps a partition paused that was revoked while it was.
+        // librdkafka keeps a partition paused if it was revoked while paused.
         self.consumer().resume(&list)
     }
 
-    /// Stops reading these partitions, as far as they are read.
+    /// Stops reading those of these partitions that are read.
     pub fn unassign(&mut self, partitions: &[TopicPartition]) -> KafkaResult<()> {
         let read: Vec<TopicPartition> =
             partitions.iter().copied().filter(|partition| self.read.remove(partition)).collect();
@@ -255,9 +258,9 @@ impl Group {
         self.consumer().pause(&self.read_of(partitions))
     }
 
-    /// Ends the pause of those of these partitions that are read: they are assigned anew, at these offsets. A pause
-    /// may drop the head of librdkafka's queue, and with it the one error that says that an offset is out of range: the
-    /// partition would be silent for ever.
+    /// Resumes those of these partitions that are read by assigning them again at these offsets. A pause may drop the
+    /// head of librdkafka's queue, and with it the only error that reports an offset out of range: the partition would
+    /// stay silent.
     pub fn resume(&mut self, offsets: &[(TopicPartition, i64)]) -> KafkaResult<()> {
         let read: Vec<_> =
             offsets.iter().copied().filter(|(partition, _)| self.read.contains(partition)).collect();
@@ -273,7 +276,7 @@ impl Group {
         self.list(read.map(|partition| (*partition, Offset::Invalid)))
     }
 
-    /// Commits offsets to Kafka and asks for them back. Call the result to do it; it blocks for up to the given time.
+    /// Returns a function that commits offsets to Kafka and reads them back. It blocks for at most `patience`.
     pub fn committing(
         &self,
         offsets: &[(TopicPartition, i64)],
@@ -299,8 +302,7 @@ impl Group {
         }
     }
 
-    /// Asks a broker for a sign of life with this very client. Call the result to do it; it blocks for up to the given
-    /// time.
+    /// Returns a function that asks a broker for a sign of life with this client. It blocks for at most `patience`.
     pub fn probing(&self, patience: Duration) -> impl FnOnce() -> bool + Send + 'static + use<> {
         let consumer = Arc::clone(self.consumer());
         let topic = format!("{}{}", self.topic_prefix, Topic::CloneReady);

@@ -1,4 +1,4 @@
-//! The group as its coordinator describes it: who its members are, and the offsets committed to Kafka. Neither joins
+//! The group as its coordinator describes it: its members, and the offsets committed to Kafka. Neither joins the group
 //! nor changes anything.
 #![allow(unsafe_code, reason = "rdkafka does not wrap DescribeConsumerGroups")]
 
@@ -23,25 +23,25 @@ use crate::record::{Topic, TopicPartition};
 /// A member of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The id that the coordinator gave it.
+    /// The id that the coordinator assigned.
     pub id: String,
     /// Its `client.id`.
     pub client_id: String,
-    /// Where it connects from.
+    /// The address that it connects from.
     pub host: String,
-    /// The partitions that it has.
+    /// The partitions assigned to it.
     pub partitions: Vec<TopicPartition>,
 }
 
-/// What the coordinator says; each part may be missing, with the reason.
+/// The coordinator's answers, each of which may have failed.
 pub struct GroupState {
     /// The members.
     pub members: anyhow::Result<Vec<Member>>,
-    /// The committed offsets; partitions without one are left out.
+    /// The committed offsets; partitions without one are omitted.
     pub committed: anyhow::Result<BTreeMap<TopicPartition, i64>>,
 }
 
-/// Asks the coordinator. Blocks, for `patience` at most a question.
+/// Asks the coordinator. Blocks for at most `patience` per question.
 pub fn group_state(
     settings: &Settings,
     partitions: &[TopicPartition],
@@ -50,7 +50,7 @@ pub fn group_state(
     let mut config = consumer_config(settings);
     config.set("group.id", &settings.kafka_group_id);
     let client: BaseConsumer<Quiet> =
-        config.create_with_context(Quiet).context("the Kafka client could not be made")?;
+        config.create_with_context(Quiet).context("the Kafka client could not be created")?;
     Ok(GroupState {
         members: members(client.client(), settings, patience),
         committed: committed(&client, settings, partitions, patience),
@@ -86,7 +86,7 @@ fn members<C: ClientContext>(
     patience: Duration,
 ) -> anyhow::Result<Vec<Member>> {
     use rd::rd_kafka_resp_err_t as Code;
-    let name = CString::new(settings.kafka_group_id.as_str()).context("a NUL")?;
+    let name = CString::new(settings.kafka_group_id.as_str()).context("the name contains a NUL")?;
     let mut names = [name.as_ptr()];
     // SAFETY: the name is NUL-terminated and copied by librdkafka. What the event holds is read while it lives.
     unsafe {
@@ -100,7 +100,7 @@ fn members<C: ClientContext>(
         )?;
         let result = rd::rd_kafka_event_DescribeConsumerGroups_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the group");
+            bail!("the broker's answer does not describe the group");
         }
         let mut count = 0;
         let groups = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
@@ -110,7 +110,7 @@ fn members<C: ClientContext>(
         if !error.is_null() {
             match rd::rd_kafka_error_code(error) {
                 Code::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-                // A group that nobody has joined yet.
+                // A group that no member has joined yet.
                 Code::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND => return Ok(Vec::new()),
                 code => bail!("{}", text(rd::rd_kafka_err2str(code))),
             }

@@ -1,5 +1,5 @@
-//! Headers as bytes. rdkafka's safe functions take and give names as `str`, and panic at a name that is no UTF-8, which
-//! Kafka's protocol rules out and brokers pass.
+//! Headers as bytes. rdkafka's safe functions handle names as `str` and panic at a name that is not UTF-8, which
+//! Kafka's protocol rules out but brokers accept.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,7 @@ use rdkafka::message::{BorrowedMessage, OwnedHeaders};
 
 use crate::record::Header;
 
-/// The headers of a message, in order. librdkafka gives a name only up to its first NUL byte.
+/// Returns the headers of a message, in order. librdkafka returns a name only up to its first NUL byte.
 pub fn read(message: &BorrowedMessage<'_>) -> Vec<Header> {
     // SAFETY: the pointer is that of a message which lives as long as `message`.
     unsafe { read_native(message.ptr()) }
@@ -55,10 +55,10 @@ pub(super) unsafe fn read_native(message: *const rd_kafka_message_t) -> Vec<Head
         .collect()
 }
 
-/// The headers of a record to be sent, in order.
+/// Returns the headers of a record to be sent, in order.
 pub fn write(headers: &[Header]) -> OwnedHeaders {
     let owned = OwnedHeaders::new_with_capacity(headers.len());
-    // rdkafka's borrowed form of a list is the list's own address, as its `BorrowedHeaders::as_native_ptr` has it.
+    // The address of rdkafka's borrowed list is the list's own, as its `BorrowedHeaders::as_native_ptr` shows.
     let list = ptr::from_ref(owned.as_borrowed()).cast_mut().cast::<rd_kafka_headers_t>();
     for header in headers {
         let (value, size) =

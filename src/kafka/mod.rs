@@ -1,4 +1,4 @@
-//! Kafka: the only place that knows rdkafka.
+//! Kafka: the only module that uses rdkafka.
 
 pub mod admin;
 pub mod brokers;
@@ -22,26 +22,26 @@ mod topic_ids;
 use rdkafka::ClientConfig;
 use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 
-pub use self::admin::{answered, asking_client};
+pub use self::admin::{answered, query_client};
 use self::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::config::Settings;
 use crate::record::{Record, Topic};
 
-/// Bytes of records that are held for one batch at most, beside its last record; and fetched ahead.
+/// Maximum bytes of records held for one batch, besides its last record, and of records fetched ahead.
 pub const BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// Every topic that is read or written, named as Kafka has it.
+/// Returns the names, with prefix, of every topic that is read or written.
 pub fn topic_names(settings: &Settings) -> Vec<String> {
     let read = Topic::ALL.iter().map(|topic| topic.name());
     read.chain([EXPIRED_TOPIC, DEAD_LETTER_TOPIC]).map(|name| settings.topic_name(name)).collect()
 }
 
-/// What every client is made with: the settings' servers and properties.
+/// Returns the configuration of every client: the settings' servers and properties.
 fn client_config(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &settings.kafka_bootstrap_servers);
     config.set("client.id", "voiceclone-events");
-    // A topic that is made later, or anew, is to be seen soon.
+    // New and recreated topics must be noticed soon.
     config.set("topic.metadata.refresh.interval.ms", "10000");
     for (property, value) in &settings.kafka_properties {
         config.set(property, value);
@@ -49,22 +49,22 @@ fn client_config(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// What consumers have in common; none commits or resets by itself, as the database holds the offsets.
+/// Returns the configuration of every consumer. None commits or resets offsets by itself, as the database stores them.
 fn consumer_config(settings: &Settings) -> ClientConfig {
     let mut config = client_config(settings);
-    // What is fetched ahead: librdkafka asks for more while it holds less than this, so that it may hold this
-    // twice; each small record takes some hundred bytes more. One that is larger comes by itself.
+    // librdkafka fetches more while its queue holds less than this, so the queue may hold twice as much; each small
+    // record takes some hundred bytes more. A larger record is fetched alone.
     let ahead = BATCH_MAX_BYTES;
     let largest = settings.record_max_bytes.max(16 * 1024 * 1024);
     let defaults = [
         ("fetch.wait.max.ms", "50".to_owned()),
         ("queued.max.messages.kbytes", (ahead / 1024).to_string()),
-        // Once it holds so much, it looks again this soon; its default of 1 s would leave it empty for most of that.
+        // When the queue is full, librdkafka checks again after this time; its default of 1 s would leave the queue
+        // empty most of the time.
         ("fetch.queue.backoff.ms", "10".to_owned()),
         ("fetch.message.max.bytes", "1048576".to_owned()),
         ("fetch.max.bytes", ahead.to_string()),
-        // Also the most that a compressed batch may unpack to; librdkafka reads no further in the partition behind a
-        // larger one.
+        // Also the maximum size of an uncompressed batch; librdkafka reads nothing in a partition after a larger one.
         ("receive.message.max.bytes", (2 * largest + 1024).max(64 * 1024 * 1024).to_string()),
     ];
     for (property, value) in defaults {
@@ -81,7 +81,7 @@ fn consumer_config(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// A message as a record. `None` where its topic is none of ours.
+/// Converts a message to a record; `None` if its topic is not one of the five.
 fn record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> Option<Record> {
     let topic = message.topic().strip_prefix(topic_prefix).and_then(Topic::from_name)?;
     Some(Record {

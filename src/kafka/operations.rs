@@ -1,5 +1,5 @@
-//! What the brokers let this client do with topics and its group. It is part of a description, so that nothing must
-//! be sent, read or joined to try it. librdkafka can ask for that, rdkafka does not wrap it.
+//! The operations that the brokers allow this client on topics and its group. They are part of a description, so that
+//! nothing must be sent, read or joined to test them. librdkafka supports this, but rdkafka does not wrap it.
 #![allow(unsafe_code, reason = "rdkafka wraps neither DescribeTopics nor DescribeConsumerGroups")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use rdkafka::client::{Client, ClientContext};
 
 use super::topic_ids::{Owned, text};
 
-/// What a client does with a topic or a group.
+/// An operation on a topic or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names are Kafka's")]
 pub enum Operation {
@@ -24,7 +24,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// As `kafka-acls.sh` names it.
+    /// Returns the operation's name in `kafka-acls.sh`.
     pub fn name(self) -> &'static str {
         match self {
             Operation::Read => "Read",
@@ -44,18 +44,21 @@ impl Operation {
     }
 }
 
-/// The operations that are allowed; `None` where the broker does not say so.
+/// The allowed operations; `None` if the broker does not report them.
 pub type Allowed = Option<BTreeSet<Operation>>;
 
-/// The operations allowed on each of these topics (names as Kafka has them); one that is not described is left out.
-/// Blocks, for `patience` at most.
+/// Returns the operations allowed on each of these topics (names with prefix); topics without a description are
+/// omitted. Blocks for at most `patience`.
 pub(super) fn on_topics<C: ClientContext>(
     client: &Client<C>,
     names: &[String],
     patience: Duration,
 ) -> anyhow::Result<BTreeMap<String, Allowed>> {
-    let names: Vec<CString> =
-        names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>().context("a NUL")?;
+    let names: Vec<CString> = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect::<Result<_, _>>()
+        .context("the name contains a NUL")?;
     let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: the names are NUL-terminated and copied by librdkafka. What the event holds is read while it lives.
     unsafe {
@@ -71,7 +74,7 @@ pub(super) fn on_topics<C: ClientContext>(
         )?;
         let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the topics");
+            bail!("the broker's answer does not describe the topics");
         }
         let mut count = 0;
         let described = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
@@ -88,13 +91,14 @@ pub(super) fn on_topics<C: ClientContext>(
     }
 }
 
-/// The operations allowed on a group; `None` also where there is no such group yet. Blocks, for `patience` at most.
+/// Returns the operations allowed on a group; `None` also if the group does not exist yet. Blocks for at most
+/// `patience`.
 pub(super) fn on_group<C: ClientContext>(
     client: &Client<C>,
     group: &str,
     patience: Duration,
 ) -> anyhow::Result<Allowed> {
-    let name = CString::new(group).context("a NUL")?;
+    let name = CString::new(group).context("the name contains a NUL")?;
     let mut names = [name.as_ptr()];
     // SAFETY: as above.
     unsafe {
@@ -108,7 +112,7 @@ pub(super) fn on_group<C: ClientContext>(
         )?;
         let result = rd::rd_kafka_event_DescribeConsumerGroups_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the group");
+            bail!("the broker's answer does not describe the group");
         }
         let mut count = 0;
         let described = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
@@ -123,7 +127,7 @@ pub(super) fn on_group<C: ClientContext>(
     }
 }
 
-/// Asks and waits for the answer.
+/// Sends an admin request and waits for the answer.
 ///
 /// # Safety
 /// `request` hands its three pointers to an admin request of librdkafka of the kind `operation`, and nothing else.
@@ -146,7 +150,7 @@ pub(super) unsafe fn ask<C: ClientContext>(
             rd::rd_kafka_error_destroy,
         );
         if failed(error.0) {
-            bail!("librdkafka does not ask for the operations allowed");
+            bail!("librdkafka cannot ask for the allowed operations");
         }
         let queue = Owned(rd::rd_kafka_queue_new(handle), rd::rd_kafka_queue_destroy);
         request(handle, options.0, queue.0);
@@ -171,7 +175,7 @@ unsafe fn failed(error: *const rd::rd_kafka_error_t) -> bool {
 }
 
 /// # Safety
-/// The pointer is null or to so many operations.
+/// The pointer is null or points to `count` operations.
 unsafe fn allowed(operations: *const rd::rd_kafka_AclOperation_t, count: usize) -> Allowed {
     if operations.is_null() {
         return None;

@@ -1,5 +1,4 @@
-//! The timestamps of single records, looked at without a group: no coordinator is asked, and no right on a group is
-//! needed.
+//! Reads the timestamps of single records without a group: no coordinator is asked, and no right on a group is needed.
 #![allow(unsafe_code, reason = "rdkafka reads partitions only with a group.id")]
 
 use std::collections::btree_map::Entry;
@@ -17,18 +16,18 @@ use super::topic_ids::Owned;
 use crate::config::Settings;
 use crate::record::{Topic, TopicPartition};
 
-/// The timestamp, in milliseconds since 1970, of the first record at or behind each of these offsets. Those that do not
-/// come within `patience`, and those without a timestamp, are left out. Blocks.
+/// Returns the timestamp, in milliseconds since 1970, of the first record at or after each of these offsets. Records
+/// that do not arrive within `patience`, and records without a timestamp, are omitted. Blocks.
 pub fn timestamps(
     settings: &Settings,
     places: &BTreeMap<TopicPartition, i64>,
     patience: Duration,
 ) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {
     let mut config = consumer_config(settings);
-    // One record of each partition is wanted, and a broker sends a first batch of any size.
+    // One record of each partition is needed; a broker sends the first batch whatever its size.
     config.set("fetch.message.max.bytes", "16384").set("queued.min.messages", "1");
     let client: BaseConsumer<Quiet> =
-        config.create_with_context(Quiet).context("the Kafka client could not be made")?;
+        config.create_with_context(Quiet).context("the Kafka client could not be created")?;
     let handle = client.client().native_ptr();
     let until = Instant::now() + patience;
     let mut found = BTreeMap::new();
@@ -42,7 +41,8 @@ pub fn timestamps(
             let topic = match topics.entry(place.topic) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
-                    let name = CString::new(settings.topic_name(place.topic)).context("a NUL")?;
+                    let name =
+                        CString::new(settings.topic_name(place.topic)).context("the name contains a NUL")?;
                     let topic = rd::rd_kafka_topic_new(handle, name.as_ptr(), std::ptr::null_mut());
                     new.insert(Owned(topic, rd::rd_kafka_topic_destroy))
                 }

@@ -1,18 +1,18 @@
-//! What is wrong with the properties of librdkafka, found out without a broker.
+//! Checks librdkafka's properties without a broker.
 
 use rdkafka::ClientConfig;
 use rdkafka::client::Client;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaType;
 
-use super::admin::Heard;
+use super::admin::CollectedMessages;
 use super::client_config;
 use super::group::group_config;
 use super::send::producer_config;
 use crate::config::{self, SettingError, Settings};
 
-/// Properties that librdkafka does not know, values that it does not take, and combinations that it refuses only when
-/// a client is made. Contacts nobody. Each error names an environment variable.
+/// Returns an error for each property that librdkafka does not know, for each value that it does not accept, and for
+/// combinations that it refuses when a client is created. Contacts no broker. Each error names an environment variable.
 pub fn check_properties(settings: &Settings) -> Vec<SettingError> {
     let mut errors: Vec<SettingError> =
         settings.kafka_properties.iter().filter_map(|(property, value)| wrong(property, value)).collect();
@@ -27,7 +27,7 @@ fn wrong(property: &str, value: &str) -> Option<SettingError> {
     config.set(property, value);
     config.create_native_config().err()?;
     let variable = config::variable(property);
-    // the value may be a secret: librdkafka's words, which quote it, are left out
+    // librdkafka's error text quotes the value, which may be a secret, so it is omitted.
     let is_known =
         ClientConfig::new().create_native_config().is_ok_and(|native| native.get(property).is_ok());
     if is_known {
@@ -44,7 +44,7 @@ fn wrong(property: &str, value: &str) -> Option<SettingError> {
     Some(SettingError::new(variable, format!("means {property}, which is no property of librdkafka"), remedy))
 }
 
-/// Makes each kind of client that `run` makes, without any broker to connect to.
+/// Creates each kind of client that `run` creates, without a broker to connect to.
 fn not_made(settings: &Settings) -> Option<SettingError> {
     let kinds = [
         (RDKafkaType::RD_KAFKA_CONSUMER, group_config(settings)),
@@ -54,14 +54,14 @@ fn not_made(settings: &Settings) -> Option<SettingError> {
     kinds.into_iter().find_map(|(kind, mut config)| {
         config.remove("bootstrap.servers");
         let refused = match config.create_native_config() {
-            Ok(native) => Client::new(&config, native, kind, Heard::default()).err()?,
+            Ok(native) => Client::new(&config, native, kind, CollectedMessages::default()).err()?,
             Err(error) => error,
         };
         let words = match refused {
             KafkaError::ClientCreation(words) => words,
             other => other.to_string(),
         };
-        // the longest name that the words hold, as one may begin with another
+        // The longest property name in the text, as one name may begin with another.
         let given = settings.kafka_properties.keys().filter(|property| words.contains(property.as_str()));
         let variable = given.max_by_key(|property| property.len()).map(|property| config::variable(property));
         let of_login = || words.contains("SASL mechanism").then(|| "KAFKA_SASL_MECHANISM".to_owned());

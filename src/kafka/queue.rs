@@ -1,5 +1,5 @@
 //! The event queue of a consumer. rdkafka's own polling drops the partition of an error, the offset of a partition's
-//! end, and every header name that is not UTF-8; this module reads them from librdkafka's events.
+//! end, and every header name that is not UTF-8, so this module reads them from librdkafka's events.
 #![allow(unsafe_code, reason = "rdkafka does not expose these parts of an event")]
 
 use std::ffi::{CStr, c_void};
@@ -15,31 +15,31 @@ use super::headers;
 use super::topic_ids::{Owned, text};
 use crate::record::{Record, Topic};
 
-/// A topic's name as Kafka has it, and a partition.
-pub(super) type Place = (String, i32);
+/// A topic's name with prefix, and a partition.
+pub(super) type NamedPartition = (String, i32);
 
-/// What librdkafka hands out.
+/// Events of librdkafka.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum QueueEvent {
     /// A record.
     Record(Record),
-    /// Every record before this offset was handed out, and no further one was there.
-    EndOfPartition { place: Place, offset: i64 },
-    /// A partition cannot be read. `offset` is negative where librdkafka names none.
-    PartitionFailed { place: Place, offset: i64, code: RDKafkaErrorCode, reason: String },
+    /// Every record before this offset was returned, and no more exist yet.
+    EndOfPartition { place: NamedPartition, offset: i64 },
+    /// A partition cannot be read. `offset` is negative if librdkafka gives none.
+    PartitionFailed { place: NamedPartition, offset: i64, code: RDKafkaErrorCode, reason: String },
     /// An error of the client or of a topic.
     ClientFailed { code: RDKafkaErrorCode, reason: String, fatal: bool },
-    /// The group gives these partitions to this member.
-    Assigned(Vec<Place>),
-    /// The group takes these partitions away.
-    Revoked(Vec<Place>),
+    /// The group assigns these partitions to this member.
+    Assigned(Vec<NamedPartition>),
+    /// The group revokes these partitions.
+    Revoked(Vec<NamedPartition>),
     /// Statistics as JSON.
     Statistics(Vec<u8>),
     /// A line of librdkafka's log.
     Log { level: i32, facility: String, text: String },
 }
 
-/// The queue. Holds the consumer, which outlives every event.
+/// The event queue. Holds the consumer, which outlives every event.
 pub(super) struct Queue<C: ConsumerContext + 'static> {
     // The order of the fields matters: the queue is destroyed before the consumer.
     queue: Owned<rd::rd_kafka_queue_t>,
@@ -53,7 +53,7 @@ unsafe impl<C: ConsumerContext> Send for Queue<C> {}
 unsafe impl<C: ConsumerContext> Sync for Queue<C> {}
 
 impl<C: ConsumerContext> Queue<C> {
-    /// The queue of this consumer, which must have a `group.id`. `None` if it has no queue.
+    /// Opens the queue of this consumer, which must have a `group.id`. `None` if it has no queue.
     pub(super) fn of(consumer: Arc<BaseConsumer<C>>, topic_prefix: String) -> Option<Queue<C>> {
         // SAFETY: the consumer is alive; the result is null or a new reference to its queue.
         let queue = unsafe { rd::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
@@ -66,8 +66,8 @@ impl<C: ConsumerContext> Queue<C> {
         &self.consumer
     }
 
-    /// The next event that is there. Does not block. Events of no interest are passed over.
-    pub(super) fn next(&self) -> Option<Event> {
+    /// Returns the next queued event. Does not block. Skips events of other types.
+    pub(super) fn next(&self) -> Option<QueueEvent> {
         loop {
             // SAFETY: the queue is alive; the result is null or an event that the caller owns.
             let event = unsafe { rd::rd_kafka_queue_poll(self.queue.0, 0) };
@@ -84,31 +84,32 @@ impl<C: ConsumerContext> Queue<C> {
 
     /// # Safety
     /// `event` is a live event.
-    unsafe fn read(&self, event: *mut rd::rd_kafka_event_t) -> Option<Event> {
+    unsafe fn read(&self, event: *mut rd::rd_kafka_event_t) -> Option<QueueEvent> {
         // SAFETY: every call takes the live event; every pointer read belongs to it.
         unsafe {
             match rd::rd_kafka_event_type(event) {
                 rd::RD_KAFKA_EVENT_FETCH => {
-                    record(rd::rd_kafka_event_message_next(event), &self.topic_prefix).map(Event::Record)
+                    record(rd::rd_kafka_event_message_next(event), &self.topic_prefix).map(QueueEvent::Record)
                 }
                 rd::RD_KAFKA_EVENT_ERROR => failure(event),
                 rd::RD_KAFKA_EVENT_REBALANCE => {
                     let places = places(rd::rd_kafka_event_topic_partition_list(event));
                     match rd::rd_kafka_event_error(event) {
                         rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                            Some(Event::Assigned(places))
+                            Some(QueueEvent::Assigned(places))
                         }
-                        _ => Some(Event::Revoked(places)),
+                        _ => Some(QueueEvent::Revoked(places)),
                     }
                 }
                 rd::RD_KAFKA_EVENT_STATS => {
                     let json = rd::rd_kafka_event_stats(event);
-                    (!json.is_null()).then(|| Event::Statistics(CStr::from_ptr(json).to_bytes().to_vec()))
+                    (!json.is_null())
+                        .then(|| QueueEvent::Statistics(CStr::from_ptr(json).to_bytes().to_vec()))
                 }
                 rd::RD_KAFKA_EVENT_LOG => {
                     let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
                     let read = rd::rd_kafka_event_log(event, &mut facility, &mut line, &mut level);
-                    (read == 0).then(|| Event::Log { level, facility: text(facility), text: text(line) })
+                    (read == 0).then(|| QueueEvent::Log { level, facility: text(facility), text: text(line) })
                 }
                 _ => None,
             }
@@ -118,7 +119,7 @@ impl<C: ConsumerContext> Queue<C> {
 
 /// # Safety
 /// `event` is a live event of the type `RD_KAFKA_EVENT_ERROR`.
-unsafe fn failure(event: *mut rd::rd_kafka_event_t) -> Option<Event> {
+unsafe fn failure(event: *mut rd::rd_kafka_event_t) -> Option<QueueEvent> {
     // SAFETY: as above; the partition is copied out before it is destroyed.
     unsafe {
         let error = rd::rd_kafka_event_error(event);
@@ -130,22 +131,22 @@ unsafe fn failure(event: *mut rd::rd_kafka_event_t) -> Option<Event> {
         let code = RDKafkaErrorCode::from(error);
         let partition = rd::rd_kafka_event_topic_partition(event);
         if partition.is_null() || fatal {
-            return Some(Event::ClientFailed { code, reason, fatal });
+            return Some(QueueEvent::ClientFailed { code, reason, fatal });
         }
         let partition = Owned(partition, rd::rd_kafka_topic_partition_destroy);
         let place = (text((*partition.0).topic), (*partition.0).partition);
         let offset = (*partition.0).offset;
         Some(if code == RDKafkaErrorCode::PartitionEOF {
-            Event::EndOfPartition { place, offset }
+            QueueEvent::EndOfPartition { place, offset }
         } else {
-            Event::PartitionFailed { place, offset, code, reason }
+            QueueEvent::PartitionFailed { place, offset, code, reason }
         })
     }
 }
 
 /// # Safety
 /// `list` is null or a live list.
-unsafe fn places(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Place> {
+unsafe fn places(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<NamedPartition> {
     if list.is_null() {
         return Vec::new();
     }

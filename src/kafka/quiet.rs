@@ -1,4 +1,4 @@
-//! What librdkafka says of a broker that it cannot reach: one outage, not a line for each attempt of each client.
+//! Reports librdkafka's messages about an unreachable broker as one outage, not as a line per attempt and client.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const SUBJECT: &str = "Kafka";
 /// When a client last failed.
 static FAILED: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Notes that a client failed, in its own words.
+/// Records that a client failed, with its own text.
 pub fn failed(reason: &str) {
     *FAILED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     outage::failed(SUBJECT, reason);
@@ -33,7 +33,7 @@ pub(super) fn count(code: Option<RDKafkaErrorCode>, reason: &str) {
     metrics::KAFKA_ERRORS.add(&[kind], 1);
 }
 
-/// Counts and says an error. That all brokers are down is not said: what is said of each of them names it, and the
+/// Counts and reports an error. "All brokers are down" is only counted, as the messages about each broker include the
 /// reason.
 pub fn client_failed(code: Option<RDKafkaErrorCode>, reason: &str) {
     count(code, reason);
@@ -42,7 +42,7 @@ pub fn client_failed(code: Option<RDKafkaErrorCode>, reason: &str) {
     }
 }
 
-/// Ends the outage where no client failed for this long: one broker of several may be away.
+/// Ends the outage if no client failed for `period`, as one of several brokers may be away.
 pub fn recovered_after(period: Duration) {
     let failed = *FAILED.lock().unwrap_or_else(PoisonError::into_inner);
     if failed.is_none_or(|failed| failed.elapsed() >= period) {
@@ -50,13 +50,13 @@ pub fn recovered_after(period: Duration) {
     }
 }
 
-/// Whether a warning of librdkafka says nothing that a person needs: properties go to all clients, though some are for
-/// consumers or producers alone, and a producer's id is asked for again by itself.
+/// Whether a warning of librdkafka is of no interest: properties go to all clients although some are only for consumers
+/// or producers, and a producer's id is requested again by itself.
 pub(super) fn is_noise(facility: &str) -> bool {
     matches!(facility, "CONFWARN" | "GETPID")
 }
 
-/// The context of the clients that ask and send.
+/// The context of clients that ask questions or send records.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet;
 

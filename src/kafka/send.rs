@@ -1,4 +1,4 @@
-//! Sending records.
+//! Sends records.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,24 +17,24 @@ use super::{client_config, headers};
 use crate::config::Settings;
 use crate::record::Outgoing;
 
-/// The topic of the dead letters, without prefix.
+/// The topic of dead letters, without prefix.
 pub const DEAD_LETTER_TOPIC: &str = "voiceclone.dead-letters";
 
-/// The topic of the expiries, without prefix.
+/// The topic of expired clones, without prefix.
 pub const EXPIRED_TOPIC: &str = "clone.expired";
 
-/// How long the broker may take for a record once the producer's queue has it, and how long a record may wait for room
-/// in that queue.
+/// Time that the broker may take for a record in the producer's queue, and time that a record may wait for room in the
+/// queue.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the producer is made with.
+/// Returns the producer's configuration.
 pub(super) fn producer_config(settings: &Settings) -> ClientConfig {
     let mut config = client_config(settings);
     config.set("enable.idempotence", "true");
-    // A producer creates a topic that is missing, unless it is told not to.
+    // By default a producer creates missing topics.
     config.set("allow.auto.create.topics", "false");
     config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
-    // A dead letter is the largest record that is read, and its headers.
+    // A dead letter is at most the largest record that is read, with more headers.
     config.set("message.max.bytes", (settings.record_max_bytes.saturating_mul(2) + 1_048_576).to_string());
     config.set("queue.buffering.max.kbytes", "65536");
     if !settings.kafka_properties.contains_key("linger.ms") {
@@ -43,17 +43,17 @@ pub(super) fn producer_config(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// [`Sender::send_all`] returns within this time: waiting for the queue and for the broker, and a second in which
-/// librdkafka looks for records that are overdue.
+/// Maximum duration of [`Sender::send_all`]: the wait for the queue, the wait for the broker, and a second, the
+/// interval at which librdkafka looks for overdue records.
 pub const SEND_MAX: Duration = Duration::from_secs(21);
 
-/// Why the broker does not have a record.
+/// A record that the broker did not acknowledge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendError {
-    /// The topic and the client's own words.
+    /// The topic and the client's error text.
     pub text: String,
-    /// Whether the record, or the batch that it was sent in, is one that the broker refuses for what it is: larger than
-    /// `max.message.bytes`, or invalid.
+    /// Whether the broker refuses the record, or its batch, for what it is: invalid, or larger than
+    /// `max.message.bytes`.
     pub refused: bool,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for SendError {
     }
 }
 
-/// Whether trying again cannot help, unless somebody changes the topic.
+/// Whether a retry cannot help unless the topic's configuration changes.
 fn is_refusal(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
@@ -79,7 +79,7 @@ fn is_refusal(error: &KafkaError) -> bool {
     )
 }
 
-/// Sends records and knows which of them the broker has.
+/// Sends records and reports which of them the broker has acknowledged.
 #[derive(Clone)]
 pub struct Sender {
     config: ClientConfig,
@@ -88,10 +88,11 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A producer with the settings' properties.
+    /// Creates a producer from the settings.
     pub fn new(settings: &Settings) -> anyhow::Result<Sender> {
         let config = producer_config(settings);
-        let producer = config.create_with_context(Quiet).context("the Kafka producer could not be made")?;
+        let producer =
+            config.create_with_context(Quiet).context("the Kafka producer could not be created")?;
         let producer = Arc::new(Mutex::new(producer));
         Ok(Sender { config, producer, topic_prefix: settings.topic_prefix.clone() })
     }
@@ -100,12 +101,12 @@ impl Sender {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a record; done when the broker has it.
+    /// Sends a record; returns when the broker has acknowledged it.
     pub async fn send(&self, outgoing: &Outgoing) -> Result<(), SendError> {
         self.deliver(outgoing, None).await.map(drop)
     }
 
-    /// Sends a record to this partition, and returns its offset once the broker has it.
+    /// Sends a record to a partition, and returns its offset once the broker has acknowledged it.
     pub async fn send_to(&self, outgoing: &Outgoing, partition: i32) -> Result<i64, SendError> {
         self.deliver(outgoing, Some(partition)).await.map(|delivery| delivery.offset)
     }
@@ -127,10 +128,10 @@ impl Sender {
         })
     }
 
-    /// Sends records side by side; each with its outcome, in their order. Returns within [`SEND_MAX`].
+    /// Sends records concurrently, and returns their outcomes in order. Returns within [`SEND_MAX`].
     ///
-    /// Where the broker takes none of them for a reason that is not theirs, a new producer sends the next ones: the old
-    /// one may have lost the brokers for good, or have failed for good.
+    /// If the broker accepts none of them for a reason other than the records, a new producer sends later ones: the old
+    /// one may have lost the brokers or failed for good.
     pub async fn send_all(&self, outgoing: &[Outgoing]) -> Vec<Result<(), SendError>> {
         let outcomes = join_all(outgoing.iter().map(|outgoing| self.send(outgoing))).await;
         let is_lost = |outcome: &Result<(), SendError>| outcome.as_ref().is_err_and(|error| !error.refused);
@@ -138,16 +139,16 @@ impl Sender {
             match self.config.create_with_context(Quiet) {
                 Ok(new) => {
                     let old = std::mem::replace(&mut *self.producer(), new);
-                    // It waits for what is in flight.
+                    // Dropping the producer waits for records in flight.
                     tokio::task::spawn_blocking(move || drop(old));
                 }
-                Err(error) => tracing::error!(%error, "no new producer could be made"),
+                Err(error) => tracing::error!(%error, "no new producer could be created"),
             }
         }
         outcomes
     }
 
-    /// Waits until the broker has everything, at most this long. Blocks.
+    /// Waits for at most `patience` until the broker has acknowledged everything. Blocks.
     pub fn flush(&self, patience: Duration) {
         let producer = self.producer().clone();
         if let Err(error) = producer.flush(patience) {

@@ -1,16 +1,16 @@
-//! What librdkafka's statistics say of partitions: the end of what may be read.
+//! The end offsets of partitions, from librdkafka's statistics.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::queue::Place;
+use super::queue::NamedPartition;
 use crate::record::TopicPartition;
 
 /// The parts of the statistics that this program uses.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Statistics {
-    /// The last stable offset of each partition whose end librdkafka knows: records before it may be read.
+    /// The last stable offset of each partition, if librdkafka knows it: records before it may be read.
     pub ends: BTreeMap<TopicPartition, i64>,
 }
 
@@ -40,13 +40,13 @@ impl Statistics {
     /// Reads the JSON; `None` if it is not what librdkafka documents.
     pub(super) fn parse(
         json: &[u8],
-        partition: impl Fn(&Place) -> Option<TopicPartition>,
+        partition: impl Fn(&NamedPartition) -> Option<TopicPartition>,
     ) -> Option<Statistics> {
         let document: Document = serde_json::from_slice(json).ok()?;
         let mut ends = BTreeMap::new();
         for (topic, statistics) in document.topics {
             for (number, PartitionStatistics { ls_offset }) in statistics.partitions {
-                // librdkafka has a partition -1 for what has none yet
+                // librdkafka has a partition -1 for records that are not assigned to one yet.
                 if number >= 0
                     && ls_offset >= 0
                     && let Some(partition) = partition(&(topic.clone(), number))
@@ -72,7 +72,7 @@ mod tests {
                 "0":{"partition":0,"ls_offset":12,"hi_offset":13},
                 "1":{"partition":1,"ls_offset":-1001}}},
             "other":{"partitions":{"0":{"ls_offset":5}}}}}"#;
-        let ours = |(topic, number): &Place| {
+        let ours = |(topic, number): &NamedPartition| {
             (topic == "t.clone.ready").then(|| TopicPartition::new(Topic::CloneReady, *number))
         };
         let statistics = Statistics::parse(json, ours);

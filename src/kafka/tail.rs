@@ -1,5 +1,5 @@
-//! Records of several topics from a place on, also those that arrive meanwhile. Takes part in no group: without a
-//! `group.id` there is no coordinator, no commit, and no right on a group is needed.
+//! Reads records of several topics from given offsets on, including those that arrive later. Joins no group: without a
+//! `group.id` there is no coordinator and no commit, and no right on a group is needed.
 #![allow(unsafe_code, reason = "rdkafka reads partitions only with a group.id")]
 
 use std::collections::BTreeMap;
@@ -18,26 +18,26 @@ use super::{consumer_config, queue};
 use crate::config::Settings;
 use crate::record::{Record, Topic, TopicPartition};
 
-/// How often the caller is asked whether to go on while nothing arrives.
+/// Interval at which the caller is asked whether to continue while nothing arrives.
 const PULSE: Duration = Duration::from_millis(100);
 
-/// The offsets that are read of a partition.
+/// The offsets to read from a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The first offset.
     pub from: i64,
-    /// The offset to stop before; `None` goes on for ever. It is an offset that the log has reached.
+    /// The offset to stop before, which the log has reached; `None` for no end.
     pub to: Option<i64>,
 }
 
-/// What a reader hands out.
+/// Items that a reader passes on.
 #[derive(Debug)]
 pub enum Seen {
     /// A record.
     Record(Record),
-    /// A partition cannot be read, in librdkafka's words; the others go on.
+    /// A partition cannot be read, with librdkafka's text; the others continue.
     Failed(TopicPartition, String),
-    /// Nothing arrived for a moment.
+    /// Nothing arrived within the interval.
     Nothing,
 }
 
@@ -48,13 +48,13 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Makes the client; connects when it is first used.
+    /// Creates the client; it connects at its first use.
     pub fn new(settings: &Settings) -> anyhow::Result<Tail> {
         let mut config = consumer_config(settings);
         config.set("enable.partition.eof", "true");
-        // Where retention was faster, the oldest record that is left comes next.
+        // If retention removed the offset, reading continues at the oldest record that is left.
         config.set("auto.offset.reset", "earliest");
-        let client = config.create_with_context(Quiet).context("the Kafka client could not be made")?;
+        let client = config.create_with_context(Quiet).context("the Kafka client could not be created")?;
         Ok(Tail { client, topic_prefix: settings.topic_prefix.clone() })
     }
 
@@ -62,7 +62,7 @@ impl Tail {
         format!("{}{topic}", self.topic_prefix)
     }
 
-    /// What one topic holds between two bounds, as [`range::Reader::resolve`]. Blocks.
+    /// Resolves the ranges of one topic between two bounds, as [`range::RangeReader::resolve`]. Blocks.
     pub fn resolve(
         &self,
         topic: Topic,
@@ -73,8 +73,8 @@ impl Tail {
         range::resolve(&self.client, &self.name(topic), partition, from, to)
     }
 
-    /// Reads until every span is read to its end, or `take` returns false. The records of a partition come in the order
-    /// of their offsets. Blocks.
+    /// Reads until every span is complete or `take` returns false. The records of a partition come in the order of
+    /// their offsets. Blocks.
     pub fn read(
         &self,
         spans: &BTreeMap<TopicPartition, Span>,
@@ -113,7 +113,7 @@ impl Tail {
             started.places.push(*place);
         }
         while !open.is_empty() {
-            // Serves librdkafka's log and errors; records do not come this way.
+            // Serves librdkafka's log and errors; records do not arrive here.
             let _ = self.client.poll(Duration::ZERO);
             let millis = i32::try_from(PULSE.as_millis()).unwrap_or(i32::MAX);
             // SAFETY: the queue is alive; the message is null or owned from here on.
@@ -128,7 +128,7 @@ impl Tail {
         Ok(())
     }
 
-    /// What a message says; spans that end with it are closed.
+    /// Interprets a message. Closes spans that end with it.
     ///
     /// # Safety
     /// `message` is null or a live message.
@@ -163,7 +163,7 @@ impl Tail {
         }
         let code = RDKafkaErrorCode::from(code);
         if code == RDKafkaErrorCode::PartitionEOF {
-            // A bounded span lies within the log: what did not come holds no record.
+            // A bounded span lies within the log: offsets that did not arrive hold no record.
             if span.to.is_some() {
                 open.remove(&place);
             }
@@ -181,7 +181,7 @@ impl Tail {
     }
 }
 
-/// Whether a partition stays unreadable until a person acts.
+/// Whether a partition stays unreadable until a person intervenes.
 fn is_final(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
@@ -193,7 +193,7 @@ fn is_final(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Partitions that are being read; stopped at the end, however it comes.
+/// Partitions that are being read; stopped on drop.
 struct Started<'t> {
     topics: &'t BTreeMap<Topic, Owned<rd::rd_kafka_topic_t>>,
     places: Vec<TopicPartition>,

@@ -1,6 +1,6 @@
-//! The ids that brokers give topics. A topic that is deleted and made anew keeps its name and starts again at
-//! offset 0; only its id tells that a stored offset is another topic's (contract, section 7). librdkafka knows
-//! the ids, rdkafka has no safe way to ask for them yet: this is the only unsafe code.
+//! The ids of topics. A topic that is deleted and recreated keeps its name and starts at offset 0 again; only its id
+//! shows that a stored offset belongs to the old topic (contract, section 7). librdkafka provides the ids, but rdkafka
+//! has no safe function for them yet.
 #![allow(unsafe_code, reason = "rdkafka does not wrap DescribeTopics")]
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use uuid::Uuid;
 
-/// What librdkafka gives out and wants back: freed when it goes out of scope.
+/// A pointer from librdkafka with its destructor, which is called on drop.
 pub(super) struct Owned<T>(pub(super) *mut T, pub(super) unsafe extern "C" fn(*mut T));
 
 impl<T> Drop for Owned<T> {
@@ -26,10 +26,11 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// The ids of those of the topics (names as Kafka has them) that are there and have one: brokers before
-/// version 2.8 give none. Makes no topic. Blocks, for `patience` at most.
+/// Returns the ids of the topics (names with prefix) that exist and have one; brokers before version 2.8 have none.
+/// Creates no topic. Blocks for at most `patience`.
 ///
-/// By itself librdkafka would ask the controller, which may be away for long while all else works; any broker knows.
+/// The request goes to any broker: by default librdkafka asks the controller, which may be away for long while
+/// everything else works.
 pub(super) fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     names: &[String],
@@ -42,8 +43,11 @@ pub(super) fn topic_ids<C: ClientContext>(
     let brokers = client.fetch_metadata(Some(first), patience).context("no broker answers")?;
     let broker = brokers.brokers().first().context("the cluster has no broker")?.id();
     let patience = patience.saturating_sub(started.elapsed());
-    let names: Vec<CString> =
-        names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>().context("a NUL")?;
+    let names: Vec<CString> = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect::<Result<_, _>>()
+        .context("the name contains a NUL")?;
     let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     let handle = client.native_ptr();
@@ -64,7 +68,7 @@ pub(super) fn topic_ids<C: ClientContext>(
         rd::rd_kafka_DescribeTopics(handle, topics.0, options.0, queue.0);
         let event = Owned(rd::rd_kafka_queue_poll(queue.0, patience), rd::rd_kafka_event_destroy);
         if event.0.is_null() {
-            bail!("no broker told the topics' ids in time");
+            bail!("no broker returned the topics' ids in time");
         }
         let code = rd::rd_kafka_event_error(event.0);
         if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -72,7 +76,7 @@ pub(super) fn topic_ids<C: ClientContext>(
         }
         let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
         if result.is_null() {
-            bail!("the broker answered something else than the topics' ids");
+            bail!("the broker's answer does not contain the topics' ids");
         }
         let mut count = 0;
         let described = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);

@@ -1,20 +1,20 @@
-//! What happens in a call, event after event.
+//! The events of a call, in order.
 
 use serde_json::json;
 
 use super::people::{country, number};
 use super::words::{ERRORS, LANGUAGES, OUTAGE, VOICES};
-use super::{CALLERS, Caller, DAY_MS, Traffic, Voice};
+use super::{CALLERS, Caller, ClonedVoice, DAY_MS, Traffic};
 use crate::record::{Outgoing, Topic};
 
 impl Traffic {
-    /// A greeting, during which the voice is cloned (unless that of an earlier call still lives), then
-    /// the talk with the agent who speaks with it.
+    /// Simulates a call: a greeting, during which the voice is cloned unless that of an earlier call is still valid,
+    /// and then the agent's call, which uses the voice.
     pub(super) fn call(&mut self) {
         let start = self.next_call;
         self.next_call = match &mut self.rhythm {
             Some(rhythm) => rhythm.next_start(),
-            None => start + self.dice.range(0, 2 * self.plan.spacing_ms.clamp(1, DAY_MS)),
+            None => start + self.dice.range(0, 2 * self.scenario.spacing_ms.clamp(1, DAY_MS)),
         };
         let person = self.person();
         let number = number(person);
@@ -28,7 +28,7 @@ impl Traffic {
             "call_started_at": self.dice.chance(500).then(|| self.dice.time(start * 1000)),
             "metadata": {"incoming": true, "trunk": trunk, "rings": {"count": rings, "ms": 4000 * rings}},
         });
-        self.tell(Topic::CallLifecycle, &greeting, start, body);
+        self.emit(Topic::CallLifecycle, &greeting, start, body);
         self.mapping(&mut caller, person, &number, start);
 
         let mut now = start + self.dice.around(8000, 0.12);
@@ -46,7 +46,7 @@ impl Traffic {
             now += self.dice.around(1200, 0.2);
             let body =
                 json!({"greeting_call_id": greeting, "agent_call_id": agent, "cloned_voice_id": voice});
-            self.tell(Topic::CloneTransfer, &number, now, body);
+            self.emit(Topic::CloneTransfer, &number, now, body);
         }
         if self.dice.chance(985) {
             let hops = json!([{"to": "greeter", "ms": 12}, {"to": "agent", "ms": self.dice.range(20, 90)}]);
@@ -54,21 +54,21 @@ impl Traffic {
                 "call_id": greeting, "status": if hung_up { "failed" } else { "completed" },
                 "metadata": {"next_call": agent, "hops": hops},
             });
-            self.tell(Topic::CallLifecycle, &greeting, now + 150, body);
+            self.emit(Topic::CallLifecycle, &greeting, now + 150, body);
         }
         if let Some(agent) = agent {
             self.talk(&agent, person, voice, &pbx, now + 200);
         }
     }
 
-    /// The agent's call.
+    /// Simulates the agent's call.
     fn talk(&mut self, call: &str, person: u64, voice: Option<String>, pbx: &str, start: i64) {
         let number = number(person);
         if self.dice.chance(250) {
             let body = json!({
                 "call_id": call, "status": "initiated", "caller_id": number, "cloned_voice_id": voice,
             });
-            self.tell(Topic::CallLifecycle, call, start, body);
+            self.emit(Topic::CallLifecycle, call, start, body);
         }
         let length = self.dice.around(150_000, 0.5).clamp(3000, 900_000);
         let end = start + self.rhythm.as_mut().and_then(|rhythm| rhythm.long_call(start)).unwrap_or(length);
@@ -89,11 +89,11 @@ impl Traffic {
                 "recorded": dice.chance(700), "tags": [], "survey": null,
             },
         });
-        self.tell(Topic::CallLifecycle, call, end, body);
+        self.emit(Topic::CallLifecycle, call, end, body);
     }
 
-    /// Clones the caller's voice; a failure may be tried once more.
-    fn clone_voice(&mut self, number: &str, greeting: &str, now: &mut i64) -> Option<Voice> {
+    /// Clones the caller's voice. A failed attempt may be repeated once.
+    fn clone_voice(&mut self, number: &str, greeting: &str, now: &mut i64) -> Option<ClonedVoice> {
         let is_bad = self.rhythm.as_ref().is_some_and(|rhythm| rhythm.is_bad(*now));
         let slow = if is_bad { 4 } else { 1 };
         let mut took = self.dice.around(2800, 0.17) * slow;
@@ -108,7 +108,7 @@ impl Traffic {
                 "caller_id": number, "greeting_call_id": greeting, "error_message": error,
                 "api_response_time_ms": took, "sample_file_size_bytes": size,
             });
-            self.tell(Topic::CloneFailed, number, *now, body);
+            self.emit(Topic::CloneFailed, number, *now, body);
             if self.dice.chance(400) {
                 return None;
             }
@@ -116,7 +116,7 @@ impl Traffic {
             *now += 1000 + took;
         }
         let (id, ready) = (self.dice.token("", 20), *now);
-        let ttl = if self.dice.chance(500) { self.plan.ttl_seconds } else { None };
+        let ttl = if self.dice.chance(500) { self.scenario.ttl_seconds } else { None };
         let body = json!({
             "caller_id": number, "greeting_call_id": greeting, "cloned_voice_id": id,
             "clone_duration_ms": took,
@@ -125,18 +125,22 @@ impl Traffic {
             "producer": {"name": "greeter", "version": "2.3.1"},
             "clone_created_at": self.dice.chance(300).then(|| self.dice.time((ready - 60) * 1000)),
         });
-        self.tell(Topic::CloneReady, number, ready, body);
-        Some(Voice { id, ready, expires: ready + ttl.map_or(DAY_MS, |seconds| i64::from(seconds) * 1000) })
+        self.emit(Topic::CloneReady, number, ready, body);
+        Some(ClonedVoice {
+            id,
+            ready,
+            expires: ready + ttl.map_or(DAY_MS, |seconds| i64::from(seconds) * 1000),
+        })
     }
 
-    /// Some callers choose a voice of their own, change it now and then, and may withdraw it.
+    /// Some callers choose a voice of their own, change it occasionally, and may withdraw it.
     fn mapping(&mut self, caller: &mut Caller, person: u64, number: &str, start: i64) {
         let topic = Topic::CallerVoiceMapping;
         let at = start + self.dice.range(500, 4000);
         match (caller.mapped, self.dice.below(1000)) {
             (true, 0..15) => {
                 caller.mapped = false;
-                self.tell(topic, number, at, json!({"caller_id": number, "deleted": true}));
+                self.emit(topic, number, at, json!({"caller_id": number, "deleted": true}));
             }
             (true, 15..30) => {
                 caller.mapped = false;
@@ -155,21 +159,21 @@ impl Traffic {
                     "voice_name": self.dice.pick(VOICES), "description": description,
                     "account_id": format!("acct_{:06}", person % 997),
                 });
-                self.tell(topic, number, at, body);
+                self.emit(topic, number, at, body);
             }
             _ => {}
         }
     }
 
-    /// Who calls: few often, most seldom. The 32 who call most have the same share of the calls as the
-    /// next 64, the next 128, and so on up to about twice as many callers as calls.
+    /// Chooses a caller: few call often, most rarely. The 32 most frequent callers have the same share of the calls as
+    /// the next 64, the next 128, and so on up to about twice as many callers as calls.
     fn person(&mut self) -> u64 {
-        let doublings = u64::from(65 - self.plan.calls.leading_zeros()).clamp(8, 14) - 5;
+        let doublings = u64::from(65 - self.scenario.calls.leading_zeros()).clamp(8, 14) - 5;
         let rank = 32 << self.dice.below(doublings);
         (self.first_caller + (rank + self.dice.below(rank)) * 7919) % CALLERS
     }
 
-    /// What was said, and in which language; agent and caller take turns.
+    /// Returns the language and the text of a talk, in which agent and caller take turns.
     fn transcript(&mut self, person: u64) -> (&'static str, String) {
         let languages = country(person).map_or(["en"].as_slice(), |country| country.languages);
         let language = languages.get(person as usize / 7 % languages.len()).copied().unwrap_or_default();
@@ -177,7 +181,7 @@ impl Traffic {
         if let Some((_, agent, caller)) = LANGUAGES.iter().find(|(tag, ..)| *tag == language) {
             for turn in 0..self.dice.range(3, 12) {
                 let (who, sentences) = if turn % 2 == 0 { ("Agent", agent) } else { ("Caller", caller) };
-                // A call opens with the first sentence of the agent.
+                // A call opens with the agent's first sentence.
                 let choice = if turn == 0 { 1 } else { sentences.len() };
                 let sentence = self.dice.pick(sentences.get(..choice).unwrap_or_default());
                 let number = self.dice.range(10, 23).to_string();

@@ -1,4 +1,4 @@
-//! Random choices that stay the same.
+//! Reproducible random choices.
 
 use chrono::DateTime;
 use rand_chacha::ChaCha8Rng;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::event::rfc3339;
 
-/// Random choices with a definition of their own, so that no library's next version changes them.
+/// Random choices with a fixed definition, which no new version of a library changes.
 pub(super) struct Dice(ChaCha8Rng);
 
 impl Dice {
@@ -19,12 +19,12 @@ impl Dice {
         Dice(generator)
     }
 
-    /// 0 up to and without the limit.
+    /// Returns a number from 0 to below the limit.
     pub(super) fn below(&mut self, limit: u64) -> u64 {
         ((u128::from(self.0.next_u64()) * u128::from(limit)) >> 64) as u64
     }
 
-    /// Both ends included.
+    /// Returns a number in the range, both ends included.
     pub(super) fn range(&mut self, low: i64, high: i64) -> i64 {
         low + self.below((high - low + 1) as u64) as i64
     }
@@ -42,7 +42,7 @@ impl Dice {
         prefix.chars().chain((0..length).map(|_| char::from(self.pick(LETTERS)))).collect()
     }
 
-    /// Nearly lognormal around the median: eight factors, each up to so much more or less than 1.
+    /// Nearly lognormal around the median: eight factors, each up to `1 + spread` or its reciprocal.
     pub(super) fn around(&mut self, median: i64, spread: f64) -> i64 {
         let product = (0..8).fold(median as f64, |product, _| {
             let factor = 1.0 + spread * (self.below(1 << 53) as f64 / (1u64 << 53) as f64);
@@ -51,13 +51,13 @@ impl Dice {
         product as i64
     }
 
-    /// A second to an hour in milliseconds, short ones more often.
+    /// Returns one second to one hour in milliseconds, short delays more often.
     pub(super) fn delay(&mut self) -> i64 {
         let least = 1000 << self.below(12);
         (least + self.range(0, least)).min(3_600_000)
     }
 
-    /// A time as one or another producer writes it.
+    /// Formats a time as one of several producers would.
     pub(super) fn time(&mut self, micros: i64) -> Value {
         let utc = DateTime::from_timestamp_micros(micros).unwrap_or_default();
         match self.below(12) {

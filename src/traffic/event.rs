@@ -1,18 +1,18 @@
-//! Something that happened, and the records that tell of it.
+//! A simulated event, and its records.
 
 use chrono::{DateTime, FixedOffset, Offset, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
+use super::defects::fields;
 use super::dice::Dice;
-use super::faults::fields;
 use crate::record::{Header, Outgoing, Topic};
 
-/// Something that happened, about to be told.
+/// An event before it is written to a record.
 #[derive(Clone)]
-pub(super) struct Event {
+pub(super) struct Occurrence {
     pub(super) topic: Topic,
     pub(super) key: String,
-    /// In microseconds since 1970.
+    /// Microseconds since 1970.
     pub(super) at: i64,
     pub(super) body: Map<String, Value>,
 }
@@ -24,7 +24,7 @@ pub(super) enum Envelope {
     Structured,
 }
 
-impl Event {
+impl Occurrence {
     pub(super) fn record(&self, dice: &mut Dice, envelope: Envelope, kind: &str) -> Outgoing {
         let body = Value::Object(self.body.clone());
         if envelope == Envelope::Bare {
@@ -42,7 +42,7 @@ impl Event {
         let mut whole: Map<_, _> =
             attributes.map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect();
         whole.insert("data".to_owned(), body);
-        // Without the header it is the body's `specversion` that tells.
+        // Without the header, `specversion` in the body marks an envelope.
         let told = dice.chance(700).then(|| header("content-type", "application/cloudevents+json"));
         self.outgoing(Some(Value::Object(whole).to_string().into_bytes()), told.into_iter().collect())
     }
@@ -52,7 +52,7 @@ impl Event {
         Outgoing { topic: self.topic.name(), key, value, headers, timestamp: None }
     }
 
-    /// The same event told again, with contents that are greater.
+    /// Returns the same event sent again with greater contents.
     pub(super) fn corrected(&self, dice: &mut Dice) -> Outgoing {
         let mut event = self.clone();
         let (time, integers, _) = fields(self.topic);

@@ -1,4 +1,4 @@
-//! Who calls, from which number.
+//! Callers and their phone numbers.
 
 pub(super) struct Country {
     code: &'static str,
@@ -8,8 +8,8 @@ pub(super) struct Country {
     pub(super) languages: &'static [&'static str],
 }
 
-/// The numbers that regulators keep for fiction: 555-01xx of the NANP, Ofcom's, ARCEP's, the
-/// Bundesnetzagentur's, ACMA's and ComReg's drama numbers. Each has room for a seventh of `CALLERS`.
+/// Numbers that regulators reserve for fiction: 555-01xx of the NANP, and the drama numbers of Ofcom, ARCEP, the
+/// Bundesnetzagentur, ACMA and ComReg. Each country has room for a seventh of `CALLERS`.
 #[rustfmt::skip]
 const COUNTRIES: [Country; 7] = [
     Country { code: "+1", then: "55501", digits: 2, languages: &["en", "es", "en", "zh"], areas: &[
@@ -32,7 +32,7 @@ pub(super) fn country(person: u64) -> Option<&'static Country> {
     COUNTRIES.get((person % COUNTRIES.len() as u64) as usize)
 }
 
-/// A caller's phone number; each has another.
+/// Returns a caller's phone number, which no other caller has.
 pub(super) fn number(person: u64) -> String {
     let Some(Country { code, areas, then, digits, .. }) = country(person) else { return String::new() };
     let (nth, areas_len) = (person / COUNTRIES.len() as u64, areas.len() as u64);

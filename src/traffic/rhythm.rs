@@ -1,38 +1,38 @@
-//! When calls come over days and nights.
+//! The starts of calls over days and nights.
 
 use super::dice::Dice;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
-/// How many calls come in each hour of a weekday, UTC: offices from Europe to America.
+/// Relative number of calls in each hour of a weekday, UTC: offices from Europe to America.
 const WEEKDAY: [i64; 24] =
     [9, 7, 6, 5, 5, 8, 18, 42, 78, 96, 100, 95, 88, 97, 100, 98, 92, 84, 73, 58, 44, 32, 22, 14];
-/// At weekends so many of a hundred come.
+/// Calls at weekends, in percent of those on weekdays.
 const WEEKEND: i64 = 35;
-/// An hour has by chance between so many and the reverse of a hundred more.
+/// Range of the random variation of each hour, in percent.
 const CHANCE: (i64, i64) = (80, 120);
-/// Of a thousand calls so many are long, in minutes.
+/// Long calls per thousand, and their length in minutes.
 const LONG_CALLS: u64 = 20;
 const LONG_MINUTES: (i64, i64) = (30, 110);
-/// Beyond it (ten years) the days are not told apart any more.
+/// Maximum number of hours with weights of their own (ten years).
 const MOST_HOURS: i64 = 87_660;
 
-/// The starts of the calls, one after the other.
+/// Generates the starts of the calls in order.
 pub(super) struct Rhythm {
     dice: Dice,
     calls: u64,
     hours: Vec<Hour>,
-    /// Of all hours.
+    /// The weight of all hours together.
     weight: u128,
     made: u64,
-    /// The hour in which the last call started, and the weight of all hours before it.
+    /// The index of the hour in which the last call started, and the weight of all earlier hours.
     at: usize,
     before: u128,
     bad: Hour,
     end: i64,
 }
 
-/// A clock hour, or the part of it that the plan covers.
+/// A clock hour, or the part of it within the simulated period.
 #[derive(Clone, Copy, Default)]
 struct Hour {
     start: i64,
@@ -41,7 +41,7 @@ struct Hour {
 }
 
 impl Rhythm {
-    /// So many calls between two moments, in milliseconds since 1970.
+    /// Distributes the calls between two times, in milliseconds since 1970.
     pub(super) fn new(seed: u64, calls: u64, start: i64, end: i64) -> Rhythm {
         let mut dice = Dice::new(seed, 2);
         let start = start.max(end - MOST_HOURS * HOUR_MS);
@@ -50,7 +50,7 @@ impl Rhythm {
         while at < end {
             let next = end.min(at - at.rem_euclid(HOUR_MS) + HOUR_MS);
             let hour = usize::try_from(at.rem_euclid(DAY_MS) / HOUR_MS).unwrap_or_default();
-            // 1970 began on a Thursday
+            // 1970-01-01 was a Thursday.
             let is_weekend = matches!(at.div_euclid(DAY_MS).rem_euclid(7), 2 | 3);
             let share = if is_weekend { WEEKEND } else { 100 };
             let calls = WEEKDAY.get(hour).copied().unwrap_or(1) * share * dice.range(CHANCE.0, CHANCE.1);
@@ -64,14 +64,14 @@ impl Rhythm {
         let weight = hours.iter().map(|hour| hour.weight).sum();
         let mut rhythm =
             Rhythm { dice, calls, hours, weight, made: 0, at: 0, before: 0, bad: Hour::default(), end };
-        // a call of the middle half decides, so it is a busy hour
+        // Chosen by weight within the middle half, so it is a busy hour.
         let share = rhythm.dice.range(250, 750);
         rhythm.bad = rhythm.hour_of(rhythm.weight * u128::from(share.unsigned_abs()) / 1000).0;
         (rhythm.at, rhythm.before) = (0, 0);
         rhythm
     }
 
-    /// When the next call starts. Each call has an equal share of the weight for itself, and starts somewhere in it.
+    /// Returns the start of the next call. Each call has an equal share of the weight, and starts at random within it.
     pub(super) fn next_start(&mut self) -> i64 {
         let calls = u128::from(self.calls.max(1));
         let share = u64::try_from(self.weight / calls).unwrap_or(u64::MAX).max(1);
@@ -82,7 +82,7 @@ impl Rhythm {
         hour.start + i64::try_from(passed).unwrap_or(hour.length).min(hour.length)
     }
 
-    /// The hour in which that weight is reached, and how far into it. Never goes back.
+    /// Returns the hour in which a cumulative weight is reached, and the weight into it. Never goes back.
     fn hour_of(&mut self, weight: u128) -> (Hour, u128) {
         while let Some(hour) = self.hours.get(self.at)
             && self.before + hour.weight <= weight
@@ -95,7 +95,7 @@ impl Rhythm {
         (hour, weight.saturating_sub(self.before))
     }
 
-    /// How long the call of that start goes on, where it is one of the long ones.
+    /// Returns the duration of a call that starts at `start`, if it is a long one.
     pub(super) fn long_call(&mut self, start: i64) -> Option<i64> {
         let is_long = self.dice.chance(LONG_CALLS);
         let minutes = self.dice.range(LONG_MINUTES.0, LONG_MINUTES.1);

@@ -1,4 +1,4 @@
-//! What a seed yields stays; the records are what they are said to be.
+//! Tests that a seed always gives the same records, and that each record is what it claims to be.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::people::number;
 use super::*;
 
-fn plan(calls: u64, disorder: bool) -> Plan {
-    Plan { calls, seed: 7, disorder, start: 1_767_225_600_000, spacing_ms: 2000, ttl_seconds: None }
+fn plan(calls: u64, disorder: bool) -> Scenario {
+    Scenario { calls, seed: 7, disorder, start: 1_767_225_600_000, spacing_ms: 2000, ttl_seconds: None }
 }
 
 fn sent(calls: u64, disorder: bool) -> Vec<Sent> {
@@ -36,9 +36,9 @@ fn micros(time: &Value) -> i64 {
     }
 }
 
-/// One id for all bytes of all records.
-fn fingerprint(plan: &Plan) -> String {
-    let all = traffic(plan).fold(uuid::Uuid::nil(), |before, Sent { record, unusable }| {
+/// A single id over all bytes of all records.
+fn fingerprint(scenario: &Scenario) -> String {
+    let all = traffic(scenario).fold(uuid::Uuid::nil(), |before, Sent { record, unusable }| {
         let headers: Vec<_> =
             record.headers.into_iter().map(|h| (String::from_utf8(h.name).unwrap(), h.value)).collect();
         let bytes = (record.topic, record.key, record.value, headers, record.timestamp, unusable);
@@ -55,8 +55,9 @@ fn one_plan_makes_the_same_bytes_today_and_forever() {
 
 #[test]
 fn another_seed_makes_other_records() {
-    let other = Plan { seed: 8, ..plan(100, false) };
-    let values = |plan: &Plan| traffic(plan).filter_map(|sent| sent.record.value).collect::<HashSet<_>>();
+    let other = Scenario { seed: 8, ..plan(100, false) };
+    let values =
+        |scenario: &Scenario| traffic(scenario).filter_map(|sent| sent.record.value).collect::<HashSet<_>>();
     assert!(values(&plan(100, false)).is_disjoint(&values(&other)));
 }
 
@@ -117,12 +118,12 @@ fn without_disorder_everything_is_usable_sent_once_and_soon() {
     assert!(sent.iter().all(|sent| sent.unusable.is_none()));
     let values: HashSet<_> = sent.iter().filter_map(|sent| sent.record.value.as_ref()).collect();
     let tombstones = sent.iter().filter(|sent| sent.record.value.is_none()).count();
-    // Two deletes of one caller that give no time may read the same.
+    // Two deletes of one caller without a time may have equal values.
     assert!(values.len() + tombstones + 3 >= sent.len());
     assert!(lags(&sent).iter().all(|lag| (0..=251_000).contains(lag)));
 }
 
-/// By how many microseconds each record is behind its event, where it gives the event's time.
+/// Returns the microseconds between each event and its record, for records that state the event's time.
 fn lags(sent: &[Sent]) -> Vec<i64> {
     let lag = |sent: &Sent| {
         let topic = Topic::from_name(sent.record.topic)?;
@@ -173,7 +174,7 @@ fn disorder_repeats_some_records_exactly_and_others_with_greater_contents() {
 fn disorder_makes_one_record_in_a_hundred_unusable_for_each_reason_alike() {
     let sent = sent(4000, true);
     let count = |reason| sent.iter().filter(|sent| sent.unusable == Some(reason)).count();
-    let counts: Vec<usize> = FAULTS.iter().map(|(reason, _)| count(*reason)).collect();
+    let counts: Vec<usize> = DEFECTS.iter().map(|(reason, _)| count(*reason)).collect();
     let share = counts.iter().sum::<usize>() as f64 / sent.len() as f64;
     assert!((0.007..0.013).contains(&share), "{share}");
     assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
@@ -190,8 +191,8 @@ fn every_fault_occurs_and_only_invalid_json_is_no_json() {
             .filter_map(|sent| sent.record.value.as_ref())
             .any(|value| value.windows(part.len()).any(|window| window == part))
     };
-    for (reason, faults) in FAULTS {
-        for (_, raw) in faults.iter().filter(|(field, _)| *field != "RECORD") {
+    for (reason, defects) in DEFECTS {
+        for (_, raw) in defects.iter().filter(|(field, _)| *field != "RECORD") {
             let raw = if *raw == b"deep" { br#"{"a":{"a":{"a":"# } else { *raw };
             assert!(holds(reason, raw), "{reason}: {}", String::from_utf8_lossy(raw));
         }
@@ -228,7 +229,7 @@ fn callers_come_back_and_their_voices_are_used_again() {
 #[test]
 fn a_short_ttl_is_given_to_half_of_the_clones_if_the_plan_has_one() {
     let ttls = |ttl_seconds| {
-        let plan = Plan { ttl_seconds, ..plan(1000, false) };
+        let plan = Scenario { ttl_seconds, ..plan(1000, false) };
         let all: Vec<Value> = traffic(&plan).filter_map(|s| body(&s)?.get("ttl_seconds").cloned()).collect();
         (all.iter().filter(|ttl| **ttl == 20).count(), all.len())
     };
@@ -270,9 +271,9 @@ fn clones_take_two_to_four_seconds_mostly() {
 
 #[test]
 fn of_a_million_calls_at_any_pace_few_records_wait_at_a_time() {
-    // The latest record is two hours and a half behind its call's start: more calls make it no worse.
+    // A record is at most two and a half hours later than its call's start, so more calls do not increase the number.
     for (spacing_ms, records, most) in [(1000, 200_000, 4000), (1, 100_000, WINDOW + 100)] {
-        let mut traffic = Traffic::new(Plan { spacing_ms, ..plan(1_000_000, true) }, None);
+        let mut traffic = Traffic::new(Scenario { spacing_ms, ..plan(1_000_000, true) }, None);
         for _ in 0..records {
             assert!(traffic.next().is_some());
             assert!(traffic.waiting.len() <= most, "{}", traffic.waiting.len());

@@ -1,4 +1,4 @@
-//! What is said.
+//! Texts of the simulated service.
 
 pub(super) const VOICES: &[&str] =
     &["Zoë", "Łukasz", "Jürgen", "Aoife", "美咲", "Ayşe", "Marie-Noëlle", "O'Brien", "Sam"];
@@ -13,10 +13,10 @@ pub(super) const ERRORS: &[&str] = &[
     "More than one speaker in the sample (“{} segments”)",
 ];
 
-/// What the voice API says in its bad hour.
+/// Errors of the voice API in its bad hour.
 pub(super) const OUTAGE: &[&str] = &["HTTP 503 from the voice API, tried {} times"];
 
-/// What agents and what callers say in a language; `{}` is some number.
+/// A language, and the sentences of agents and of callers in it; `{}` stands for a number.
 pub(super) type Spoken = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 #[rustfmt::skip]

@@ -13,7 +13,7 @@ use crate::support::left_out::{note, real_kafka};
 use crate::support::processes::{Signal, folder};
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually};
-use voiceclone_events::traffic::{Plan, traffic};
+use voiceclone_events::traffic::{Scenario, traffic};
 
 /// Enough for a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
@@ -256,7 +256,7 @@ fn a_schema_rolled_back_under_a_running_daemon_makes_it_unready_and_loses_nothin
 /// Disordered traffic of `calls` calls, others for each seed.
 fn send_traffic(scene: &Scene, calls: u64, seed: u64) {
     let start = chrono::Utc::now().timestamp_millis() - 2 * 3_600_000;
-    let plan = Plan { calls, seed, disorder: true, start, spacing_ms: 100, ttl_seconds: None };
+    let plan = Scenario { calls, seed, disorder: true, start, spacing_ms: 100, ttl_seconds: None };
     scene.send(traffic(&plan).map(|sent| sent.record));
 }
 

@@ -10,14 +10,14 @@ use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::tables;
 use crate::support::wait::{SOON, eventually, eventually_eq};
-use voiceclone_events::traffic::{Plan, traffic};
+use voiceclone_events::traffic::{Scenario, traffic};
 
 /// Enough for a busy machine.
 const MINUTES: Duration = Duration::from_secs(300);
 
-fn plan(calls: u64, seed: u64) -> Plan {
+fn plan(calls: u64, seed: u64) -> Scenario {
     let start = chrono::Utc::now().timestamp_millis() - 2 * 3_600_000;
-    Plan { calls, seed, disorder: true, start, spacing_ms: 100, ttl_seconds: None }
+    Scenario { calls, seed, disorder: true, start, spacing_ms: 100, ttl_seconds: None }
 }
 
 #[test]

@@ -20,14 +20,14 @@ use crate::support::wait::{SOON, eventually, eventually_eq};
 use voiceclone_events::cli::SettingFlags;
 use voiceclone_events::config::{Need, Settings};
 use voiceclone_events::store::connect;
-use voiceclone_events::traffic::{Plan, traffic};
+use voiceclone_events::traffic::{Scenario, traffic};
 
 /// Enough for a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 fn send_traffic(scene: &Scene, calls: u64, seed: u64) {
     let start = chrono::Utc::now().timestamp_millis() - 3_600_000;
-    let plan = Plan { calls, seed, disorder: true, start, spacing_ms: 50, ttl_seconds: None };
+    let plan = Scenario { calls, seed, disorder: true, start, spacing_ms: 50, ttl_seconds: None };
     scene.send(traffic(&plan).map(|sent| sent.record));
 }
 

@@ -14,7 +14,7 @@ use crate::support::processes::Signal;
 use crate::support::scene::{Scene, TOPICS};
 use crate::support::tables;
 use crate::support::wait::{SOON, eventually};
-use voiceclone_events::traffic::{Plan, traffic};
+use voiceclone_events::traffic::{Scenario, traffic};
 
 /// Enough for a busy machine.
 const MINUTES: Duration = Duration::from_secs(300);
@@ -23,7 +23,7 @@ const MINUTES: Duration = Duration::from_secs(300);
 const TEN: i64 = 1_768_471_200_000;
 
 fn send_traffic(scene: &Scene, calls: u64, seed: u64) {
-    let plan = Plan { calls, seed, disorder: true, start: TEN, spacing_ms: 50, ttl_seconds: None };
+    let plan = Scenario { calls, seed, disorder: true, start: TEN, spacing_ms: 50, ttl_seconds: None };
     scene.send(traffic(&plan).map(|sent| sent.record));
 }
 

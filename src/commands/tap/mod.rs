@@ -30,7 +30,7 @@ use crate::config::Settings;
 use crate::event::{Limits, decode};
 use crate::ingest::{Ingest, Memory};
 use crate::kafka::admin::{self, TopicState};
-use crate::kafka::range::{Bound, Eaten, Range};
+use crate::kafka::range::{Bound, Missing, Range};
 use crate::kafka::tail::{Seen, Span, Tail};
 use crate::output::{print, say};
 use crate::record::{Record, Topic, TopicPartition};
@@ -137,7 +137,7 @@ fn spans(
     let mut spans = BTreeMap::new();
     for topic in topics {
         for range in tail.resolve(*topic, partition, from, to)? {
-            if let Eaten::Offsets { from, to } = range.eaten {
+            if let Missing::Offsets { from, to } = range.missing {
                 say(format!(
                     "{topic}/{} no longer has offsets {from} to {}: retention has removed them.",
                     range.partition,

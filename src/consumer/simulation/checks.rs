@@ -1,4 +1,4 @@
-//! The promises that concern time: the others never stop, and everything settles.
+//! The promises about time: unaffected partitions keep moving, and everything settles.
 
 use std::collections::BTreeMap;
 
@@ -6,28 +6,28 @@ use super::faults::Fault;
 use super::{INSTANCES, Millis, World};
 use crate::record::{Topic, TopicPartition};
 
-/// A partition that no fault concerns lets no record wait for longer.
+/// Maximum time that records wait in a partition that no fault affects.
 const NEVER_STOPS: Millis = 8000;
 
-/// A partition is read again within this time after its fault: the pauses between tries grow to 10 s.
+/// Maximum time after a fault until a partition is read again: the pauses between attempts grow to 10 s.
 pub(super) const RECOVERED_WITHIN: Millis = 25_000;
 
-/// A partition that moves to another member stands for this long at most.
+/// Maximum time that a partition stands still while it moves to another member.
 pub(super) const MOVED: Millis = 10_000;
 
-/// Everything has settled within this time after the last fault.
+/// Maximum time after the last fault until everything has settled.
 pub(super) const SETTLED_WITHIN: Millis = 90_000;
 
-/// What the checks remember.
+/// The state of the checks.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// By partition: the stored offset, and since when it has not moved although records wait.
+    /// By partition: the stored offset, and the time since which it has not moved although records wait.
     seen: BTreeMap<TopicPartition, (Option<i64>, Millis)>,
     excused: BTreeMap<TopicPartition, Millis>,
     all_excused: Millis,
-    /// Faults that last.
+    /// Ongoing faults.
     pub faults: Vec<Fault>,
-    /// Topics that are deleted for the moment, with their partitions.
+    /// Topics that are deleted at the moment, with their partitions.
     pub deleted: BTreeMap<Topic, i32>,
 }
 
@@ -37,7 +37,7 @@ impl Watch {
         *excused = until.max(*excused);
     }
 
-    /// Hours went by in which nothing happened.
+    /// Adjusts the clocks after skipped hours.
     pub fn rested(&mut self) {
         self.seen.clear();
     }
@@ -48,7 +48,7 @@ impl Watch {
 }
 
 impl World {
-    /// Each second: a partition that no fault concerns moves on.
+    /// Checks every second that partitions without a fault move on.
     pub(super) fn check_the_others(&mut self) {
         let now = self.now;
         for fault in self.watch.faults.clone() {
@@ -57,7 +57,7 @@ impl World {
         let heard: Vec<_> = self.instances.iter().filter(|it| it.is_heard(now)).map(|it| it.who).collect();
         for (key, log) in &self.kafka.logs {
             let watch = &mut self.watch;
-            // Nobody can read it before the session of a member that is gone has ended.
+            // No member can read it until the session of the previous owner has ended.
             if !self.kafka.group.owners(*key).any(|who| heard.contains(&who)) {
                 watch.excuse(*key, now + super::checks::MOVED);
             }
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// What is not as it must be once all faults are over; `None` where everything is.
+    /// Returns the first condition that does not hold after all faults are over; `None` if all hold.
     pub(super) fn unsettled(&self) -> Option<String> {
         for (key, log) in &self.kafka.logs {
             let id = self.kafka.ids.get(&key.topic).copied();

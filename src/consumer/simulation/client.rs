@@ -1,4 +1,4 @@
-//! A client of the group that behaves as librdkafka does. `docs/design.md` lists the assumptions.
+//! A client of the group that behaves like librdkafka. `docs/design.md` lists the assumptions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -6,20 +6,20 @@ use uuid::Uuid;
 
 use super::Millis;
 use super::kafka::Kafka;
-use crate::kafka::group::Event;
+use crate::kafka::group::GroupEvent;
 use crate::record::{Record, Topic, TopicPartition};
 
-/// Records that are fetched ahead (`queued.min.messages`).
+/// Number of records fetched ahead (`queued.min.messages`).
 const QUEUED: usize = 200;
 
-/// Records of a partition in one answer.
+/// Maximum number of records of a partition in one fetch response.
 const FETCHED: usize = 40;
 
-/// A record in so many is heavy, so that the limits on memory have work.
+/// One record in this many is large, to exercise the limits on memory.
 const HEAVY_EVERY: i64 = 997;
 const HEAVY_BYTES: usize = 6 * 1024 * 1024;
 
-/// A rebalance that was handed out and is not answered: the client takes part in no other one.
+/// A rebalance event that is not answered yet: the client takes part in no other rebalance.
 #[derive(Debug)]
 pub(super) struct Unanswered {
     pub since: Millis,
@@ -27,44 +27,44 @@ pub(super) struct Unanswered {
     release: Option<Release>,
 }
 
-/// What the answer of a revocation brings about.
+/// The effect of answering a revocation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Release {
     pub partitions: Vec<TopicPartition>,
-    /// The assignment that follows it.
+    /// The assignment that follows.
     pub then: Option<Vec<TopicPartition>>,
 }
 
 /// A partition that is read.
 #[derive(Debug)]
 struct Reading {
-    /// The offset to fetch next.
+    /// The next offset to fetch.
     fetch: i64,
-    /// The offset behind the last record that was handed out.
+    /// The offset after the last returned record.
     handed_out: i64,
     /// Events of an older version are dropped.
     version: u64,
-    /// An offset out of range: nothing is fetched until it is unassigned and assigned anew.
+    /// The offset is out of range: nothing is fetched until the partition is unassigned and assigned again.
     failed: bool,
     paused: bool,
     /// The end that was reported.
     end: Option<i64>,
-    /// Not fetched before, after an error.
+    /// Time before which nothing is fetched, after an error.
     not_before: Millis,
 }
 
 #[derive(Default)]
 pub(super) struct Client {
-    queue: VecDeque<(Option<(TopicPartition, u64)>, Event)>,
+    queue: VecDeque<(Option<(TopicPartition, u64)>, GroupEvent)>,
     reading: BTreeMap<TopicPartition, Reading>,
     version: u64,
     pub unanswered: Option<Unanswered>,
-    /// A fatal error: nothing works from then on.
+    /// A fatal error occurred: nothing works any more.
     pub dead: bool,
     pub member: bool,
-    /// What the group gave it.
+    /// The partitions that the group assigned.
     pub given: BTreeSet<TopicPartition>,
-    /// The topics as it saw them first. It does not follow one that is recreated.
+    /// The topics' ids when first seen. The client does not follow a recreated topic.
     topics: BTreeMap<Topic, Uuid>,
 }
 
@@ -81,46 +81,47 @@ impl Client {
         !self.queue.is_empty()
     }
 
-    pub fn report(&mut self, event: Event) {
+    pub fn report(&mut self, event: GroupEvent) {
         self.queue.push_back((None, event));
     }
 
     pub fn give(&mut self, partitions: Vec<TopicPartition>, now: Millis) {
         self.given.extend(partitions.iter().copied());
         self.unanswered = Some(Unanswered { since: now, release: None });
-        self.report(Event::Assigned(partitions));
+        self.report(GroupEvent::Assigned(partitions));
     }
 
     pub fn take_away(&mut self, release: Release, lost: bool, now: Millis) {
         let partitions = release.partitions.clone();
         self.given.retain(|key| !partitions.contains(key));
         self.unanswered = Some(Unanswered { since: now, release: Some(release) });
-        self.report(Event::Revoked { partitions, lost });
+        self.report(GroupEvent::Revoked { partitions, lost });
     }
 
-    /// The next event. One of a partition that was unassigned or paused since is dropped.
-    pub fn next_event(&mut self) -> Option<Event> {
+    /// Returns the next event. Drops events of partitions that were unassigned or paused since.
+    pub fn next_event(&mut self) -> Option<GroupEvent> {
         loop {
             let (of, event) = self.queue.pop_front()?;
             if let Some((key, version)) = of
-                && !matches!(event, Event::OffsetOutOfRange { .. })
+                && !matches!(event, GroupEvent::OffsetOutOfRange { .. })
             {
                 let Some(reading) = self.reading.get_mut(&key).filter(|reading| reading.version == version)
                 else {
                     continue;
                 };
-                if let Event::Record(record) = &event {
+                if let GroupEvent::Record(record) = &event {
                     reading.handed_out = record.offset + 1;
                 }
             }
-            if let Event::Revoked { partitions, .. } = &event {
+            if let GroupEvent::Revoked { partitions, .. } = &event {
                 self.unassign(partitions);
             }
             return Some(event);
         }
     }
 
-    /// Answers an assignment, also by reading another partition: librdkafka does not tell the calls apart.
+    /// Answers an assignment. Reading another partition counts as an answer, as librdkafka does not distinguish the
+    /// calls.
     pub fn answer_assignment(&mut self) -> bool {
         let due = self.unanswered.as_ref().is_some_and(|unanswered| unanswered.release.is_none());
         if due {
@@ -129,7 +130,7 @@ impl Client {
         due
     }
 
-    /// Answers a revocation, also by no longer reading another partition.
+    /// Answers a revocation. Unassigning another partition counts as an answer.
     pub fn answer_revocation(&mut self) -> Option<Release> {
         self.unanswered.as_ref()?.release.as_ref()?;
         self.unanswered.take()?.release
@@ -159,13 +160,13 @@ impl Client {
         self.reading.retain(|key, _| !partitions.contains(key));
     }
 
-    /// No longer reads partitions, which answers a revocation if there is one.
+    /// Stops reading partitions, which answers a pending revocation.
     pub fn stop_reading(&mut self, partitions: &[TopicPartition]) -> Option<Release> {
         self.unassign(partitions);
         self.answer_revocation()
     }
 
-    /// `rd_kafka_seek`: fails for ever once an offset was out of range.
+    /// `rd_kafka_seek`: fails permanently once an offset was out of range.
     pub fn seek(&mut self, key: TopicPartition, offset: i64) -> bool {
         self.version += 1;
         let version = self.version;
@@ -176,13 +177,14 @@ impl Client {
         true
     }
 
-    /// What was fetched ahead is dropped, and fetched again after the pause. An error of range has no version: it is
-    /// dropped only where it is among the first of the queue, behind events of the same partition alone
+    /// Drops the records fetched ahead, which are fetched again after the pause. An out-of-range error has no version:
+    /// it is dropped only at the head of the queue, behind events of the same partition alone
     /// (`rd_kafka_q_purge_toppar_version`).
     pub fn pause(&mut self, partitions: &[TopicPartition], paused: bool) {
         for key in partitions {
-            let of =
-                |event: &(Option<(TopicPartition, u64)>, Event)| event.0.is_some_and(|(of, _)| of == *key);
+            let of = |event: &(Option<(TopicPartition, u64)>, GroupEvent)| {
+                event.0.is_some_and(|(of, _)| of == *key)
+            };
             while paused && self.reading.contains_key(key) && self.queue.front().is_some_and(of) {
                 self.queue.pop_front();
             }
@@ -195,7 +197,7 @@ impl Client {
         }
     }
 
-    /// Fetches of each partition what there is. Returns whether there may be more.
+    /// Fetches the available records of each partition. Returns whether there may be more.
     pub fn fetch(&mut self, kafka: &Kafka, now: Millis) -> bool {
         let mut more = false;
         for (key, reading) in &mut self.reading {
@@ -214,7 +216,7 @@ impl Client {
             let of = Some((*key, reading.version));
             if reading.fetch < log.low || reading.fetch > log.end() {
                 reading.failed = true;
-                self.queue.push_back((of, Event::OffsetOutOfRange { partition: *key }));
+                self.queue.push_back((of, GroupEvent::OffsetOutOfRange { partition: *key }));
                 continue;
             }
             let before = reading.fetch;
@@ -227,21 +229,22 @@ impl Client {
                 }
                 if log.has_record(reading.fetch) {
                     fetched += 1;
-                    self.queue.push_back((of, Event::Record(record(*key, reading.fetch, *id))));
+                    self.queue.push_back((of, GroupEvent::Record(record(*key, reading.fetch, *id))));
                 }
                 reading.fetch += 1;
             }
             if reading.fetch == log.end() {
                 if reading.end != Some(reading.fetch) {
                     reading.end = Some(reading.fetch);
-                    let event = Event::EndOfPartition { partition: *key, offset: reading.fetch };
+                    let event = GroupEvent::EndOfPartition { partition: *key, offset: reading.fetch };
                     self.queue.push_back((of, event));
                 }
             } else if reading.fetch == before {
                 reading.not_before = now + 500;
                 more = true;
                 let reason = "decompression failed".to_owned();
-                let event = Event::PartitionFailed { partition: *key, offset: Some(reading.fetch), reason };
+                let event =
+                    GroupEvent::PartitionFailed { partition: *key, offset: Some(reading.fetch), reason };
                 self.queue.push_back((of, event));
             } else {
                 more = true;
@@ -251,7 +254,7 @@ impl Client {
     }
 }
 
-/// A record, which carries the topic's id as its timestamp.
+/// Creates a record that carries the topic's id as its timestamp.
 fn record(key: TopicPartition, offset: i64, id: Uuid) -> Record {
     let bytes = if offset % HEAVY_EVERY == HEAVY_EVERY - 1 { HEAVY_BYTES } else { 10 };
     Record {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// The same choices from the same seed.
+/// A seeded generator: the same seed gives the same choices.
 pub(super) struct Dice(ChaCha8Rng);
 
 impl Dice {
@@ -17,7 +17,7 @@ impl Dice {
         range.start + u64::from(self.0.next_u32()) % (range.end - range.start)
     }
 
-    /// So many times in a hundred.
+    /// True in this percentage of calls.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.within(0..100) < percent
     }

@@ -1,10 +1,10 @@
-//! What goes wrong, drawn from the seed.
+//! Faults, drawn from the seed.
 
 use super::checks::RECOVERED_WITHIN;
 use super::group::Member;
 use super::instance::Instance;
 use super::{Happening, INSTANCES, Millis, TOPICS, World};
-use crate::kafka::group::Event;
+use crate::kafka::group::GroupEvent;
 use crate::record::{Topic, TopicPartition};
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -12,41 +12,41 @@ use rdkafka::error::RDKafkaErrorCode;
 pub(super) enum Fault {
     /// No broker leads the partition.
     Leaderless(TopicPartition),
-    /// Its leader takes connections and does not answer.
+    /// The leader accepts connections and does not answer.
     Silent(TopicPartition),
-    /// Retention, or DeleteRecords: up to this share of the log, in percent.
+    /// Retention or DeleteRecords removes up to this percentage of the log.
     Deleted(TopicPartition, u64),
     /// The topic is deleted, and recreated at the end.
     Recreated(Topic),
     PartitionAdded(Topic),
-    /// A batch cannot be unpacked; `skip` is the end.
+    /// A batch cannot be decompressed; `skip` ends the fault.
     Unreadable(TopicPartition),
-    /// All brokers are away.
+    /// All brokers are unreachable.
     BrokersAway,
     /// An instance is killed, and restarted at the end.
     Killed(usize),
-    /// An instance ends in order, and is restarted.
+    /// An instance is stopped orderly, and restarted.
     Ended(usize),
-    /// Its process is stopped (SIGSTOP), and goes on.
+    /// A process is suspended (SIGSTOP), and resumed.
     Frozen(usize),
-    /// Its network is cut.
+    /// The network of an instance is cut.
     Disconnected(usize),
-    /// Another process takes its place in the group until the end.
+    /// Another process with the same instance id takes its place in the group until the end.
     Fenced(usize),
     DatabaseAway,
     DatabaseSlow,
     /// Parts of batches fail, and writes end without a result.
     Unsteady,
-    /// A table takes no good row.
+    /// A table accepts no good row.
     Drifted(Topic),
-    /// `DEAD_LETTER_LIMIT` is reached; `accept` is the end.
+    /// `DEAD_LETTER_LIMIT` is reached; `accept` ends the fault.
     AtLimit(TopicPartition),
     Paused(Topic),
     /// A backup of the database is restored.
     Restored,
 }
 
-/// Stands for the process that fences an instance.
+/// Represents the process that fences an instance.
 const STRANGER: usize = INSTANCES;
 
 impl World {
@@ -56,7 +56,7 @@ impl World {
         self.calm = self.traffic_ends;
         self.at(self.now, Happening::Produce);
         self.at(self.now + 1000, Happening::Check);
-        // Also before anything was read for the first time.
+        // Retention may also strike before anything was read.
         let soon = self.now == 0 && self.dice.chance(50);
         for _ in 0..self.dice.within(1..6) {
             let fault = self.draw();
@@ -67,11 +67,11 @@ impl World {
                 _ => self.dice.within(60_000..90_000),
             };
             let lasts = match fault {
-                // Longer than librdkafka waits for the answer of a rebalance.
+                // Longer than librdkafka waits for the answer to a rebalance.
                 Fault::DatabaseAway if self.dice.chance(15) => self.dice.within(320_000..400_000),
                 _ => lasts,
             };
-            // A consumer that is held up loses records that it has yet to read.
+            // A consumer that is held up loses records that it has not read yet.
             if matches!(fault, Fault::DatabaseAway | Fault::DatabaseSlow) && self.dice.chance(50) {
                 let keys: Vec<TopicPartition> = self.kafka.partitions().into_iter().collect();
                 let deleted = Fault::Deleted(self.dice.pick(&keys), self.dice.within(50..101));
@@ -205,11 +205,11 @@ impl World {
         if let Some(at) = at {
             self.watch.faults.remove(at);
         }
-        // What it concerned has some time to recover.
+        // The affected partitions get some time to recover.
         self.excuse(fault, RECOVERED_WITHIN);
     }
 
-    /// Excuses the partitions that a fault concerns.
+    /// Excuses the partitions that a fault affects.
     pub(super) fn excuse(&mut self, fault: Fault, time: Millis) {
         let until = self.now + time;
         match fault {
@@ -229,7 +229,7 @@ impl World {
             | Fault::DatabaseSlow
             | Fault::Unsteady
             | Fault::Restored => self.watch.excuse_all(until),
-            // Partitions that move are excused while they move, and no others.
+            // Partitions that move are excused while they move; others are not.
             Fault::PartitionAdded(_)
             | Fault::Killed(_)
             | Fault::Ended(_)
@@ -265,11 +265,11 @@ impl World {
         instance.client.dead = true;
         instance.client.unanswered = None;
         let (code, reason) = (RDKafkaErrorCode::FencedInstanceId, "fenced".to_owned());
-        instance.client.report(Event::ClientDied { code, reason });
+        instance.client.report(GroupEvent::ClientDied { code, reason });
         self.drive(number);
     }
 
-    /// `skip`, where the partition waits at the batch that cannot be unpacked.
+    /// Runs `skip` if the partition waits at the batch that cannot be decompressed.
     fn skip(&mut self, key: TopicPartition) {
         let Some(log) = self.kafka.logs.get_mut(&key) else { return };
         let Some((from, to)) = log.unreadable.take() else { return };

@@ -13,20 +13,20 @@ pub(super) const MAX_POLL_INTERVAL: Millis = 60_000;
 
 #[derive(Default)]
 pub(super) struct Member {
-    /// What it was given and has not released.
+    /// The partitions that were assigned to it and not released yet.
     pub owned: BTreeSet<TopicPartition>,
-    /// Its last heartbeat.
+    /// The time of the last heartbeat.
     pub heard: Millis,
 }
 
 #[derive(Default)]
 pub(super) struct Group {
     pub members: BTreeMap<Who, Member>,
-    /// Members or partitions changed: a rebalance is due.
+    /// Whether members or partitions changed, so that a rebalance is due.
     pub changed: bool,
 }
 
-/// What a rebalance changes for a member.
+/// The changes of a member's assignment by a rebalance.
 pub(super) struct Change {
     pub member: Who,
     pub revoked: Vec<TopicPartition>,
@@ -38,8 +38,8 @@ impl Group {
         self.members.iter().filter(move |(_, member)| member.owned.contains(&key)).map(|(who, _)| *who)
     }
 
-    /// One round: each member keeps what it has up to its share; what nobody has goes to those that have less. What is
-    /// revoked has a new owner in a later round, once it was released.
+    /// One round of rebalancing: each member keeps partitions up to its share, and unowned partitions go to members
+    /// with less. A revoked partition gets a new owner in a later round, once it was released.
     pub fn rebalance(&mut self, partitions: &BTreeSet<TopicPartition>) -> Vec<Change> {
         self.changed = false;
         let count = self.members.len().max(1);
@@ -69,7 +69,7 @@ impl Group {
             member.owned.extend(added.iter().copied());
             changes.push(Change { member: who, revoked, added });
         }
-        // A share that nobody took goes to the first.
+        // A partition that no member took goes to the first.
         if let Some(first) = changes.first_mut() {
             let member = self.members.entry(first.member).or_default();
             member.owned.extend(free.iter().copied());

@@ -8,7 +8,7 @@ use super::{Happening, Millis, Rule, Who, World, group};
 use crate::consumer::topics::TopicWatch;
 use crate::consumer::{Action, Input, Limits, Machine, ViewState};
 use crate::ingest::outcome::{Effort, Span};
-use crate::kafka::group::Event;
+use crate::kafka::group::GroupEvent;
 use crate::record::TopicPartition;
 
 const LIMITS: Limits = Limits { records: 20, bytes: 8 << 20, wait: Duration::from_millis(20) };
@@ -52,7 +52,7 @@ impl Instance {
         (self.wake, self.fetching) = (None, false);
     }
 
-    /// Whether its client speaks with the brokers.
+    /// Whether its client can reach the brokers.
     pub fn is_heard(&self, now: Millis) -> bool {
         self.running && self.connected && !self.client.dead && self.frozen_until <= now
     }
@@ -60,7 +60,7 @@ impl Instance {
 
 fn machine(number: usize) -> Machine {
     let mut machine = Machine::new(LIMITS);
-    machine.chance = number as u32;
+    machine.jitter_seed = number as u32;
     machine
 }
 
@@ -69,13 +69,13 @@ impl World {
         !self.kafka.away && self.instances[number].connected
     }
 
-    /// Whether this is still the client that it was; one that is frozen goes on later.
+    /// Whether this client is still the instance's current one; a frozen one continues later.
     pub(super) fn is_up(&self, who: Who) -> bool {
         let instance = &self.instances[who.0];
         instance.running && instance.who == who
     }
 
-    /// When to try again what a frozen instance cannot do now.
+    /// The time at which a frozen instance can act again.
     pub(super) fn thaws(&self, who: Who) -> Option<Millis> {
         (self.instances[who.0].frozen_until > self.now).then_some(self.now + 100)
     }
@@ -94,7 +94,7 @@ impl World {
         self.coordinate_soon();
     }
 
-    /// Ends a client. `leaves`: it tells the coordinator.
+    /// Stops a client. `leaves`: it notifies the coordinator.
     pub(super) fn stop(&mut self, number: usize, leaves: bool, pause: Millis) {
         let who = self.instances[number].who;
         self.instances[number].running = false;
@@ -108,7 +108,7 @@ impl World {
         self.at(self.now + pause, Happening::Start(number));
     }
 
-    /// Returns whether the coordinator must look again.
+    /// Returns whether the coordinator must run again.
     pub(super) fn heartbeat(&mut self, number: usize) -> bool {
         let now = self.now;
         let instance = &mut self.instances[number];
@@ -230,50 +230,50 @@ impl World {
         }
     }
 
-    fn take(&mut self, number: usize, event: Event) {
+    fn take(&mut self, number: usize, event: GroupEvent) {
         let now = self.instant();
-        if !matches!(event, Event::Record(_)) {
+        if !matches!(event, GroupEvent::Record(_)) {
             self.note(|| format!("{number}: {event:?}"));
         }
         let instance = &mut self.instances[number];
         match event {
-            Event::Record(record) => instance.machine.push(record, now),
-            Event::EndOfPartition { partition, offset } => {
-                if self.without != Some(Rule::HeedEnds) {
+            GroupEvent::Record(record) => instance.machine.push(record, now),
+            GroupEvent::EndOfPartition { partition, offset } => {
+                if self.without != Some(Rule::UseEnds) {
                     instance.machine.handle(Input::EndOfPartition { partition, offset }, now);
                 }
             }
-            Event::OffsetOutOfRange { partition } => {
+            GroupEvent::OffsetOutOfRange { partition } => {
                 instance.machine.handle(Input::OffsetOutOfRange(partition), now);
             }
-            Event::PartitionFailed { partition, offset, reason } => {
+            GroupEvent::PartitionFailed { partition, offset, reason } => {
                 instance.machine.handle(Input::Unreadable { partition, offset, reason }, now);
             }
-            Event::Assigned(partitions) => {
+            GroupEvent::Assigned(partitions) => {
                 instance.machine.handle(Input::Assigned(partitions), now);
                 if self.without != Some(Rule::AnswerAtOnce) {
                     instance.client.answer_assignment();
                     self.coordinate_soon();
                 }
             }
-            Event::Revoked { partitions, .. } => {
+            GroupEvent::Revoked { partitions, .. } => {
                 let release = instance.client.answer_revocation();
                 instance.machine.handle(Input::Revoked(partitions), now);
                 if let Some(release) = release {
                     self.released(number, release);
                 }
             }
-            Event::ClientDied { .. } => {
+            GroupEvent::ClientDied { .. } => {
                 if self.without != Some(Rule::ReplaceTheDead) {
                     let pause = self.dice.within(1000..10_000);
                     self.stop(number, false, pause);
                 }
             }
-            Event::ClientFailed { .. } | Event::Statistics(_) | Event::Log { .. } => {}
+            GroupEvent::ClientFailed { .. } | GroupEvent::Statistics(_) | GroupEvent::Log { .. } => {}
         }
     }
 
-    /// The answer of a driver that gives it only once it knows where to start.
+    /// Answers like a driver that waits until it knows the positions.
     fn answer_late(&mut self, number: usize) {
         let instance = &mut self.instances[number];
         if self.without == Some(Rule::AnswerAtOnce)
@@ -293,7 +293,7 @@ impl World {
             Action::LookUp(look_ups) => self.spawn(number, 5..60, Task::LookUp(look_ups)),
             Action::Read(offsets) => self.read(number, &offsets),
             Action::StopReading(partitions) => {
-                if self.without == Some(Rule::AssignAnew) {
+                if self.without == Some(Rule::AssignAgain) {
                     return;
                 }
                 if let Some(release) = self.instances[number].client.stop_reading(&partitions) {
@@ -304,7 +304,7 @@ impl World {
             Action::Resume(offsets) => {
                 let partitions: Vec<TopicPartition> = offsets.iter().map(|(key, _)| *key).collect();
                 let client = &mut self.instances[number].client;
-                if self.without == Some(Rule::ResumeAnew) {
+                if self.without == Some(Rule::ResumeByAssigning) {
                     client.pause(&partitions, false);
                     return self.fetch_soon(number);
                 }
@@ -343,14 +343,14 @@ impl World {
     fn read(&mut self, number: usize, offsets: &[(TopicPartition, i64)]) {
         let now = self.instant();
         let instance = &mut self.instances[number];
-        let mut anew = offsets.to_vec();
-        if self.without == Some(Rule::AssignAnew) {
-            anew.retain(|(key, offset)| {
+        let mut offsets_to_read = offsets.to_vec();
+        if self.without == Some(Rule::AssignAgain) {
+            offsets_to_read.retain(|(key, offset)| {
                 !instance.client.seek(*key, *offset) && !instance.client.is_assigned(*key)
             });
         }
-        if let Err(reason) = instance.client.assign(&anew) {
-            for (partition, _) in anew {
+        if let Err(reason) = instance.client.assign(&offsets_to_read) {
+            for (partition, _) in offsets_to_read {
                 let input = Input::Unreadable { partition, offset: None, reason: reason.clone() };
                 instance.machine.handle(input, now);
             }

@@ -11,15 +11,15 @@ use crate::record::{Topic, TopicPartition};
 /// The log of a partition.
 #[derive(Default)]
 pub(super) struct Log {
-    /// The first offset that is still there.
+    /// The first remaining offset.
     pub low: i64,
-    /// By offset: whether there is a record. A marker of a transaction has an offset and no record.
+    /// By offset: whether it holds a record. A transaction marker has an offset but no record.
     pub entries: Vec<bool>,
-    /// Until when no broker leads it.
+    /// Time until which no broker leads it.
     pub leaderless: bool,
-    /// The leader takes connections and does not answer.
+    /// The leader accepts connections and does not answer.
     pub silent: bool,
-    /// The offset of a batch that cannot be unpacked, and the one behind it.
+    /// The offset of a batch that cannot be decompressed, and the offset after it.
     pub unreadable: Option<(i64, i64)>,
 }
 
@@ -69,7 +69,7 @@ impl Kafka {
         self.group.changed = true;
     }
 
-    /// Returns how many partitions the topic had.
+    /// Returns the number of partitions that the topic had.
     pub fn delete(&mut self, topic: Topic) -> i32 {
         let before = self.logs.len();
         self.logs.retain(|key, _| key.topic != topic);
@@ -90,7 +90,7 @@ impl Kafka {
         self.logs.keys().copied().collect()
     }
 
-    /// What the leader tells of a log; `None` where it does not answer.
+    /// Returns the bounds of a log; `None` if the leader does not answer.
     pub fn ask_log(&self, key: TopicPartition) -> Option<brokers::Log> {
         let log = self.logs.get(&key).filter(|log| log.is_served())?;
         Some(brokers::Log { low: log.low, high: log.end() })

@@ -1,16 +1,16 @@
-//! A simulated world: several machines, each with a driver of few lines, against a simulated Kafka and a simulated
-//! database, in virtual time. Every fault and every delay is drawn from a seed, which repeats exactly.
+//! A simulated environment: several machines, each with a minimal driver, against a simulated Kafka and a simulated
+//! database, in virtual time. Every fault and every delay is drawn from a seed, so a run can be repeated exactly.
 //!
 //! ```text
-//! mod       -> time: what happens next
+//! mod       -> virtual time and the schedule
 //! instance  -> one instance: carries out the actions of its machine, as the driver does
-//! tasks     -> its questions to database and brokers, with the decisions of `start`
-//! client    -> its Kafka client, as librdkafka behaves
+//! tasks     -> its queries to database and brokers, with the decisions of `start`
+//! client    -> its Kafka client, which behaves like librdkafka
 //! kafka     -> topics and logs; group -> the coordinator
-//! store     -> the database; keeps the promises that concern records
-//! faults    -> what goes wrong
-//! checks    -> the promises that concern time
-//! traces    -> the client beside what a real librdkafka did
+//! store     -> the database; checks the promises about records
+//! faults    -> the injected faults
+//! checks    -> the promises about time
+//! traces    -> compares the client with a real librdkafka
 //! ```
 
 mod checks;
@@ -39,10 +39,10 @@ use self::store::Store;
 use self::tasks::Task;
 use crate::record::{Topic, TopicPartition};
 
-/// Virtual milliseconds since the world began.
+/// Virtual milliseconds since the start.
 type Millis = u64;
 
-/// An instance, and the how-many-th of its clients.
+/// The number of an instance, and the number of its current client.
 type Who = (usize, u32);
 
 const DAY: Millis = 24 * 60 * 60 * 1000;
@@ -52,34 +52,34 @@ const INSTANCES: usize = 3;
 const TOPICS: [(Topic, i32); 3] =
     [(Topic::CloneReady, 3), (Topic::CloneFailed, 2), (Topic::CallLifecycle, 2)];
 
-/// Rules of the driver and its parts that can be taken out, to show that the simulation finds it.
+/// Rules of the driver that can be switched off, to prove that the simulation detects the missing rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// A partition out of range is unassigned and assigned anew; without: a seek.
-    AssignAnew,
-    /// A load waits for no partition; without: for the leaders of all of its partitions.
-    LoadsWaitForNone,
-    /// The end of a pause assigns anew; without: only the pause ends.
-    ResumeAnew,
+    /// A partition out of range is unassigned and assigned again; without the rule: a seek.
+    AssignAgain,
+    /// A load waits for no partition; without the rule: for the leaders of all its partitions.
+    LoadsDoNotWait,
+    /// The end of a pause assigns again; without the rule: it only ends the pause.
+    ResumeByAssigning,
     /// A dead client is replaced.
     ReplaceTheDead,
-    /// A rebalance is answered at once; without: when the positions are known.
+    /// A rebalance is answered at once; without the rule: once the positions are known.
     AnswerAtOnce,
-    /// The end of a partition counts.
-    HeedEnds,
+    /// The ends of partitions are used.
+    UseEnds,
 }
 
-/// What happens at some moment.
+/// Scheduled occurrences.
 enum Happening {
     /// A machine's timeout.
     Wake(Who),
     Fetch(Who),
-    /// Every two seconds.
+    /// The periodic work, every two seconds.
     Look(Who),
     Task(Who, Task),
     /// A process or a new client starts.
     Start(usize),
-    /// The coordinator acts.
+    /// The coordinator runs.
     Group,
     Produce,
     Begin(Fault),
@@ -99,14 +99,14 @@ struct World {
     store: Store,
     instances: Vec<Instance>,
     group_is_due: bool,
-    /// The rule that is taken out.
+    /// The rule that is switched off.
     without: Option<Rule>,
     watch: Watch,
-    /// Traffic until then.
+    /// Time at which traffic ends.
     traffic_ends: Millis,
-    /// No fault after that.
+    /// Time after which no fault begins.
     calm: Millis,
-    /// The last events; kept only in the second run of a seed that failed.
+    /// The last events, kept only in the second run of a failed seed.
     events: Option<VecDeque<String>>,
 }
 
@@ -131,7 +131,7 @@ impl World {
         }
     }
 
-    /// Lives through a day. An error says which promise was broken.
+    /// Simulates a day. The error names the broken promise.
     fn live_a_day(&mut self) -> Result<(), String> {
         for number in 0..INSTANCES {
             let at = self.now + self.dice.within(0..3000);
@@ -145,7 +145,7 @@ impl World {
         Ok(())
     }
 
-    /// Traffic and faults, until all is calm and settled.
+    /// Runs traffic and faults until everything has settled.
     fn go_through(&mut self) -> Result<(), String> {
         let (began, before) = (self.now, self.happened);
         let mut checked = self.happened;
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    /// Nothing happens for hours but the looks of each instance, which change nothing: they are left out.
+    /// Skips hours in which only the periodic work runs, which changes nothing.
     fn rest(&mut self) {
         self.due.clear();
         self.happenings.clear();
@@ -205,7 +205,7 @@ impl World {
         self.happenings.insert(self.happened, happening);
     }
 
-    /// After a delay of this many milliseconds.
+    /// Schedules an occurrence after a delay within this range of milliseconds.
     fn after(&mut self, delay: std::ops::Range<u64>, happening: Happening) {
         let when = self.now + self.dice.within(delay);
         self.at(when, happening);
@@ -264,14 +264,14 @@ impl World {
         (0..self.instances.len()).for_each(|number| self.fetch_soon(number));
     }
 
-    /// The coordinator will look at its members.
+    /// Schedules the coordinator.
     fn coordinate_soon(&mut self) {
         if !std::mem::replace(&mut self.group_is_due, true) {
             self.after(50..600, Happening::Group);
         }
     }
 
-    /// Heartbeats, sessions and rebalances.
+    /// Handles heartbeats, sessions and rebalances.
     fn coordinate(&mut self) {
         self.group_is_due = false;
         if self.kafka.away {
@@ -332,7 +332,7 @@ impl World {
         }
     }
 
-    /// A revocation is answered.
+    /// Handles the answer to a revocation.
     fn released(&mut self, number: usize, release: Release) {
         let now = self.now;
         let instance = &mut self.instances[number];

@@ -1,4 +1,4 @@
-//! The database: stored positions with their fence, and which records have landed.
+//! The database: stored positions with their fence, and the records that have landed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,29 +10,29 @@ use crate::ingest::outcome::{Batch, Effort, Outcome, Report, Span, Wait, WaitKin
 use crate::record::{Record, Topic, TopicPartition};
 use crate::store::offsets::Position;
 
-/// Every so many offsets a record is unusable, and becomes a dead letter.
+/// One record in this many is unusable and becomes a dead letter.
 const UNUSABLE_EVERY: i64 = 7;
 
 #[derive(Default)]
 pub(super) struct Store {
     pub positions: BTreeMap<TopicPartition, Position>,
-    /// By partition: the topic's id, and by offset whether the record landed.
+    /// By partition: the topic's id, and for each offset whether its record landed.
     landed: BTreeMap<TopicPartition, (Uuid, Vec<bool>)>,
     pub away: bool,
     /// Statements take seconds.
     pub slow: bool,
-    /// Parts of batches fail for reasons that pass, and writes end without a result.
+    /// Parts of batches fail with transient errors, and writes end without a result.
     pub unsteady: bool,
-    /// Topics of which no good record is taken.
+    /// Topics whose table accepts no good record.
     pub drifted: BTreeSet<Topic>,
     pub paused: BTreeSet<Topic>,
     /// Partitions whose next batch reaches the limit.
     pub at_limit: BTreeSet<TopicPartition>,
-    /// What went against a promise.
+    /// The first broken promise.
     pub broken: Option<String>,
 }
 
-/// The end of a write.
+/// The result of a write.
 pub(super) enum Written {
     Report(Report),
     /// The task died.
@@ -40,7 +40,7 @@ pub(super) enum Written {
 }
 
 impl Store {
-    /// Writes a batch as `Ingest::write_batch` does. `began_before`: the database was there when the write began.
+    /// Writes a batch as `Ingest::write_batch` does. `began_before`: the database was reachable when the write began.
     pub fn write(
         &mut self,
         batch: Batch,
@@ -55,7 +55,7 @@ impl Store {
         if dies && dice.chance(50) {
             return Written::Died;
         }
-        // The commit may have arrived although its answer did not.
+        // The commit may have succeeded although its answer was lost.
         let arrives = !self.away || (began_before && dice.chance(30));
         let unsteady = self.unsteady;
         let mut rest = batch.records;
@@ -115,7 +115,7 @@ impl Store {
         }
     }
 
-    /// What any batch must be.
+    /// Checks the invariants of a batch.
     fn check(&mut self, batch: &Batch) {
         let mut next: BTreeMap<TopicPartition, i64> = BTreeMap::new();
         for record in &batch.records {
@@ -128,7 +128,7 @@ impl Store {
                 return self.break_promise(format!("{key}: offset {} is not in its place", record.offset));
             }
             *least = record.offset + 1;
-            // Ids count up. A record of a newer topic under the id of an older one is read again: the start finds out.
+            // Ids increase. A record of a newer topic under the id of an older one is read again: the start detects it.
             if span.from.topic_id.is_some_and(|id| (id.as_u128() as i64) > record.timestamp) {
                 return self.break_promise(format!(
                     "{key}: a record of a deleted topic moves the offset of the new one"
@@ -208,7 +208,7 @@ impl Store {
         }
     }
 
-    /// `skip`: passes over what cannot be read. What is passed over counts as landed.
+    /// `skip`: moves past unreadable offsets, which count as landed.
     pub fn skip(&mut self, key: TopicPartition, to: i64) {
         let Some(position) = self.positions.get_mut(&key).filter(|position| position.next_offset < to) else {
             return;
@@ -216,7 +216,7 @@ impl Store {
         position.next_offset = to;
     }
 
-    /// A backup is restored: rows and offsets are those of before.
+    /// Restores a backup: rows and offsets return to an earlier state.
     pub fn restore(&mut self, dice: &mut Dice) {
         for (key, position) in &mut self.positions {
             let back = dice.within(0..20) as i64;

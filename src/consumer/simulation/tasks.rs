@@ -1,5 +1,5 @@
-//! The tasks around a machine: what `driver`, `look` and `start` ask of the database and of the brokers, in steps that
-//! take some time each.
+//! The tasks around a machine: the questions of `driver`, `look` and `start` to the database and the brokers, in steps
+//! that take some time each.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::ingest::outcome::{Batch, Effort};
 use crate::record::{Topic, TopicPartition};
 use crate::store::offsets::Position;
 
-/// How long a question to a broker that does not answer takes.
+/// Time until a question to a silent broker times out.
 const NO_ANSWER: Millis = 5000;
 
 type Change = (TopicPartition, Option<Position>, Position);
@@ -22,7 +22,7 @@ type Change = (TopicPartition, Option<Position>, Position);
 pub(super) enum Task {
     Load(Vec<(TopicPartition, bool)>),
     LookUp(Vec<LookUp>),
-    /// Stores positions. `look_ups` is `None` where this is the end of a look-up.
+    /// Stores positions. `look_ups` is `None` at the end of a look-up.
     Store {
         starts: Vec<(TopicPartition, Start)>,
         changes: Vec<Change>,
@@ -148,12 +148,12 @@ impl World {
         if !self.reaches_kafka(number) {
             return self.spawn(number, NO_ANSWER..NO_ANSWER + 100, not_loaded(false));
         }
-        // A load learns the topics' ids, too.
+        // A load also reads the topics' ids.
         if self.instances[number].topics.compare(&self.kafka.ids).is_some() {
             return self.stop(number, true, 50);
         }
         let led = |key: &TopicPartition| self.kafka.ask_log(*key).is_some();
-        if self.without == Some(Rule::LoadsWaitForNone) && !asked.iter().all(|(key, _)| led(key)) {
+        if self.without == Some(Rule::LoadsDoNotWait) && !asked.iter().all(|(key, _)| led(key)) {
             return self.spawn(number, 500..1000, Task::Load(asked));
         }
         let (mut starts, mut changes, mut look_ups) = (Vec::new(), Vec::new(), Vec::new());
@@ -168,7 +168,7 @@ impl World {
         self.spawn(number, 1..40, Task::Store { starts, changes, look_ups: Some(look_ups) });
     }
 
-    /// Each leader by itself; the answer comes when all have answered.
+    /// Asks each leader separately; the result is complete when all have answered.
     fn look_up(&mut self, number: usize, look_ups: Vec<LookUp>) {
         let reached = self.reaches_kafka(number);
         let (mut starts, mut changes, mut silent) = (Vec::new(), Vec::new(), !reached);

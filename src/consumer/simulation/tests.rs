@@ -1,11 +1,11 @@
-//! Days of the simulated world, and the proof that it finds the faults that the rules keep away.
+//! Simulated days, and tests that the simulation detects each missing rule.
 
 use super::{Rule, World};
 
-/// Days of `cargo test`. `make simulate-faults` lives through more.
+/// Number of days in `cargo test`. `make simulate-faults` simulates more.
 const DAYS: u64 = 2000;
 
-/// A day of a seed. Where a promise is broken, the same day is lived through again for its last events.
+/// Simulates the day of a seed. If a promise is broken, the same day runs again to record its last events.
 fn day(seed: u64, without: Option<Rule>) -> Result<(), String> {
     let mut world = World::new(seed, without, false);
     let Err(broken) = world.live_a_day() else { return Ok(()) };
@@ -29,7 +29,7 @@ fn live_through(seeds: std::ops::Range<u64>) {
     }
 }
 
-/// Asserts that the simulation finds, within days, that a rule is missing: by this broken promise.
+/// Asserts that the simulation detects a missing rule within 3,000 days, by this broken promise.
 fn assert_found_without(rule: Rule, promise: &str) {
     let broken = |seed| World::new(seed, Some(rule), false).live_a_day().err();
     let (days, broken) =
@@ -56,17 +56,17 @@ fn the_same_seed_gives_the_same_day() {
 
 #[test]
 fn the_simulation_finds_a_seek_in_place_of_a_new_assignment() {
-    assert_found_without(Rule::AssignAnew, "although no fault concerns it");
+    assert_found_without(Rule::AssignAgain, "although no fault concerns it");
 }
 
 #[test]
 fn the_simulation_finds_an_error_that_is_lost_in_a_pause() {
-    assert_found_without(Rule::ResumeAnew, "although no fault concerns it");
+    assert_found_without(Rule::ResumeByAssigning, "although no fault concerns it");
 }
 
 #[test]
 fn the_simulation_finds_a_load_that_waits_for_every_partition() {
-    assert_found_without(Rule::LoadsWaitForNone, "although no fault concerns it");
+    assert_found_without(Rule::LoadsDoNotWait, "although no fault concerns it");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_simulation_finds_a_rebalance_that_is_answered_only_once_positions_are_kno
 
 #[test]
 fn the_simulation_finds_ends_of_partitions_that_are_ignored() {
-    assert_found_without(Rule::HeedEnds, "although no fault concerns it");
+    assert_found_without(Rule::UseEnds, "although no fault concerns it");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The simulated client beside a real librdkafka: `traces/` holds what was done to a real cluster and its members, and
-//! what each member reported. `partitions::traces::record` (ignored) records them.
+//! Compares the simulated client with a real librdkafka: `traces/` lists operations on a real cluster and its members,
+//! and the events that each member reported. `partitions::traces::record` (ignored) records them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::Millis;
 use super::client::{Client, Release};
 use super::group::Member;
 use super::kafka::Kafka;
-use crate::kafka::group::Event;
+use crate::kafka::group::GroupEvent;
 use crate::record::{Topic, TopicPartition};
 
 const TOPICS: [(Topic, i32); 5] = [
@@ -18,10 +18,10 @@ const TOPICS: [(Topic, i32); 5] = [
     (Topic::CallerVoiceMapping, 1),
 ];
 
-/// `max.poll.interval.ms` of the members that were recorded.
+/// `max.poll.interval.ms` of the recorded members.
 const MAX_POLL_INTERVAL: Millis = 10_000;
 
-/// What was done, and what came of it: by line of the trace.
+/// The operations and their events, by line of the trace.
 type Steps = Vec<(String, Vec<String>)>;
 
 fn steps(trace: &str) -> Steps {
@@ -85,7 +85,7 @@ impl Replay {
         }
     }
 
-    /// A member is not polled: beyond `max.poll.interval.ms` it leaves the group.
+    /// Does not poll a member for some time: beyond `max.poll.interval.ms` it leaves the group.
     fn be_silent(&mut self, number: usize, time: Millis) {
         self.settle(Some(number));
         if time > MAX_POLL_INTERVAL {
@@ -99,7 +99,7 @@ impl Replay {
         self.settle(Some(number));
     }
 
-    /// Lets everything happen that follows; `without` is not polled.
+    /// Runs until nothing changes; `without` is not polled.
     fn settle(&mut self, without: Option<usize>) {
         for _ in 0..50 {
             self.now += 1000;
@@ -140,15 +140,19 @@ impl Replay {
         client.fetch(&self.kafka, self.now);
         while let Some(event) = client.next_event() {
             let text = match event {
-                Event::Record(record) => format!("record {} {}", record.topic_partition(), record.offset),
-                Event::EndOfPartition { partition, offset } => format!("end {partition} {offset}"),
-                Event::OffsetOutOfRange { partition } => format!("out_of_range {partition}"),
-                Event::PartitionFailed { partition, reason, .. } => format!("failed {partition} {reason}"),
-                Event::Assigned(partitions) => {
+                GroupEvent::Record(record) => {
+                    format!("record {} {}", record.topic_partition(), record.offset)
+                }
+                GroupEvent::EndOfPartition { partition, offset } => format!("end {partition} {offset}"),
+                GroupEvent::OffsetOutOfRange { partition } => format!("out_of_range {partition}"),
+                GroupEvent::PartitionFailed { partition, reason, .. } => {
+                    format!("failed {partition} {reason}")
+                }
+                GroupEvent::Assigned(partitions) => {
                     client.answer_assignment();
                     format!("assigned {}", partitions.len())
                 }
-                Event::Revoked { partitions, lost } => {
+                GroupEvent::Revoked { partitions, lost } => {
                     let release = client.answer_revocation().unwrap_or_default();
                     if let Some(member) = self.kafka.group.members.get_mut(&(number, 0)) {
                         member.owned.retain(|key| !release.partitions.contains(key));
@@ -166,8 +170,8 @@ impl Replay {
     }
 }
 
-/// What is compared: the events of each partition in their order, and the changes of each member's assignment in theirs.
-/// Rounds that change nothing are left out, as their number depends on who joined first.
+/// Groups the events to compare: those of each partition in order, and the changes of each member's assignment in
+/// order. Rounds without a change are left out, as their number depends on which member joined first.
 fn in_order(events: &[String]) -> BTreeMap<String, Vec<String>> {
     let mut by: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use voiceclone_events::record::{Header, Outgoing};
-use voiceclone_events::traffic::{Plan, traffic};
+use voiceclone_events::traffic::{Scenario, traffic};
 
 use super::dice::Dice;
 use crate::support::kafka::{Kafka, Send};
@@ -204,7 +204,7 @@ impl Sender {
         let (start, spacing_ms) =
             if number.is_multiple_of(2) { (now - 25_000, 20) } else { (now - 3_600_000, 1000) };
         let ttl_seconds = Some(3);
-        let plan = Plan {
+        let plan = Scenario {
             calls: 250,
             seed: self.seed * 1000 + number,
             disorder: true,

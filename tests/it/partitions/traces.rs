@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use voiceclone_events::cli::SettingFlags;
 use voiceclone_events::config::{Need, Settings};
-use voiceclone_events::kafka::group::{Event, Group};
+use voiceclone_events::kafka::group::{Group, GroupEvent};
 use voiceclone_events::record::{Topic, TopicPartition};
 
 use super::*;
@@ -116,17 +116,17 @@ impl Stage {
 }
 
 /// An event as the traces have it. Errors of a client as a whole are noted, and not replayed.
-fn text(event: &Event) -> Option<String> {
+fn text(event: &GroupEvent) -> Option<String> {
     Some(match event {
-        Event::Record(record) => format!("record {} {}", record.topic_partition(), record.offset),
-        Event::EndOfPartition { partition, offset } => format!("end {partition} {offset}"),
-        Event::OffsetOutOfRange { partition } => format!("out_of_range {partition}"),
-        Event::PartitionFailed { partition, reason, .. } => format!("failed {partition} {reason}"),
-        Event::ClientFailed { code, .. } => format!("client_failed {code:?}"),
-        Event::ClientDied { code, .. } => format!("client_died {code:?}"),
-        Event::Assigned(partitions) => format!("assigned {}", partitions.len()),
-        Event::Revoked { partitions, lost } => format!("revoked {} lost={lost}", partitions.len()),
-        Event::Statistics(_) | Event::Log { .. } => return None,
+        GroupEvent::Record(record) => format!("record {} {}", record.topic_partition(), record.offset),
+        GroupEvent::EndOfPartition { partition, offset } => format!("end {partition} {offset}"),
+        GroupEvent::OffsetOutOfRange { partition } => format!("out_of_range {partition}"),
+        GroupEvent::PartitionFailed { partition, reason, .. } => format!("failed {partition} {reason}"),
+        GroupEvent::ClientFailed { code, .. } => format!("client_failed {code:?}"),
+        GroupEvent::ClientDied { code, .. } => format!("client_died {code:?}"),
+        GroupEvent::Assigned(partitions) => format!("assigned {}", partitions.len()),
+        GroupEvent::Revoked { partitions, lost } => format!("revoked {} lost={lost}", partitions.len()),
+        GroupEvent::Statistics(_) | GroupEvent::Log { .. } => return None,
     })
 }
 

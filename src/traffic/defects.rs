@@ -1,15 +1,15 @@
-//! Records that cannot be used, each with one fault.
+//! Unusable records, each with one defect.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::dice::Dice;
-use super::event::{Envelope, Event};
+use super::event::{Envelope, Occurrence};
 use crate::record::{Outgoing, Topic};
 
-/// Those fields of a topic that faults and corrections are about: its time, integers, and required texts
-/// with the number of characters that each may have.
+/// The fields of a topic that defects and corrections change: its time, its integers, and its required texts with their
+/// maximum lengths in characters.
 pub(super) type Fields = (&'static str, &'static [&'static str], &'static [(&'static str, usize)]);
 
 #[rustfmt::skip]
@@ -26,16 +26,16 @@ pub(super) fn fields(topic: Topic) -> Fields {
     }
 }
 
-/// Where something is wrong, and what stands there.
-pub(super) type Fault = (&'static str, &'static [u8]);
+/// The place of a defect, and the raw JSON or the change.
+pub(super) type Defect = (&'static str, &'static [u8]);
 
-/// What is wrong with unusable records, by reason; they take the reasons in turn. The other two of the
-/// contract, `too_large` and `rejected_by_database`, depend on settings and on the database.
+/// The defects of unusable records by reason; records take the reasons in turn. The other two reasons of the contract,
+/// `too_large` and `rejected_by_database`, depend on settings and on the database.
 ///
-/// `TEXT`, `INTEGER` and `TIME` are one of the topic's fields, a name is one of `call.lifecycle`, `VALUE`
-/// is the whole value; with `RECORD` the second is what [`Event::spoiled`] does to it.
+/// `TEXT`, `INTEGER` and `TIME` stand for one of the topic's fields, a name is a field of `call.lifecycle`, and `VALUE`
+/// is the whole value. With `RECORD`, the second element is a change made by [`Occurrence::spoiled`].
 #[rustfmt::skip]
-pub(super) const FAULTS: [(&str, &[Fault]); 9] = [
+pub(super) const DEFECTS: [(&str, &[Defect]); 9] = [
     ("invalid_json", &[("RECORD", b"cut off"), ("RECORD", b"byte order mark"), ("RECORD", b"two"),
         ("RECORD", b"twice"), ("TEXT", b"\"M\xfcller\""), ("TEXT", br#""\ud83d""#), ("TIME", b"1e999"),
         ("metadata", b"deep")]),
@@ -55,9 +55,9 @@ pub(super) const FAULTS: [(&str, &[Fault]); 9] = [
     ("wrong_type_for_topic", &[("RECORD", b"as it is")]),
 ];
 
-impl Event {
-    /// The same event told with exactly one fault, that of the reason.
-    pub(super) fn spoiled(&self, dice: &mut Dice, reason: &str, faults: &[Fault]) -> Outgoing {
+impl Occurrence {
+    /// Returns the record of the event with exactly one defect, of this reason.
+    pub(super) fn spoiled(&self, dice: &mut Dice, reason: &str, defects: &[Defect]) -> Outgoing {
         let (time, integers, texts) = fields(self.topic);
         let (text, limit) = dice.pick(texts);
         let mut envelope = if dice.chance(300) { Envelope::Binary } else { Envelope::Bare };
@@ -69,15 +69,15 @@ impl Event {
         }
         let mut record = self.record(dice, envelope, kind);
         let Some(whole) = record.value.take() else { return record };
-        let of_topic = |(field, raw): &Fault| match *field {
+        let of_topic = |(field, raw): &Defect| match *field {
             "TEXT" => Some((text, *raw)),
             "TIME" => Some((time, *raw)),
             "INTEGER" => integers.first().map(|name| (*name, *raw)),
             "RECORD" | "VALUE" => Some((*field, *raw)),
             name => (self.topic == Topic::CallLifecycle).then_some((name, *raw)),
         };
-        let faults: Vec<_> = faults.iter().filter_map(of_topic).collect();
-        record.value = match dice.pick(&faults) {
+        let defects: Vec<_> = defects.iter().filter_map(of_topic).collect();
+        record.value = match dice.pick(&defects) {
             ("RECORD", b"cut off") => Some(whole.iter().copied().take(whole.len() / 2).collect()),
             ("RECORD", b"byte order mark") => Some([b"\xef\xbb\xbf", whole.as_slice()].concat()),
             ("RECORD", b"two") => Some([whole.as_slice(), &whole].concat()),
@@ -92,7 +92,7 @@ impl Event {
                 Some(json!(kept.collect::<BTreeMap<_, _>>()).to_string().into_bytes())
             }
             ("RECORD", b"none") => {
-                // In the compacted topic a null value deletes, if its key names a caller.
+                // In the compacted topic a null value is a valid delete if its key names a caller.
                 if self.topic == Topic::CallerVoiceMapping {
                     record.key = dice.pick(&[None, Some(b"\xff".as_slice()), Some(b" ")]).map(<[u8]>::to_vec);
                 }
@@ -104,7 +104,7 @@ impl Event {
                 let levels = ["{\"a\":".repeat(101), "1".to_owned(), "}".repeat(101)].concat();
                 Some(self.with("metadata", levels.as_bytes()))
             }
-            // Characters count, not bytes.
+            // The limit is in characters, not in bytes.
             (field, letter) if reason == "too_long" => {
                 Some(self.with(field, &[b"\"", letter.repeat(limit + 1).as_slice(), b"\""].concat()))
             }
@@ -113,7 +113,7 @@ impl Event {
         record
     }
 
-    /// The body with one field that reads exactly so.
+    /// Returns the body with a field set to this raw JSON.
     fn with(&self, field: &str, raw: &[u8]) -> Vec<u8> {
         let mut body = self.body.clone();
         body.insert(field.to_owned(), json!("@here@"));

@@ -1,9 +1,10 @@
-//! The machine by itself: a test for each transition, and random sequences of events against its promises.
+//! Tests of the machine alone: one for each transition, and random sequences of events checked against its promises.
+
+mod pauses;
+mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::ingest::outcome::{Outcome, Wait, WaitKind};
@@ -42,7 +43,7 @@ impl Bench {
         Bench { machine: Machine::new(LIMITS), now: Instant::now() }
     }
 
-    /// With these partitions, each read from its stored position.
+    /// A machine with these partitions, each read from its stored position.
     fn consuming(positions: &[(i32, i64)]) -> Bench {
         let mut bench = Bench::new();
         let keys: Vec<TopicPartition> = positions.iter().map(|(partition, _)| key(*partition)).collect();
@@ -78,7 +79,7 @@ impl Bench {
         self.now += time;
     }
 
-    /// The next action, which is a write.
+    /// Returns the next action, which must be a write.
     fn write(&mut self) -> (WriteId, Effort, Batch) {
         match self.act() {
             Some(Action::Write { id, effort, batch }) => (id, effort, batch),
@@ -92,7 +93,7 @@ impl Bench {
         self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
     }
 
-    /// Writes what is gathered, and lets it land.
+    /// Writes the buffered records and lets them land.
     fn land(&mut self) -> Batch {
         self.pass(LIMITS.wait);
         let (id, _, batch) = self.write();
@@ -367,42 +368,6 @@ fn a_stored_position_that_changed_beside_an_idle_partition_is_read_again() {
 }
 
 #[test]
-fn a_paused_topic_is_not_read_until_it_is_resumed() {
-    let mut bench = Bench::consuming(&[(0, 5)]);
-    bench.push(0, 5..6);
-    let stored = bench.machine.positions();
-    let pause =
-        |paused: BTreeSet<Topic>| Input::Stored { asked: stored.clone(), stored: stored.clone(), paused };
-    bench.handle(pause(BTreeSet::from([Topic::CloneReady])));
-    assert!(matches!(bench.act(), Some(Action::StopReading(_))));
-    bench.pass(Duration::from_secs(60));
-    bench.idle();
-    bench.handle(pause(BTreeSet::new()));
-    assert!(matches!(bench.act(), Some(Action::Load(_))));
-}
-
-#[test]
-fn a_full_lane_pauses_its_partitions_after_a_second_and_the_other_lane_goes_on() {
-    let mut bench = Bench::consuming(&[(0, 0), (1, 0)]);
-    bench.push(0, 0..10);
-    let (id, _, _) = bench.write();
-    bench.push(0, 10..20);
-    assert!(!bench.machine.wants_records());
-    bench.idle();
-    assert_eq!(bench.machine.next_timeout(bench.now), Some(bench.now + Duration::from_secs(1)));
-    bench.pass(Duration::from_secs(1));
-    assert!(matches!(bench.act(), Some(Action::Pause(keys)) if keys == [key(0)]));
-    assert!(bench.machine.wants_records());
-    bench.push(1, 0..1);
-    assert_eq!(offsets(&bench.land()), [(1, 0)]);
-    bench.written(id, &[(0, Outcome::Landed(at(10)))], Vec::new());
-    let (_, _, batch) = bench.write();
-    assert_eq!(batch.records.len(), 10);
-    // An error that the client reported meanwhile may be lost: it is to be reported again.
-    assert!(matches!(bench.act(), Some(Action::Resume(offsets)) if offsets == [(key(0), 20)]));
-}
-
-#[test]
 fn a_write_that_died_is_followed_by_a_look_at_the_stored_positions() {
     let mut bench = Bench::consuming(&[(0, 5)]);
     bench.push(0, 5..6);
@@ -411,247 +376,4 @@ fn a_write_that_died_is_followed_by_a_look_at_the_stored_positions() {
     bench.handle(Input::WriteDied(id));
     assert!(matches!(bench.act(), Some(Action::StopReading(_))));
     assert!(matches!(bench.act(), Some(Action::Load(_))));
-}
-
-/// What may happen in a random sequence.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Assign(i32),
-    Revoke(i32),
-    Push(i32, u8),
-    End(i32),
-    OutOfRange(i32),
-    Unreadable(i32),
-    FinishLoad(u8),
-    FinishWrite(u8, u8),
-    Compare,
-    Pass(u16),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let partition = 0..4_i32;
-    prop_oneof![
-        2 => partition.clone().prop_map(Step::Assign),
-        1 => partition.clone().prop_map(Step::Revoke),
-        8 => (partition.clone(), 1..8_u8).prop_map(|(partition, count)| Step::Push(partition, count)),
-        2 => partition.clone().prop_map(Step::End),
-        1 => partition.clone().prop_map(Step::OutOfRange),
-        1 => partition.prop_map(Step::Unreadable),
-        6 => any::<u8>().prop_map(Step::FinishLoad),
-        6 => (any::<u8>(), any::<u8>()).prop_map(|(which, how)| Step::FinishWrite(which, how)),
-        1 => Just(Step::Compare),
-        4 => (0..3000_u16).prop_map(Step::Pass),
-    ]
-}
-
-/// The world around the machine: a log without end, a database, and what is in flight.
-struct World {
-    machine: Machine,
-    now: Instant,
-    /// The next offset of each partition that the client hands out; `None` while it is not read.
-    reading: BTreeMap<TopicPartition, i64>,
-    owned: BTreeSet<TopicPartition>,
-    stored: BTreeMap<TopicPartition, i64>,
-    loads: Vec<Vec<TopicPartition>>,
-    writes: Vec<(WriteId, Effort, Batch)>,
-    /// Partitions whose last write was fenced: no further write before a load.
-    fenced: BTreeSet<TopicPartition>,
-}
-
-impl World {
-    fn new() -> World {
-        World {
-            machine: Machine::new(LIMITS),
-            now: Instant::now(),
-            reading: BTreeMap::new(),
-            owned: BTreeSet::new(),
-            stored: BTreeMap::new(),
-            loads: Vec::new(),
-            writes: Vec::new(),
-            fenced: BTreeSet::new(),
-        }
-    }
-
-    fn handle(&mut self, input: Input) {
-        self.machine.handle(input, self.now);
-    }
-
-    fn take(&mut self, step: Step) {
-        match step {
-            Step::Assign(partition) => {
-                if self.owned.insert(key(partition)) {
-                    self.handle(Input::Assigned(vec![key(partition)]));
-                }
-            }
-            Step::Revoke(partition) => {
-                if self.owned.remove(&key(partition)) {
-                    self.reading.remove(&key(partition));
-                    self.handle(Input::Revoked(vec![key(partition)]));
-                }
-            }
-            Step::Push(partition, count) => {
-                for _ in 0..count {
-                    if self.machine.wants_records()
-                        && let Some(next) = self.reading.get_mut(&key(partition))
-                    {
-                        self.machine.push(record(partition, *next), self.now);
-                        *next += 1;
-                    }
-                }
-            }
-            Step::End(partition) => {
-                if let Some(next) = self.reading.get_mut(&key(partition)) {
-                    *next += 1; // a marker
-                    let offset = *next;
-                    self.handle(Input::EndOfPartition { partition: key(partition), offset });
-                }
-            }
-            Step::OutOfRange(partition) => self.handle(Input::OffsetOutOfRange(key(partition))),
-            Step::Unreadable(partition) => {
-                let reason = "unreadable".to_owned();
-                self.handle(Input::Unreadable { partition: key(partition), offset: None, reason });
-            }
-            Step::FinishLoad(how) => self.finish_load(how),
-            Step::FinishWrite(which, how) => self.finish_write(which, how),
-            Step::Compare => {
-                let asked = self.machine.positions();
-                let stored = self.stored.iter().map(|(key, offset)| (*key, at(*offset))).collect();
-                self.handle(Input::Stored { asked, stored, paused: BTreeSet::new() });
-            }
-            Step::Pass(millis) => self.now += Duration::from_millis(u64::from(millis)),
-        }
-        self.act();
-    }
-
-    fn finish_load(&mut self, how: u8) {
-        if self.loads.is_empty() {
-            return;
-        }
-        let keys = self.loads.remove(0);
-        if how.is_multiple_of(5) {
-            self.handle(Input::NotLoaded { wait: "away".into(), database: how.is_multiple_of(2) });
-            return;
-        }
-        let mut starts = Vec::new();
-        for key in keys {
-            self.fenced.remove(&key);
-            starts.push((key, Start::At(at(*self.stored.entry(key).or_insert(0)))));
-        }
-        self.handle(Input::Loaded { starts, look_ups: Vec::new() });
-    }
-
-    /// Ends a write: `how` decides for each partition whether it lands, is fenced, or waits for something.
-    fn finish_write(&mut self, which: u8, how: u8) {
-        if self.writes.is_empty() {
-            return;
-        }
-        let (id, _, batch) = self.writes.remove(usize::from(which) % self.writes.len());
-        let mut outcomes = BTreeMap::new();
-        let mut remaining = Vec::new();
-        let database_away = how.is_multiple_of(7);
-        for (number, (key, span)) in batch.spans.iter().enumerate() {
-            let own: Vec<Record> =
-                batch.records.iter().filter(|record| record.topic_partition() == *key).cloned().collect();
-            let kinds = [WaitKind::Suspects, WaitKind::Drift, WaitKind::Other];
-            let turn = usize::from(how) + number;
-            let outcome = if database_away {
-                remaining.extend(own);
-                waits(span.from.next_offset, WaitKind::Database)
-            } else if self.stored.get(key) != Some(&span.from.next_offset) {
-                self.fenced.insert(*key);
-                Outcome::Fenced
-            } else if turn.is_multiple_of(4) && !own.is_empty() {
-                let (first, rest) = own.split_at(own.len() / 2);
-                let landed = first.last().map_or(span.from.next_offset, |last| last.offset + 1);
-                self.stored.insert(*key, landed);
-                remaining.extend(rest.to_vec());
-                waits(landed, kinds[turn % 3])
-            } else {
-                self.stored.insert(*key, span.to_offset);
-                Outcome::Landed(at(span.to_offset))
-            };
-            outcomes.insert(*key, outcome);
-        }
-        self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
-    }
-
-    /// Does what the machine wants, and holds it to its promises.
-    fn act(&mut self) {
-        let mut polls = 0;
-        while let Some(action) = self.machine.poll(self.now) {
-            polls += 1;
-            assert!(polls < 100, "polled for ever");
-            match action {
-                Action::Load(asked) => {
-                    assert!(self.loads.is_empty(), "one load at a time");
-                    self.loads.push(asked.into_iter().map(|(key, _)| key).collect());
-                }
-                Action::Read(offsets) => {
-                    for (key, offset) in offsets {
-                        assert!(self.owned.contains(&key), "a partition of another is read");
-                        assert!(self.reading.insert(key, offset).is_none(), "{key} is read twice");
-                    }
-                }
-                Action::StopReading(keys) => keys.iter().for_each(|key| {
-                    self.reading.remove(key);
-                }),
-                Action::Write { id, effort, batch } => self.check_write(id, effort, batch),
-                Action::LookUp(_) | Action::Pause(_) | Action::Resume(_) | Action::Report(_) => {}
-            }
-        }
-        if let Some(timeout) = self.machine.next_timeout(self.now) {
-            assert!(timeout > self.now, "a timeout that has passed would be polled for ever");
-        }
-        let held: usize = self.machine.partitions.values().map(|partition| partition.held_bytes()).sum();
-        assert!(held <= 4 * 2 * 10 * record(0, 0).size(), "{held} bytes are held");
-    }
-
-    fn check_write(&mut self, id: WriteId, effort: Effort, batch: Batch) {
-        let mut next: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-        for record in &batch.records {
-            let span = batch.spans.get(&record.topic_partition()).expect("a span for each partition");
-            let least = next.entry(record.topic_partition()).or_insert(span.from.next_offset);
-            assert!(record.offset >= *least, "records go back");
-            *least = record.offset + 1;
-            assert!(span.to_offset > record.offset);
-        }
-        for (key, span) in &batch.spans {
-            assert!(self.owned.contains(key), "{key} was revoked and is written");
-            assert!(!self.fenced.contains(key), "{key} is written after a fence without a load");
-            assert!(span.to_offset > span.from.next_offset);
-            let twice = self.writes.iter().any(|(_, _, other)| other.spans.contains_key(key));
-            assert!(!twice, "{key} is in two writes");
-        }
-        if effort == Effort::Thorough {
-            assert_eq!(batch.spans.len(), 1);
-        }
-        self.writes.push((id, effort, batch));
-    }
-
-    /// Lets everything succeed; then every partition of this member is read again.
-    fn settle(&mut self) {
-        for _ in 0..200 {
-            self.now += Duration::from_secs(11);
-            self.act();
-            self.finish_load(1);
-            self.act();
-            while !self.writes.is_empty() {
-                self.take(Step::FinishWrite(0, 1));
-                self.take(Step::FinishWrite(0, 2));
-            }
-        }
-        let reading: BTreeSet<TopicPartition> = self.reading.keys().copied().collect();
-        assert_eq!(reading, self.owned, "partitions that nothing holds up are not read");
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_machine_keeps_its_promises_in_any_sequence_of_events(steps in prop::collection::vec(step(), 1..200)) {
-        let mut world = World::new();
-        steps.into_iter().for_each(|step| world.take(step));
-        world.settle();
-    }
 }

@@ -1,11 +1,11 @@
-//! Why a broker cannot be reached or refuses, in one sentence, and the remedy. librdkafka's error and log callbacks
-//! know the cause; what its calls return does not.
+//! The reason why a broker cannot be reached or refuses, in one sentence, and the remedy. librdkafka's error and log
+//! callbacks contain the cause; the results of its calls do not.
 
 use std::fmt;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-/// The causes, those that name a fault best first.
+/// The causes, the most specific first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Kind {
@@ -46,25 +46,25 @@ impl Kind {
         }
     }
 
-    /// Whether another try can only give the same.
+    /// Whether a retry would fail the same way.
     pub fn is_final(self) -> bool {
         self < Kind::NameNotFound
     }
 }
 
-/// A cause with its sentence and what to do.
+/// A cause with a sentence and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// The cause.
     pub kind: Kind,
-    /// What is wrong.
+    /// The problem.
     pub sentence: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
 impl Reason {
-    /// The sentence and remedy of a cause; `words` are those of the part that refused.
+    /// Returns the sentence and the remedy for a cause; `words` are the error text without the server.
     pub fn new(kind: Kind, words: &str) -> Reason {
         let (sentence, remedy) = match kind {
             Kind::WrongLogin => (
@@ -91,9 +91,10 @@ impl Reason {
                 "set KAFKA_SECURITY_PROTOCOL to PLAINTEXT or SSL, or name the port of a SASL listener in \
                  KAFKA_BOOTSTRAP_SERVERS",
             ),
-            Kind::MissingRight => {
-                ("the broker lets this client not do that".to_owned(), "grant the right with kafka-acls.sh")
-            }
+            Kind::MissingRight => (
+                "the broker does not allow this client to do that".to_owned(),
+                "grant the right with kafka-acls.sh",
+            ),
             Kind::ExpiredCertificate => (
                 "the broker's certificate has expired".to_owned(),
                 "renew the broker's certificate, or set this machine's clock right",
@@ -137,7 +138,7 @@ impl Reason {
             ),
             Kind::CoordinatorAway => (
                 "the group's coordinator is not there yet; no right is missing".to_owned(),
-                "try again in a minute; where it stays away, compare offsets.topic.replication.factor with the \
+                "try again in a minute; if it stays away, compare offsets.topic.replication.factor with the \
                  number of brokers",
             ),
             Kind::Other => (
@@ -159,7 +160,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The reason behind an error of librdkafka: its code, and the whole text of its error or log callback.
+/// Returns the reason for an error of librdkafka, from its code and the whole text of its error or log callback.
 pub fn reason(code: Code, text: &str) -> Reason {
     Reason::new(kind(code, text), server(text).1)
 }
@@ -181,7 +182,7 @@ fn kind(code: Code, text: &str) -> Kind {
         _ => {}
     }
     if has("mechanism handshake failed") {
-        // a listener without SASL answers so, and offers none
+        // A listener without SASL answers this way, and lists no mechanisms.
         return if has("current SASL state") { Kind::LoginNotExpected } else { Kind::MechanismNotOffered };
     }
     if has("SASL authentication error") || has("Authentication failed") || has("authentication failed") {
@@ -237,8 +238,8 @@ fn certificate_or_protocol(text: &str) -> Option<Kind> {
     None
 }
 
-/// Whether the broker closed the connection in this state, and within 2 s of reaching it: one that is up for longer may
-/// be closed for any reason.
+/// Whether the broker closed the connection in this state within 2 s of connecting. A connection that is up for longer
+/// may be closed for any reason.
 fn is_cut_off(text: &str, state: &str) -> bool {
     let Some((words, after)) = text.rsplit_once(" (after ") else { return false };
     let Some((millis, rest)) = after.split_once("ms in state ") else { return false };
@@ -246,20 +247,20 @@ fn is_cut_off(text: &str, state: &str) -> bool {
     is_soon && words.contains("Disconnected") && rest.starts_with(state)
 }
 
-/// A TLS alert that is read as the size of an answer: bytes 0x15 0x03 and the version, so 352518912 and above.
+/// Whether a TLS alert was read as the size of an answer: bytes 0x15 0x03 and the version, so at least 352518912.
 fn is_tls_alert(text: &str) -> bool {
     let size = text.split("Invalid response size ").nth(1).and_then(|rest| rest.split(' ').next());
     size.and_then(|size| size.parse::<u32>().ok()).is_some_and(|size| size >> 16 == 0x1503)
 }
 
-/// The text without librdkafka's `(after 5ms in state CONNECT)`.
+/// Returns the text without librdkafka's `(after 5ms in state CONNECT)`.
 fn without_state(text: &str) -> &str {
     text.split(" (after ").next().unwrap_or(text).trim()
 }
 
-/// The server that a text of librdkafka begins with, and the rest: `ssl://host:9093/bootstrap: Connect to ...`.
+/// Splits off the server at the start of a text from librdkafka: `ssl://host:9093/bootstrap: Connect to ...`.
 pub fn server(text: &str) -> (Option<&str>, &str) {
-    // a log line names its thread first
+    // A log line starts with its thread.
     let text =
         text.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(text, |(_, rest)| rest);
     let Some((head, rest)) = text.split_once(": ") else { return (None, text) };
@@ -269,139 +270,4 @@ pub fn server(text: &str) -> (Option<&str>, &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_texts_of_librdkafka_have_their_kinds() {
-        let cases = [
-            (
-                Code::Resolve,
-                "nowhere.invalid:9092/bootstrap: Failed to resolve 'nowhere.invalid:9092': Name or service not known \
-                 (after 3ms in state CONNECT)",
-                Kind::NameNotFound,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state \
-                 CONNECT)",
-                Kind::Refused,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "10.255.255.1:9092/bootstrap: Connection setup timed out in state CONNECT (after 4013ms in state \
-                 CONNECT)",
-                Kind::TimedOut,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "localhost:9093/bootstrap: Disconnected: requesting ApiVersion: might be caused by incorrect \
-                 security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10",
-                Kind::TlsExpected,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "sasl_plaintext://localhost:9093/bootstrap: Disconnected: connection closed by peer: receive 0 after \
-                 POLLIN (after 3ms in state APIVERSION_QUERY)",
-                Kind::TlsExpected,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "localhost:9094/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 12ms \
-                 in state UP)",
-                Kind::LoginExpected,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "localhost:9092/1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 600123ms in \
-                 state UP)",
-                Kind::Other,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "localhost:9093/bootstrap: Receive failed: Invalid response size 352518912 (0..100000000): increase \
-                 receive.message.max.bytes",
-                Kind::TlsExpected,
-            ),
-            (
-                Code::SSL,
-                "ssl://localhost:9092/bootstrap: SSL handshake failed: error:0A00010B:SSL routines::wrong version \
-                 number",
-                Kind::PlainTextExpected,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "ssl://localhost:9092/bootstrap: SSL handshake failed: Disconnected: connection closed by peer: \
-                 connecting to a PLAINTEXT broker listener? (after 6ms in state SSL_HANDSHAKE)",
-                Kind::PlainTextExpected,
-            ),
-            (
-                Code::SSL,
-                "ssl://localhost:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify \
-                 failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured",
-                Kind::UntrustedCertificate,
-            ),
-            (Code::SSL, "certificate verify failed: certificate has expired", Kind::ExpiredCertificate),
-            (Code::SSL, "certificate verify failed: hostname mismatch", Kind::WrongHostName),
-            (
-                Code::Authentication,
-                "sasl_plaintext://localhost:9094/bootstrap: SASL authentication error: Authentication failed during \
-                 authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512 (after 7ms in state \
-                 AUTH_REQ)",
-                Kind::WrongLogin,
-            ),
-            (
-                Code::Authentication,
-                "sasl_plaintext://localhost:9092/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Request not \
-                 valid in current SASL state: broker's supported mechanisms:  (after 1ms in state AUTH_HANDSHAKE)",
-                Kind::LoginNotExpected,
-            ),
-            (
-                Code::BrokerTransportFailure,
-                "localhost:9094/bootstrap: Disconnected: verify that security.protocol is correctly configured, broker \
-                 might require SASL authentication (after 301ms in state UP)",
-                Kind::LoginExpected,
-            ),
-            (Code::TopicAuthorizationFailed, "", Kind::MissingRight),
-            (Code::GroupAuthorizationFailed, "", Kind::MissingRight),
-            (Code::CoordinatorNotAvailable, "", Kind::CoordinatorAway),
-            (Code::WaitingForCoordinator, "", Kind::CoordinatorAway),
-            (Code::Fail, "something nobody has heard of", Kind::Other),
-        ];
-        for (code, text, expected) in cases {
-            assert_eq!(reason(code, text).kind, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_mechanism_that_is_not_offered_is_answered_with_those_that_are() {
-        let text = "sasl_plaintext://localhost:9094/bootstrap: SASL SCRAM-SHA-256 mechanism handshake failed: Broker: \
-                    Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512 (after 2ms in state \
-                    AUTH_HANDSHAKE)";
-        let reason = reason(Code::Authentication, text);
-        assert_eq!(reason.kind, Kind::MechanismNotOffered);
-        assert_eq!(
-            reason.to_string(),
-            "the broker does not offer this SASL mechanism; it offers SCRAM-SHA-512: set KAFKA_SASL_MECHANISM to one \
-             that the broker offers"
-        );
-    }
-
-    #[test]
-    fn the_server_is_taken_from_the_text() {
-        for (text, expected) in [
-            (
-                "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed",
-                (Some("127.0.0.1:1"), "Connect to ipv4#127.0.0.1:1 failed"),
-            ),
-            ("ssl://kafka:9093/1: SSL handshake failed", (Some("kafka:9093"), "SSL handshake failed")),
-            (
-                "[thrd:kafka:9092/bootstrap]: kafka:9092/bootstrap: Disconnected",
-                (Some("kafka:9092"), "Disconnected"),
-            ),
-            ("1/1 brokers are down", (None, "1/1 brokers are down")),
-        ] {
-            assert_eq!(server(text), expected);
-        }
-    }
-}
+mod tests;
