@@ -10,16 +10,16 @@ use crate::record::{Topic, TopicPartition};
 
 /// Whether the reason of a partition's wait is worth a problem of its own. Another problem names a partition that is
 /// stopped, paused, unassigned, lost or without a leader.
-pub(super) fn is_told(facts: &Facts, key: TopicPartition, partition: &Partition) -> bool {
+pub(super) fn is_reported(facts: &Facts, key: TopicPartition, partition: &Partition) -> bool {
     let waits = partition.reason.is_some() && !facts.is_leaderless(key);
-    let told_otherwise = [State::StoppedByLimit, State::OffsetLost, State::Paused, State::Unassigned];
-    waits && partition.state.is_none_or(|state| !told_otherwise.contains(&state))
+    let reported_otherwise = [State::StoppedByLimit, State::OffsetLost, State::Paused, State::Unassigned];
+    waits && partition.state.is_none_or(|state| !reported_otherwise.contains(&state))
 }
 
 /// One problem for the partitions of a topic that wait for the same.
 pub(super) fn problems(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<Problem> {
     let mut groups: BTreeMap<(Topic, Kind, &str), Vec<i32>> = BTreeMap::new();
-    for (key, partition) in partitions.iter().filter(|(key, partition)| is_told(facts, *key, partition)) {
+    for (key, partition) in partitions.iter().filter(|(key, partition)| is_reported(facts, *key, partition)) {
         let kind = match partition.state {
             Some(State::Drift) => Kind::Drift,
             Some(State::Unreadable) => Kind::Unreadable,
