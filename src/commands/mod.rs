@@ -23,7 +23,7 @@ use anyhow::{Context as _, bail};
 use crate::config::Settings;
 use crate::store::{Store, connect};
 
-/// The database, whose schema must be up to date.
+/// Connects to the database, and refuses one whose schema is behind.
 async fn store(settings: &Settings) -> anyhow::Result<Store> {
     let store = Store::new(connect::pool(settings)?);
     let state = store.schema_state().await.context("the database's schema could not be looked at")?;

@@ -1,4 +1,4 @@
-//! What the page says, from facts made by hand. `tests/it/page.rs` looks at it in a browser.
+//! Tests of the page, with hand-made facts. `tests/it/page.rs` tests it in a browser.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -6,39 +6,41 @@ use super::facts::Facts;
 use super::{Partition, State, TopicSum};
 use crate::record::{Topic, TopicPartition};
 
-/// A partition whose oldest waiting record is younger, or whose lag is consumed in less, keeps up.
+/// A partition keeps up if its oldest waiting record is younger, or if its lag is consumed in less time.
 const KEEPS_UP_SECONDS: f64 = 10.0;
 
-/// A stored offset that has not moved for longer, while records wait, is stalled.
+/// A partition is stalled if records wait and its stored offset has not moved for longer.
 const STALLED_SECONDS: f64 = 60.0;
 
-/// The looks.
+/// The two looks at offsets and ends.
 const FIRST: usize = 0;
 const SECOND: usize = 1;
 
-/// Every partition that is known: to the brokers, or else to the database.
+/// The partitions that the brokers know; without brokers, those that the database knows.
 pub fn known(facts: &Facts) -> BTreeSet<TopicPartition> {
     match (&facts.brokers, &facts.database) {
         (Ok(cluster), _) => cluster.leaders.keys().copied().collect(),
-        (Err(_), Ok(stock)) => stock.positions.iter().flatten().flat_map(BTreeMap::keys).copied().collect(),
+        (Err(_), Ok(answers)) => {
+            answers.positions.iter().flatten().flat_map(BTreeMap::keys).copied().collect()
+        }
         (Err(_), Err(_)) => BTreeSet::new(),
     }
 }
 
-/// The offset of the oldest record that waits: the stored one, or the first of the log where none is stored or where
-/// the log begins later.
+/// The offset of the oldest waiting record: the stored offset, or the first of the log where none is stored or the log
+/// begins later.
 fn start(facts: &Facts, look: usize, partition: TopicPartition) -> Option<i64> {
     let low = facts.log(look, partition)?.low;
     let stored = facts.position(look, partition);
     facts.knows_positions(look).then(|| stored.map_or(low, |stored| stored.next_offset.max(low)))
 }
 
-/// The records between the stored offset and the end.
+/// The number of offsets between the stored one and the end of the log.
 pub fn lag(facts: &Facts, look: usize, partition: TopicPartition) -> Option<i64> {
     Some((facts.log(look, partition)?.high - start(facts, look, partition)?).max(0))
 }
 
-/// The partitions that are furthest behind, at most so many, each with the offset of its oldest record that waits.
+/// The `most` partitions that are furthest behind, each with the offset of its oldest waiting record.
 pub fn furthest_behind(facts: &Facts, most: usize) -> BTreeMap<TopicPartition, i64> {
     let behind = |partition: TopicPartition| lag(facts, SECOND, partition).filter(|lag| *lag > 0);
     let mut found: Vec<(i64, TopicPartition)> =
@@ -48,7 +50,7 @@ pub fn furthest_behind(facts: &Facts, most: usize) -> BTreeMap<TopicPartition, i
     found.into_iter().take(most).filter_map(place).collect()
 }
 
-/// Seconds since the timestamp of the oldest record that waits; never negative.
+/// Seconds since the timestamp of the oldest waiting record; never negative.
 fn lag_seconds(facts: &Facts, partition: TopicPartition) -> Option<f64> {
     if lag(facts, SECOND, partition)? == 0 {
         return Some(0.0);
@@ -59,7 +61,7 @@ fn lag_seconds(facts: &Facts, partition: TopicPartition) -> Option<f64> {
     Some(seconds)
 }
 
-/// Offsets that the group moved on between the looks.
+/// The number of offsets that the group advanced between the looks.
 fn moved(facts: &Facts, partition: TopicPartition) -> Option<i64> {
     if !facts.knows_positions(FIRST) || !facts.knows_positions(SECOND) {
         return None;
@@ -75,14 +77,14 @@ fn per_second(facts: &Facts, records: i64) -> f64 {
 
 /// The topics that `pause` holds.
 pub fn paused(facts: &Facts) -> BTreeSet<Topic> {
-    let pauses = facts.database.as_ref().map(|stock| stock.pauses.as_slice()).unwrap_or_default();
+    let pauses = facts.database.as_ref().map(|answers| answers.pauses.as_slice()).unwrap_or_default();
     if pauses.iter().any(|pause| pause.topic.is_empty()) {
         return Topic::ALL.into_iter().collect();
     }
     pauses.iter().filter_map(|pause| Topic::from_name(&pause.topic)).collect()
 }
 
-/// The member of each partition; `None` where the members are not known.
+/// The member that each partition is assigned to; `None` where the members are not known.
 fn assignments(facts: &Facts) -> Option<BTreeMap<TopicPartition, String>> {
     let members = facts.brokers.as_ref().ok()?.members.as_ref().ok()?;
     let of = |member: &crate::kafka::group_state::Member| {
@@ -91,7 +93,7 @@ fn assignments(facts: &Facts) -> Option<BTreeMap<TopicPartition, String>> {
     Some(members.iter().flat_map(of).collect())
 }
 
-/// All of them.
+/// All known partitions with lag and state.
 pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
     let (members, paused) = (assignments(facts), paused(facts));
     let cluster = facts.brokers.as_ref().ok();
@@ -125,7 +127,7 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
         .collect()
 }
 
-/// `None` where too little is known.
+/// The state of a partition; `None` where too little is known.
 fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> Option<State> {
     let stored = facts.position(SECOND, key);
     if facts.is_leaderless(key) {
@@ -162,13 +164,13 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     Some(if is_still { State::Stalled } else { State::CatchingUp })
 }
 
-/// Whether a lag is consumed in so many seconds at the rate of the two looks.
+/// Whether a lag is consumed within `seconds` at the rate between the looks.
 #[allow(clippy::cast_precision_loss, reason = "records in some seconds")]
 fn within(facts: &Facts, lag: i64, moved: i64, seconds: f64) -> bool {
     moved > 0 && lag as f64 <= per_second(facts, moved) * seconds
 }
 
-/// How much less waits in a topic at the second look than at the first.
+/// The decrease in the lag of a topic between the looks.
 pub fn shrinks_by(facts: &Facts, topic: Topic) -> Option<i64> {
     let sum = |look| -> Option<i64> {
         known(facts).into_iter().filter(|key| key.topic == topic).map(|key| lag(facts, look, key)).sum()
@@ -176,7 +178,7 @@ pub fn shrinks_by(facts: &Facts, topic: Topic) -> Option<i64> {
     Some(sum(FIRST)? - sum(SECOND)?)
 }
 
-/// The topics of these partitions.
+/// The sums of the partitions by topic.
 pub fn topics(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<TopicSum> {
     let sum_of = |topic: Topic| {
         let of_topic: Vec<&(TopicPartition, Partition)> =
@@ -202,7 +204,7 @@ pub fn topics(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<
             topic: facts.name(topic),
             partitions: of_topic.len(),
             lag_records,
-            // The furthest behind are known, so that their oldest record is a fair answer where others are not.
+            // The ages of the partitions furthest behind are known: their maximum is a fair answer even if others are not.
             lag_seconds: seconds.filter(|seconds| is_known || *seconds > 0.0),
             oldest_waiting_at: oldest.and_then(|at| written(*at)),
             records_per_second: moved.map(|moved| per_second(facts, moved)),

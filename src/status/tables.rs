@@ -5,19 +5,19 @@ use super::{Document, Partition, State};
 
 /// A table for a person.
 pub struct Table {
-    /// What a row is.
+    /// The title.
     pub name: &'static str,
-    /// The heads of the columns.
+    /// The names of the columns.
     pub header: &'static [&'static str],
-    /// The columns with numbers.
+    /// The indices of columns with numbers.
     pub numbers: &'static [usize],
     /// The cells.
     pub rows: Vec<Vec<String>>,
-    /// Rows that are left out.
+    /// The number of omitted rows.
     pub more: usize,
 }
 
-/// One line: how far behind, the group, its members, the version.
+/// One line: the lag, the group, its members, the version.
 pub fn facts(document: &Document) -> String {
     let Document { version, group, checked_at, .. } = document;
     let lag: Option<i64> = document.topics.iter().map(|topic| topic.lag_records).sum();
@@ -46,7 +46,7 @@ fn number(number: Option<i64>) -> String {
     or_dash(number.map(|number| number.to_string()))
 }
 
-/// The topics.
+/// The table of topics.
 pub fn topics(document: &Document) -> Table {
     let row = |topic: &super::TopicSum| {
         vec![
@@ -67,9 +67,9 @@ pub fn topics(document: &Document) -> Table {
     }
 }
 
-/// The first partitions, at most so many: those that a person should look at, and after them the rest where `all`.
+/// The table of at most `most` partitions: first those that need attention, then, with `all`, the others.
 pub fn partitions(document: &Document, all: bool, most: usize) -> Table {
-    // Without a member all are unassigned, and those where nothing waits say nothing more.
+    // Without members all partitions are unassigned: only those with waiting records need attention.
     let is_idle = |partition: &Partition| match partition.state {
         Some(State::Ok) => true,
         Some(State::Unassigned) => document.members.as_ref().is_some_and(Vec::is_empty),
@@ -97,7 +97,7 @@ pub fn partitions(document: &Document, all: bool, most: usize) -> Table {
     }
 }
 
-/// The members of the group.
+/// The table of members.
 pub fn members(document: &Document) -> Table {
     let row = |member: &super::Member| {
         vec![member.host.clone(), member.client_id.clone(), member.partitions.len().to_string()]
@@ -111,7 +111,7 @@ pub fn members(document: &Document) -> Table {
     }
 }
 
-/// The instances that gave a sign of life.
+/// The table of instances with their last heartbeats.
 pub fn instances(document: &Document) -> Table {
     let row = |instance: &crate::store::status::Instance| {
         let beat = format!("{} ago", ago(instance.silent_seconds));
@@ -128,7 +128,7 @@ pub fn instances(document: &Document) -> Table {
     }
 }
 
-/// The unresolved dead letters by kind.
+/// The table of unresolved dead letters by kind.
 pub fn dead_letters(document: &Document) -> Table {
     let row = |kind: &crate::store::letters::Group| {
         vec![
@@ -149,7 +149,7 @@ pub fn dead_letters(document: &Document) -> Table {
     }
 }
 
-/// The backlogs and the servers: a name and a sentence each.
+/// The backlogs and the servers, each with a name and a sentence.
 pub fn backlogs(document: &Document) -> Vec<(&'static str, String)> {
     let oldest = |seconds: Option<f64>| {
         seconds.map_or_else(String::new, |seconds| format!(", the oldest for {}", ago(seconds)))

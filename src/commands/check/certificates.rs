@@ -1,11 +1,11 @@
-//! Certificates of the servers and of this client that end soon.
+//! Checks for server and client certificates that expire soon.
 
 use chrono::Utc;
 
 use super::report::Report;
 use crate::certificates::Certificate;
 
-/// `remedy` of one that ends soon.
+/// Adds a warning with `remedy` for each certificate that expires soon.
 pub(super) fn check(certificates: Vec<Certificate>, remedy: &str, report: &mut Report) {
     let now = Utc::now();
     for certificate in certificates {

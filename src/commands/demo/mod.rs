@@ -14,7 +14,7 @@ use chrono::Utc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use self::view::View;
+use self::view::ProgressView;
 use crate::config::Settings;
 use crate::daemon;
 use crate::kafka;
@@ -174,7 +174,7 @@ async fn follow(
     let sender = Sender::new(settings)?;
     let mut records = traffic(&traffic_plan(options)).map(|sent| sent.record).peekable();
     let mut sent = 0_u64;
-    let mut view = View::new();
+    let mut view = ProgressView::new();
     let mut last = (0, Overview::default());
     let mut changed = Instant::now();
     let mut interval = tokio::time::interval(POLL_EVERY);

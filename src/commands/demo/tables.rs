@@ -29,7 +29,11 @@ const SHOWN: [(&str, &[&str]); 8] = [
 ];
 
 /// Prints the tables. With `--keep` it returns only when `cancel` is.
-pub(super) async fn show(settings: &Settings, store: &Store, cancel: &CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn show(
+    settings: &Settings,
+    store: &Store,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
     if cancel.is_cancelled() {
         say("Interrupted.");
         return Ok(());

@@ -10,14 +10,14 @@ use crate::output::say;
 use crate::store::overview::{Overview, TABLES};
 
 /// A live view on a terminal, else a line at each change.
-pub(super) struct View {
+pub(super) struct ProgressView {
     bar: Option<ProgressBar>,
     reported: Option<Instant>,
     line: String,
 }
 
-impl View {
-    pub(super) fn new() -> View {
+impl ProgressView {
+    pub(super) fn new() -> ProgressView {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -26,13 +26,15 @@ impl View {
             bar.enable_steady_tick(POLL_EVERY);
             bar
         });
-        View { bar, reported: None, line: String::new() }
+        ProgressView { bar, reported: None, line: String::new() }
     }
 
     pub(super) fn update(&mut self, sent: u64, now: &Overview) {
         match &self.bar {
             Some(bar) => bar.set_message(live_text(sent, now)),
-            None if self.reported.is_none_or(|reported| reported.elapsed() >= LINE_EVERY) => self.say(sent, now),
+            None if self.reported.is_none_or(|reported| reported.elapsed() >= LINE_EVERY) => {
+                self.say(sent, now)
+            }
             None => {}
         }
     }
@@ -54,7 +56,7 @@ impl View {
     }
 }
 
-impl Drop for View {
+impl Drop for ProgressView {
     /// Removes the bar, so that an error gets a line of its own.
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {

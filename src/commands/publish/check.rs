@@ -1,4 +1,4 @@
-//! `publish --check`: says of each line whether the daemon could use it. Needs no broker and no database.
+//! `publish --check`: reports for each line whether the daemon could use it. Needs no broker and no database.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::event::{Time, Unusable, decode, field_names};
 use crate::output::{print, say};
 use crate::record::Topic;
 
-/// A line that the daemon takes, or would but for another fault, and a likely mistake in it.
+/// A likely mistake in a line, whether or not the daemon could use the line.
 #[derive(Serialize)]
 struct Warning {
     line: u64,
@@ -22,7 +22,7 @@ struct Warning {
 }
 
 /// Checks the lines of a file (standard input for none or `-`); `false` where one of them would be a dead letter.
-/// Warnings do not change that.
+/// Warnings do not count.
 pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bool) -> anyhow::Result<bool> {
     let topic = topic_of(settings, topic)?;
     let limits = settings.limits();
@@ -80,7 +80,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     Ok(refused_count == 0)
 }
 
-/// Prints a finding for a person at once, and keeps it for a program.
+/// Prints a finding at once as text, or keeps it for the JSON.
 fn report<F>(kept: &mut Vec<F>, json: bool, finding: F, text: impl Fn(&F) -> String) -> anyhow::Result<()> {
     if !json {
         return print(text(&finding));
@@ -95,7 +95,7 @@ fn refusal(topic: Topic, line: u64, Unusable { reason, message }: Unusable) -> R
     Refused { line, field: field(topic, &message), reason: reason.name(), message }
 }
 
-/// The field that a message is about: the first name in it that counts.
+/// The field of a message: the first field name in it.
 fn field(topic: Topic, message: &str) -> Option<&'static str> {
     let names = || field_names(topic).iter().chain(&["specversion", "type", "time", "data"]);
     let words = message.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');

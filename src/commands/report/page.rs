@@ -1,4 +1,4 @@
-//! The report as one HTML file without any other. No I/O.
+//! The report as one self-contained HTML file. No I/O.
 
 use anyhow::Context as _;
 use askama::Template;
@@ -15,12 +15,12 @@ struct Page<'a> {
     first: String,
     last: String,
     plots: Vec<Plot>,
-    sections: Vec<Shown>,
-    periods: Shown,
+    sections: Vec<ReportTable>,
+    periods: ReportTable,
 }
 
-/// A table with the classes of its cells.
-struct Shown {
+/// A table with the CSS classes of its cells.
+struct ReportTable {
     title: String,
     header: Vec<(&'static str, String)>,
     rows: Vec<Row>,
@@ -30,12 +30,12 @@ struct Shown {
 
 struct Row {
     cells: Vec<(&'static str, String)>,
-    /// Length of the bar, of a hundred.
+    /// Length of the bar in percent.
     bar: String,
 }
 
-impl From<Sheet> for Shown {
-    fn from(sheet: Sheet) -> Shown {
+impl From<Sheet> for ReportTable {
+    fn from(sheet: Sheet) -> ReportTable {
         let classed = |cells: Vec<String>| -> Vec<(&'static str, String)> {
             let class = |place: usize| if place == 0 { "text" } else { "number" };
             cells.into_iter().enumerate().map(|(place, cell)| (class(place), cell)).collect()
@@ -43,7 +43,7 @@ impl From<Sheet> for Shown {
         let bar =
             |place: usize| sheet.shares.get(place).map_or_else(String::new, |share| format!("{share:.1}"));
         let row = |(place, cells)| Row { cells: classed(cells), bar: bar(place) };
-        Shown {
+        ReportTable {
             header: classed(sheet.header),
             rows: sheet.rows.into_iter().enumerate().map(row).collect(),
             title: sheet.title,
@@ -53,7 +53,7 @@ impl From<Sheet> for Shown {
     }
 }
 
-/// The page.
+/// Renders the page.
 pub fn page(report: &Report) -> anyhow::Result<String> {
     let slots = plot::slots(report);
     let at = |slot: Option<&(String, Period)>| slot.map_or_else(String::new, |(at, _)| at.clone());
@@ -63,7 +63,7 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
         first: at(slots.first()),
         last: at(slots.last()),
         plots: plot::plots(&slots),
-        sections: sheets::sheets(report).into_iter().map(Shown::from).collect(),
+        sections: sheets::sheets(report).into_iter().map(ReportTable::from).collect(),
         periods: sheets::periods(report).into(),
     };
     page.render().context("the page could not be made")

@@ -3,10 +3,10 @@
 use super::{CHECK, ago, by_topic, critical, named, problem, warning};
 use crate::record::TopicPartition;
 use crate::status::Problem;
-use crate::status::facts::{Cluster, Facts, SILENT_SECONDS};
+use crate::status::facts::{BrokerAnswers, Facts, SILENT_SECONDS};
 use crate::status::problems::{Code, Severity};
 
-pub(super) fn problems(facts: &Facts, cluster: &Cluster, found: &mut Vec<Problem>) {
+pub(super) fn problems(facts: &Facts, cluster: &BrokerAnswers, found: &mut Vec<Problem>) {
     for unseen in &cluster.unseen {
         let name = &unseen.topic;
         found.push(match &unseen.refused {
@@ -44,7 +44,7 @@ pub(super) fn problems(facts: &Facts, cluster: &Cluster, found: &mut Vec<Problem
 pub(super) fn no_member(facts: &Facts) -> Option<Problem> {
     let fix = "start `voiceclone-events run`; where it runs, its log says what it waits for";
     let members = facts.brokers.as_ref().ok().and_then(|cluster| cluster.members.as_ref().ok());
-    let instances = facts.database.as_ref().ok().and_then(|stock| stock.instances.as_ref());
+    let instances = facts.database.as_ref().ok().and_then(|answers| answers.instances.as_ref());
     let last = instances.and_then(|all| all.iter().map(|instance| instance.silent_seconds).reduce(f64::min));
     let heard = last.map_or_else(
         || "no instance has a row in ingest.instances".to_owned(),

@@ -4,24 +4,24 @@ use std::fmt::Write as _;
 
 use super::{CHECK, STUCK_SECONDS, ago, counted, critical, info, problem, warning};
 use crate::status::Problem;
-use crate::status::facts::{Facts, Stock};
+use crate::status::facts::{DatabaseAnswers, Facts};
 use crate::status::problems::{Code, Severity};
 
-pub(super) fn problems(facts: &Facts, stock: &Stock, found: &mut Vec<Problem>) {
-    let pending = stock.server.schema.as_ref().map(|schema| schema.pending.as_slice()).unwrap_or_default();
+pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec<Problem>) {
+    let pending = answers.server.schema.as_ref().map(|schema| schema.pending.as_slice()).unwrap_or_default();
     if !pending.is_empty() {
         let what = format!("the database's schema is behind; missing: {}", pending.join(", "));
         found.push(critical(Code::SchemaBehind, what, "voiceclone-events migrate up"));
     } else {
-        found.extend(stock.failed.iter().map(|(question, why)| {
+        found.extend(answers.failed.iter().map(|(question, why)| {
             warning(Code::NotAnswered, format!("PostgreSQL did not answer on {question}: {why}"), CHECK)
         }));
     }
-    if stock.read_only {
+    if answers.read_only {
         let fix = "name the primary in DATABASE_URL, or turn default_transaction_read_only off";
         found.push(critical(Code::DatabaseReadOnly, "the database takes no writes", fix));
     }
-    for pause in &stock.pauses {
+    for pause in &answers.pauses {
         let (what, option) = match pause.topic.as_str() {
             "" => ("all topics".to_owned(), String::new()),
             topic => (format!("{}{topic}", facts.topic_prefix), format!(" --topic {topic}")),
@@ -31,7 +31,7 @@ pub(super) fn problems(facts: &Facts, stock: &Stock, found: &mut Vec<Problem>) {
         let paused = warning(Code::Paused, format!("`pause` holds {what}{until}"), fix);
         found.push(Problem { since: Some(pause.paused_at.clone()), ..paused });
     }
-    for skip in &stock.skips {
+    for skip in &answers.skips {
         let last = skip.to_offset - 1;
         let what = format!(
             "offsets {} to {last} of {} partition {} were passed over: {}",
@@ -40,8 +40,8 @@ pub(super) fn problems(facts: &Facts, stock: &Stock, found: &mut Vec<Problem>) {
         let skipped = info(Code::Skipped, what, "nothing to do; ingest.skips keeps it");
         found.push(Problem { since: Some(skip.skipped_at.clone()), ..skipped });
     }
-    letters(stock, found);
-    if let Some(outbox) = &stock.outbox
+    letters(answers, found);
+    if let Some(outbox) = &answers.outbox
         && outbox.oldest_seconds.is_some_and(|seconds| seconds > STUCK_SECONDS)
     {
         let what = format!(
@@ -51,7 +51,7 @@ pub(super) fn problems(facts: &Facts, stock: &Stock, found: &mut Vec<Problem>) {
         );
         found.push(warning(Code::OutboxStuck, what, CHECK));
     }
-    if let Some(cache) = &stock.cache {
+    if let Some(cache) = &answers.cache {
         let limit = (3.0 * facts.expiry_interval.as_secs_f64()).max(STUCK_SECONDS);
         if cache.overdue > 0 && cache.overdue_seconds > limit {
             let what = format!(
@@ -70,8 +70,8 @@ pub(super) fn problems(facts: &Facts, stock: &Stock, found: &mut Vec<Problem>) {
     }
 }
 
-fn letters(stock: &Stock, found: &mut Vec<Problem>) {
-    let Some((letters, kinds)) = &stock.letters else { return };
+fn letters(answers: &DatabaseAnswers, found: &mut Vec<Problem>) {
+    let Some((letters, kinds)) = &answers.letters else { return };
     if letters.unresolved > 0 {
         let mut what = format!("{} unresolved", counted(letters.unresolved, "dead letter"));
         if letters.recent > 0 {

@@ -8,7 +8,7 @@ mod partitions;
 
 use std::collections::BTreeMap;
 
-use super::facts::{Cluster, Facts, Unanswered};
+use super::facts::{BrokerAnswers, Facts, Unanswered};
 use super::partitions::{partitions, topics, written};
 use super::problems::{Code, Severity};
 use super::{DeadLetters, Document, Expiry, Member, Partition, Place, Problem, State, Verdict};
@@ -28,9 +28,9 @@ pub fn judge(facts: &Facts) -> Document {
     let partitions = partitions(facts);
     let mut problems = problems(facts, &partitions);
     problems.sort_by_key(|problem| (problem.severity, problem.code));
-    let stock = facts.database.as_ref().ok();
+    let answers = facts.database.as_ref().ok();
     let cluster = facts.brokers.as_ref().ok();
-    let cache = stock.and_then(|stock| stock.cache.clone());
+    let cache = answers.and_then(|answers| answers.cache.clone());
     Document {
         version: env!("CARGO_PKG_VERSION"),
         checked_at: written(facts.checked_at).unwrap_or_default(),
@@ -41,25 +41,27 @@ pub fn judge(facts: &Facts) -> Document {
         topics: topics(facts, &partitions),
         partitions: partitions.into_iter().map(|(_, partition)| partition).collect(),
         members: cluster.and_then(|cluster| members(facts, cluster)),
-        instances: stock.and_then(|stock| stock.instances.clone()),
-        dead_letters: stock.and_then(|stock| stock.letters.clone()).map(|(letters, kinds)| DeadLetters {
-            unresolved: letters.unresolved,
-            unpublished: letters.unpublished,
-            oldest_unpublished_seconds: letters.oldest_unpublished_seconds,
-            by_reason: kinds,
+        instances: answers.and_then(|answers| answers.instances.clone()),
+        dead_letters: answers.and_then(|answers| answers.letters.clone()).map(|(letters, kinds)| {
+            DeadLetters {
+                unresolved: letters.unresolved,
+                unpublished: letters.unpublished,
+                oldest_unpublished_seconds: letters.oldest_unpublished_seconds,
+                by_reason: kinds,
+            }
         }),
         expiry: Expiry {
             interval_seconds: facts.expiry_interval.as_secs_f64(),
             last_expired_at: cache.as_ref().and_then(|cache| cache.last_expired_at.clone()),
         },
         cache,
-        outbox: stock.and_then(|stock| stock.outbox.clone()),
-        database: stock.map(|stock| stock.server.clone()),
+        outbox: answers.and_then(|answers| answers.outbox.clone()),
+        database: answers.map(|answers| answers.server.clone()),
         broker: cluster.map(|cluster| cluster.broker.clone()),
     }
 }
 
-fn members(facts: &Facts, cluster: &Cluster) -> Option<Vec<Member>> {
+fn members(facts: &Facts, cluster: &BrokerAnswers) -> Option<Vec<Member>> {
     let place = |key: &TopicPartition| Place { topic: facts.name(key.topic), partition: key.partition };
     let member = |member: &crate::kafka::group_state::Member| Member {
         id: member.id.clone(),
@@ -105,7 +107,7 @@ fn info(code: Code, what: impl Into<String>, fix: impl Into<String>) -> Problem 
 fn problems(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<Problem> {
     let mut found = Vec::new();
     match &facts.database {
-        Ok(stock) => database::problems(facts, stock, &mut found),
+        Ok(answers) => database::problems(facts, answers, &mut found),
         Err(Unanswered { what, fix }) => found.push(critical(
             Code::DatabaseAway,
             format!(
@@ -127,7 +129,6 @@ fn problems(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<Pr
     self::partitions::problems(facts, partitions, is_down, &mut found);
     found
 }
-
 
 fn by_topic(keys: Vec<TopicPartition>) -> BTreeMap<Topic, Vec<i32>> {
     let mut found: BTreeMap<Topic, Vec<i32>> = BTreeMap::new();
