@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks what deploys the daemon, without a cluster: manifests, chart, compose file, Dockerfile, unit, Debian package.
+# Checks the deployment without a cluster: manifests, chart, compose file, Dockerfile, unit, Debian package.
 # `check-deploy.sh FOLDER` checks a copy of the repository's files instead. A tool that is not there is named as left
 # out. Exits 1 where a check fails, after all of them.
 set -u
@@ -56,7 +56,7 @@ unit_is_hardened() { # an exposure below 1.5
 
 rules_are_those_of_prometheus() {
     "$here/prometheus-rule.sh" "$PWD" | diff - deploy/kubernetes/monitoring/prometheusrule.yaml ||
-        { echo "write it anew with: make prometheus-rule"; false; }
+        { echo "generate it again with: make prometheus-rule"; false; }
 }
 
 chart=deploy/helm/voiceclone-events

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Finds out what is missing on this machine for building and trying the project (`setup.sh demo`), for its tests too
-# (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
-# else is told what to install, and how.
+# Finds what is missing on this machine for building and trying the project (`setup.sh demo`), for its tests too
+# (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). Installs it when run by root on Debian or Ubuntu;
+# else prints what to install, and how.
 # Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
 # named, where Java or Maven is missing; so are those with PgBouncer, Prometheus and a browser, and checks of what deploys
 # the daemon.)
@@ -111,7 +111,7 @@ if [ "$purpose" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -x "$checke
     rm -rf "$checkers/wheel"
 fi
 
-# The page's tests: a library that steers Chromium, and one that finds what keeps people from reading a page.
+# The page's tests: a library that drives Chromium, and one that finds accessibility problems.
 page_tools=${CARGO_TARGET_DIR:-target}/tools/page
 page_packages="playwright-core@1.65.1 axe-core@4.14.1"
 if [ "$purpose" = test ] && found npm && [ "$(cat "$page_tools/installed" 2>/dev/null)" != "$page_packages" ]; then

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn the_printed_document_stands_alone() {
+    fn the_printed_document_is_self_contained() {
         let document = asyncapi();
         assert!(!document.contains("$ref: ./"), "{document}");
         for (topic, _) in SCHEMAS {

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phone_numbers_are_masked_wherever_they_stand() {
+    fn phone_numbers_are_masked_wherever_they_are() {
         assert_eq!(numbers("+12025550143"), "+1********43");
         assert_eq!(numbers("conv-+12025550143-x"), "conv-+1********43-x");
         assert_eq!(caller("+1 (202) 555-0143"), "+1 (***) ***-**43");

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_counts_once_and_as_the_greatest_that_was_done_with_it_in_memory_and_in_files() {
+    fn a_row_counts_once_with_its_greatest_outcome_in_memory_and_in_files() {
         for rows in [10, 3 * MAX_IN_MEMORY as u128 / 2] {
             let mut tally = Tally::default();
             let ids: Vec<Uuid> = (0..rows).map(|n| Uuid::new_v5(&Uuid::nil(), &n.to_le_bytes())).collect();

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_bar_stand_on_each_other_and_the_largest_reaches_the_upper_edge() {
+    fn segments_of_a_bar_are_stacked_and_the_largest_bar_reaches_the_upper_edge() {
         let plots = plots(&slots(&report(&[("09", 4, 1, Some(2000.0)), ("10", 2, 0, Some(1000.0))])));
         let bar = |at: usize| {
             let bar = &plots[0].bars[at];

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn effects_are_told_by_table() {
+    fn effects_are_shown_by_table() {
         let rows = BTreeMap::from([
             ("call_log", Rows { made: 1, changed: 0, left_alone: 0 }),
             ("voice_clone_cache", Rows { made: 0, changed: 2, left_alone: 1 }),

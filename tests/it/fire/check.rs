@@ -20,7 +20,7 @@ use crate::support::tables::{self, DeadLetter};
 /// The contract's namespace (section 3).
 const NS: Uuid = uuid!("32912be5-e948-560b-b792-7dcb8baa72b1");
 
-/// A place of the log, and which of its inputs stands there.
+/// A position in the log, and the index of the input there.
 struct Place {
     partition: i32,
     offset: i64,
@@ -197,7 +197,7 @@ fn dead_letters(
 ) {
     let letters = &left.dead_letters;
     report.add("dead letters", letters.len() as u64);
-    // A topic may have been made anew: a place in it may name two records.
+    // The topic may have been recreated: one offset may name two records.
     let mut wanted: HashMap<(String, i32, i64), Vec<&Place>> = HashMap::new();
     for place in &left.log.places {
         if unusable.contains_key(&place.input) {
@@ -256,9 +256,9 @@ fn dead_letters(
     differences.truncate(20);
 }
 
-/// Every expiry has its event, by the row and the moment that both hold; an id stands for one expiry of one row. It
-/// repeats with the same bytes, unless the database was restored in between: the restored row does not know that it
-/// had expired, and does so again, at another moment and with what it has by then.
+/// Every expiry has its event, matched by row and time; an id belongs to one expiry of one row. An event repeats with the
+/// same bytes, unless the database was restored in between: the restored row expires again, at another time and with its
+/// contents of then.
 fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     let shown = |event: &Record| {
         let Record { topic, partition, offset, timestamp, key, value, headers } = event;
@@ -312,7 +312,11 @@ fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
             let restored =
                 earlier < later && left.restores.iter().any(|at| at.end >= earlier && at.start <= later);
             if !same && !restored {
-                differences.push(format!("one expiry told in two ways:\n{}\n{}", shown(first), shown(event)));
+                differences.push(format!(
+                    "one expiry published in two ways:\n{}\n{}",
+                    shown(first),
+                    shown(event)
+                ));
             }
         } else {
             by_id.insert(id, event);
@@ -358,7 +362,7 @@ fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
                 .split(|c: char| !c.is_ascii_digit())
                 .find(|digits| digits.len() >= 10 && numbers.contains(*digits));
             if let Some(found) = text.copied().or(digits) {
-                differences.push(format!("{found:?} stands in a log line of {file:?}: {line}"));
+                differences.push(format!("{found:?} is in a log line of {file:?}: {line}"));
             }
             for (part, what) in [
                 ("another process moved the stored offset", "log: fenced off, positions read again"),

@@ -19,7 +19,7 @@ impl Dice {
         self.0.next_u64() % limit
     }
 
-    /// So many times in a thousand.
+    /// True this many times in a thousand.
     pub fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }

@@ -34,7 +34,7 @@ pub enum Fault {
     HalfClosed,
     /// Commits that happen, of which the client never hears.
     AnswerToCommitLost,
-    /// Commits that never reach the server, and the client cannot tell.
+    /// Commits that never reach the server, without the client noticing.
     CommitLost,
     /// Connections that look alive and are not, then cut.
     Stall,
@@ -66,7 +66,7 @@ pub enum Fault {
     DeadLetterTopicGone,
     /// The same of `clone.expired`.
     ExpiredTopicGone,
-    /// A topic that is read deleted and made anew, once all of it was read, with fewer records than before, or more.
+    /// A topic deleted and recreated, once all of it was read, with fewer records than before, or more.
     TopicAnew,
     /// Retention runs past what was read, and past what was not.
     Retention,
@@ -94,7 +94,7 @@ pub enum Fault {
     Quota,
     /// A batch that unpacks to more than the instances take, and an operator's `skip`.
     OversizeBatch,
-    /// So many bad records in a row that their partition stops, and an operator's `dead-letters accept`.
+    /// A run of bad records that stops their partition, and an operator's `dead-letters accept`.
     LimitReached,
     /// PostgreSQL stopped, and instances killed and started meanwhile.
     PostgresAwayMembersChange,
@@ -446,7 +446,7 @@ impl Stage {
             }
             DeadLetterTopicGone => self.output_topic_gone("voiceclone.dead-letters", "ingest.dead_letters"),
             ExpiredTopicGone => self.output_topic_gone("clone.expired", "ingest.outbox"),
-            TopicAnew => self.topic_anew(),
+            TopicAnew => self.recreate_topic(),
             Retention => self.retention(),
             OffsetsReset | GroupDeleted => self.group_changed(fault == GroupDeleted),
             Dump => self.dump(),
@@ -462,7 +462,7 @@ impl Stage {
         }
     }
 
-    /// Whether something lasts for so long from now.
+    /// Whether a lasting fault goes on for this time from now.
     pub fn is_struck_for(&mut self, time: Duration) -> bool {
         self.round().lasting.iter().any(|(due, _)| *due > Instant::now() + time)
     }
@@ -606,7 +606,7 @@ impl Stage {
         self.round().scene.kafka.create_topic(topic, 4, &[("max.message.bytes", "10485760")]);
     }
 
-    /// Ends sessions of the instances: so many, or all.
+    /// Ends sessions of the instances: a number of them, or all.
     fn terminate(&mut self, most: Option<u64>) {
         let most = most.map_or("ALL".to_owned(), |most| most.to_string());
         let ended = self.round().scene.database.try_rows(&format!(
@@ -656,7 +656,7 @@ impl Stage {
 
     /// Nothing of what the old topic held may be unread, as it is lost with it. The new one holds fewer records; or
     /// more, and the stored offset looks as if it were the new topic's.
-    fn topic_anew(&mut self) {
+    fn recreate_topic(&mut self) {
         let with_more = self.dice.chance(300);
         let stopped = self.dice.chance(500);
         let name = self.any_topic();
@@ -691,18 +691,18 @@ impl Stage {
                 sends.push(Send::to(&topic).partition(partition).value(value));
             }
         }
-        self.report.add("records of topics made anew", sends.len() as u64);
+        self.report.add("records of recreated topics", sends.len() as u64);
         self.round().scene.kafka.send_all(sends);
         if stopped {
             self.start_two();
         }
-        // Who never notices is told so, and started again, lest the rest of the run look at nothing else.
+        // An instance that never notices is reported and restarted, so that the rest of the run tests something else.
         let patience = Instant::now() + Duration::from_secs(60);
         while !stopped && !self.lag().0.is_empty() {
             if Instant::now() > patience {
                 let (behind, _) = self.lag();
                 self.difference(format!(
-                    "after 60 s running instances do not read {name}, made anew: {behind:?}"
+                    "after 60 s running instances do not read {name}, recreated: {behind:?}"
                 ));
                 self.stop_instances();
                 self.start_two();
@@ -739,8 +739,8 @@ impl Stage {
                 .iter()
                 .find(|row| row[0] == Some(partition.to_string()))
                 .map_or(0, |row| row[1].as_ref().unwrap().parse().unwrap());
-            // After a restore the table may have forgotten records that were read, and whose dead letters and
-            // expiries were published: deleted now, they would leave those without a row.
+            // A restored table may lack records that were read and have published dead letters and expiries: if they were deleted
+            // now, those would have no row.
             let past = self.dice.chance(500) && self.round().restores.is_empty();
             let next_there = next.clamp(low, high);
             let (from, most) = if past { (next_there, high) } else { (low, next_there) };

@@ -8,10 +8,10 @@
 //! - [`drift`]: tables that take no good row, and a pooler;
 //! - [`check`]: what must hold at the end of a round;
 //! - [`traffic`]: what is sent meanwhile;
-//! - [`found`]: what was found, each as a test that needs no luck.
+//! - [`found`]: the findings, each as a deterministic test.
 //!
 //! `FIRE_SEED=7 cargo test --test it fire::` runs the short ones from another seed; `make soak DURATION=10m SEED=1`
-//! goes on for so long.
+//! runs them for this long.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -87,7 +87,7 @@ fn the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_rese
         &[
             "log: revocations",
             "log: stored offsets that the topic no longer had",
-            "records of topics made anew",
+            "records of recreated topics",
         ],
     );
 }

@@ -1,4 +1,4 @@
-//! Faults that strike one partition, one broker of three, or one client. Whatever they do to it, the others go on.
+//! Faults of one partition, one broker of three, or one client, while the others go on.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ const CLIENT_ID: &str = "voiceclone-events";
 const OVERSIZE: i64 = 12;
 
 impl Stage {
-    /// Calls of which the instances have read a part are deleted; which part, the rows say: they are those of the first
-    /// so many, and of all that were not deleted.
+    /// Calls are deleted after the instances have read a part of them. The rows show which part: those of the first calls, and
+    /// of all that were not deleted.
     pub(super) fn deleted_unread(&mut self) {
         let (count, kept) = (6000_i64, self.dice.below(300) as i64);
         let partition = self.dice.pick(&[0, 1]);
@@ -90,7 +90,7 @@ impl Stage {
 
     /// The second broker has partitions that no other has; those of the third move. All others go on.
     pub(super) fn broker_away(&mut self) {
-        if self.further_brokers.is_empty() {
+        if self.other_brokers.is_empty() {
             return;
         }
         let at = self.dice.below(2) as usize;
@@ -101,7 +101,7 @@ impl Stage {
         let gate = self.round().producer.gate();
         drop(gate.lock().unwrap());
         let how = self.dice.pick(&["stop", "kill", "halt"]);
-        let broker = &mut self.further_brokers[at];
+        let broker = &mut self.other_brokers[at];
         match how {
             "stop" => broker.process.stop(),
             "kill" => broker.process.kill(),
@@ -118,7 +118,7 @@ impl Stage {
     }
 
     pub(super) fn broker_back(&mut self, id: i32) {
-        let broker = self.further_brokers.iter_mut().find(|broker| broker.id == id).unwrap();
+        let broker = self.other_brokers.iter_mut().find(|broker| broker.id == id).unwrap();
         if broker.process.is_running() {
             broker.process.signal(Signal::Cont);
         } else {

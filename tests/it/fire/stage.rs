@@ -108,7 +108,7 @@ pub struct Stage {
     /// The brokers, where there are three.
     cluster: Option<Cluster>,
     /// Those besides the first: the second has partitions that no other broker has.
-    pub further_brokers: Vec<Broker>,
+    pub other_brokers: Vec<Broker>,
     /// Between the instances and that broker.
     pub kafka_proxy: Option<Proxy>,
     kafka: Kafka,
@@ -144,8 +144,8 @@ pub struct Round {
     started: Instant,
     /// Faults that go on.
     pub lasting: Vec<(Instant, Lasting)>,
-    /// Records that were read, and whose topics no longer have them. (A broker that is killed may have them again:
-    /// it had not yet noted that they were deleted.)
+    /// Records that were read and then deleted from their topics. (A killed broker may have them again, if it had not yet
+    /// stored the deletion.)
     pub gone: Vec<Record>,
     /// Topic, partition and offsets of records that were deleted before they were read.
     pub lost: Vec<(String, i32, Range<i64>)>,
@@ -167,15 +167,15 @@ impl Stage {
         let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fire").join(format!("{name}-{seed}"));
         let _ = std::fs::remove_dir_all(&logs);
         std::fs::create_dir_all(&logs).unwrap();
-        // A server that stops waits for connections whose first message a stalled proxy holds back.
+        // A stopping server waits for connections that have not sent their first message, which a stalled proxy holds back.
         let settings =
             [("deadlock_timeout", "200ms"), ("max_wal_size", "256MB"), ("authentication_timeout", "12s")];
         let small = if needs.small_disk { PrivateServer::start_on_small_disk(&settings, 3000) } else { None };
         let server = small.unwrap_or_else(|| PrivateServer::start(&settings));
-        let (mut broker, mut cluster, mut further_brokers, mut kafka_proxy) = (None, None, Vec::new(), None);
+        let (mut broker, mut cluster, mut other_brokers, mut kafka_proxy) = (None, None, Vec::new(), None);
         if needs.cluster {
             let (three, further, proxy) = cluster_behind_proxy();
-            (cluster, further_brokers, kafka_proxy) = (Some(three), further, Some(proxy));
+            (cluster, other_brokers, kafka_proxy) = (Some(three), further, Some(proxy));
         } else if kafka.is_none() {
             let (one, proxy) = broker_behind_proxy();
             (broker, kafka_proxy) = (Some(one), Some(proxy));
@@ -195,7 +195,7 @@ impl Stage {
             dice: Dice::new(seed, 1),
             broker,
             cluster,
-            further_brokers,
+            other_brokers,
             kafka_proxy,
             kafka,
             server,
@@ -233,7 +233,7 @@ impl Stage {
         let database = Database::on(&self.server);
         let name = database.value("SELECT current_database()");
         database.run(&format!("ALTER DATABASE {name} OWNER TO {ROLE}"));
-        let scene = match self.further_brokers.as_slice() {
+        let scene = match self.other_brokers.as_slice() {
             [second, third] => {
                 let (second, third) = (second.id, third.id);
                 // All partitions of a topic have as many replicas.
@@ -277,7 +277,7 @@ impl Stage {
         self.start_instance_with(&[]);
     }
 
-    /// The same with further variables.
+    /// Starts one more instance, with additional variables.
     pub fn start_instance_with(&mut self, further: &[(&str, &str)]) {
         self.made += 1;
         self.report.add("instances started", 1);
@@ -296,7 +296,7 @@ impl Stage {
             ("KAFKA_RECONNECT_BACKOFF_MAX_MS", "1000"),
             ("EXPIRY_INTERVAL", "1s"),
             ("BATCH_MAX_RECORDS", batch),
-            // Reached only where a fault sends so many bad records in a row.
+            // Only a fault that sends this many bad records in a row reaches it.
             ("DEAD_LETTER_LIMIT", DEAD_LETTER_LIMIT),
             ("KAFKA_RECEIVE_MESSAGE_MAX_BYTES", RECEIVE_MAX_BYTES),
             ("RUST_LOG", "info,voiceclone_events=debug,rdkafka=debug,librdkafka=debug"),
@@ -344,9 +344,9 @@ impl Stage {
         }
         let Ok((200, metrics)) = instance.daemon.try_http_get("/metrics") else { return };
         for (metric, what) in [
-            ("voiceclone_records_total", "records written (as far as /metrics told)"),
-            ("voiceclone_batch_duration_seconds_count", "batches (as far as /metrics told)"),
-            ("voiceclone_write_retries_total", "batches tried again (as far as /metrics told)"),
+            ("voiceclone_records_total", "records written (as far as /metrics showed)"),
+            ("voiceclone_batch_duration_seconds_count", "batches (as far as /metrics showed)"),
+            ("voiceclone_write_retries_total", "batches tried again (as far as /metrics showed)"),
         ] {
             for line in metrics.lines().filter(|line| line.starts_with(metric)) {
                 let value =
@@ -440,7 +440,7 @@ impl Stage {
         });
     }
 
-    /// Waits until nothing is left to do: all consumed, all expired whose time has come, all published.
+    /// Waits until everything is done: all records consumed, all due rows expired, everything published.
     fn wait_until_settled(&mut self) {
         self.wait_until_consumed();
         let database = &self.round().scene.database;
@@ -456,8 +456,8 @@ impl Stage {
         });
     }
 
-    /// Lifts what lasts, waits until all is done, ends the instances, and reads what they left. It is compared with
-    /// the model while the next round is under way.
+    /// Reverts lasting faults, waits until everything is done, ends the instances, and reads the results. They are
+    /// compared with the model during the next round.
     pub fn end_round(&mut self) {
         let struck = self.round().started.elapsed();
         let draining = Instant::now();
@@ -554,12 +554,12 @@ impl Stage {
         let Some(comparing) = self.comparing.take() else { return };
         let Verdict { number, report, differences } = comparing.join().expect("the comparison failed");
         self.report.extend(report);
-        let further = differences.len().saturating_sub(10);
+        let more = differences.len().saturating_sub(10);
         for difference in differences.into_iter().take(10) {
             self.difference_in(number, difference);
         }
-        if further > 0 {
-            self.difference_in(number, format!("{further} further differences in this round"));
+        if more > 0 {
+            self.difference_in(number, format!("{more} more differences in this round"));
         }
     }
 
@@ -622,7 +622,7 @@ fn memory(name: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
 }
 
-/// A broker that tells its clients to come through the proxy, but for this process, which has a listener of its own.
+/// A broker that advertises the proxy to its clients, except to this process, which has a listener of its own.
 pub fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
     let (behind, front) = (free_port(), free_port());
     let listeners = format!(
@@ -639,7 +639,7 @@ pub fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
     (broker.unwrap(), proxy)
 }
 
-/// Three brokers, of which the first tells its clients to come through the proxy, but for this process.
+/// Three brokers; the first advertises the proxy to its clients, except to this process.
 fn cluster_behind_proxy() -> (Cluster, Vec<Broker>, Proxy) {
     let (behind, front) = (free_port(), free_port());
     let protocols =

@@ -1,4 +1,4 @@
-//! Each partition stands alone, and ready means progress (contract, section 7, and the limit of section 6): on real
+//! Partitions are independent, and ready means progress (contract, section 7, and the limit of section 6): on real
 //! brokers, with one partition, client or server in trouble at a time.
 //!
 //! - [`offsets`]: stored offsets that the log does not have, and offsets that hold no record;
@@ -9,7 +9,7 @@
 //! - [`fetching`]: batches that cannot be unpacked, quotas, topics that nobody may create, a thousand partitions;
 //! - [`readiness`]: what `/readyz` answers;
 //! - [`logs`]: how much is logged in an outage;
-//! - [`traces`]: what librdkafka reports, for the simulation.
+//! - [`traces`]: events of librdkafka, recorded for the simulation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -36,7 +36,7 @@ use crate::support::scene::{Scene, TOPICS};
 use crate::support::unique;
 use crate::support::wait::eventually;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 /// How long the running daemons may take to follow `dead-letters accept` (contract, section 6).
@@ -79,7 +79,7 @@ fn every_place_but(without: Place, partitions: i32) -> Vec<Place> {
     every_place(partitions).into_iter().filter(|place| *place != without).collect()
 }
 
-/// A good record, whose row is found by `id`.
+/// A good record; its row is found by `id`.
 fn good(scene: &Scene, (topic, partition): Place, id: &str) -> Send {
     let value = match topic {
         "clone.ready" => json!({"caller_id": "+15550100", "greeting_call_id": id, "cloned_voice_id": id}),
@@ -97,7 +97,7 @@ fn bad(scene: &Scene, (topic, partition): Place) -> Send {
     Send::to(&scene.topic(topic)).partition(partition).key("+15550100").value("no JSON")
 }
 
-/// How many rows the good records of a topic have whose ids begin like this.
+/// The number of rows of the good records of a topic with this prefix of ids.
 fn rows(scene: &Scene, topic: &str, beginning: &str) -> usize {
     let (table, column) = match topic {
         "clone.ready" => ("clone_ready_events", "greeting_call_id"),
@@ -111,7 +111,7 @@ fn rows(scene: &Scene, topic: &str, beginning: &str) -> usize {
     count.map_or(0, |count| count.parse().unwrap())
 }
 
-/// Waits until the good records of a topic whose ids begin like this have so many rows.
+/// Waits until the good records of a topic with this prefix of ids have `count` rows.
 fn wait_for_rows(scene: &Scene, topic: &str, beginning: &str, count: usize, deadline: Duration) {
     rarely(deadline, &format!("{count} rows of {topic} like {beginning}"), || {
         match rows(scene, topic, beginning) {
@@ -152,7 +152,7 @@ fn wait_for_no_lag(scene: &Scene) {
     });
 }
 
-/// Where a partition stands in the database.
+/// The stored position of a partition.
 fn next_offset(scene: &Scene, (topic, partition): Place) -> i64 {
     let topic = scene.topic(topic);
     let sql = format!(
