@@ -31,6 +31,6 @@ pub fn man(words: &[String]) -> anyhow::Result<()> {
     }
     let mut text = Vec::new();
     let page = clap_mangen::Man::new(command.clone()).title(name);
-    page.render(&mut text).context("the page could not be made")?;
+    page.render(&mut text).context("the page could not be rendered")?;
     print(String::from_utf8_lossy(&text).trim_end())
 }

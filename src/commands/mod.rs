@@ -26,7 +26,7 @@ use crate::store::{Store, connect};
 /// Connects to the database, and refuses one whose schema is behind.
 async fn store(settings: &Settings) -> anyhow::Result<Store> {
     let store = Store::new(connect::pool(settings)?);
-    let state = store.schema_state().await.context("the database's schema could not be looked at")?;
+    let state = store.schema_state().await.context("the database's schema could not be read")?;
     if !state.pending.is_empty() {
         bail!(
             "the database's schema is behind (missing: {}): run `voiceclone-events migrate up` first",

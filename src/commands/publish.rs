@@ -64,7 +64,8 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     let mut chunks = lines_of(input, settings.record_max_bytes);
     let (mut sent, mut refused_count, mut refused) = (0_u64, 0_u64, Vec::new());
     while let Some(chunk) = chunks.recv().await {
-        let chunk = chunk.with_context(|| format!("the input cannot be read on; {}", so_far(sent)))?;
+        let chunk =
+            chunk.with_context(|| format!("the input cannot be read any further; {}", so_far(sent)))?;
         let (mut numbers, mut good) = (Vec::new(), Vec::new());
         for line in chunk {
             let number = line.number;
@@ -92,7 +93,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
             .find_map(|(number, outcome)| outcome.as_ref().err().map(|error| (number, error)));
         if let Some((number, error)) = failed {
             bail!(
-                "line {number} could not be sent ({error}); {}. Send the input again once that is mended: a record \
+                "line {number} could not be sent ({error}); {}. Send the input again once that is fixed: a record \
                  that is sent twice counts once",
                 so_far(sent)
             );
@@ -107,7 +108,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     if refused_count > 0 && !json {
         let lines = if refused_count == 1 { "line was" } else { "lines were" };
         say(format!(
-            "{refused_count} {lines} not sent: correct what stands above and publish the corrected lines"
+            "{refused_count} {lines} not sent: correct the errors above and publish the corrected lines"
         ));
     }
     Ok(refused_count == 0)

@@ -137,7 +137,7 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
     }
     print(counts("topic", "records", &settings.topic_prefix, &sent))?;
     if !unusable.is_empty() {
-        print("Of these the daemon cannot use, and has to make dead letters of:")?;
+        print("Of these the daemon cannot use the following, which become dead letters:")?;
         print(counts("reason", "records", "", &unusable))?;
     }
     print(format!("{count} records of {calls} calls sent (seed {seed})"))?;

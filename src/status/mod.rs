@@ -43,7 +43,7 @@ impl Verdict {
             Verdict::CatchingUp => "CATCHING UP: records wait, and they become fewer",
             Verdict::Degraded => "DEGRADED: it works, and something needs a person",
             Verdict::Stopped => "STOPPED: DEAD_LETTER_LIMIT stopped a partition",
-            Verdict::Down => "DOWN: nothing is consumed, or nobody can tell",
+            Verdict::Down => "DOWN: nothing is consumed, or the state is unknown",
         }
     }
 }

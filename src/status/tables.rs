@@ -121,7 +121,7 @@ pub fn instances(document: &Document) -> Table {
     };
     Table {
         name: "Instances",
-        header: &["instance", "version", "started", "sign of life"],
+        header: &["instance", "version", "started", "last heartbeat"],
         numbers: &[],
         rows: document.instances.iter().flatten().map(row).collect(),
         more: 0,

@@ -143,12 +143,12 @@ async fn ends(
 }
 
 async fn reach_database(settings: &Settings) -> Result<AsyncPgConnection, Unanswered> {
-    let reached = async {
+    let connected = async {
         let mut connection = timely(CONNECT_TIMEOUT, connect::connect(&settings.database_url)).await?;
         timely(ANSWER_TIMEOUT, questions::bound(&mut connection)).await?;
         Ok(connection)
     };
-    reached.await.map_err(|why: String| Unanswered { fix: remedy(&why).to_owned(), what: why })
+    connected.await.map_err(|why: String| Unanswered { fix: remedy(&why).to_owned(), what: why })
 }
 
 /// Asks the database everything but the positions.
@@ -203,14 +203,14 @@ async fn reach_brokers(settings: &Settings) -> anyhow::Result<BrokersAndAnswers>
     let settings = settings.clone();
     tokio::task::spawn_blocking(move || {
         let names = kafka::topic_names(&settings);
-        let reached = match kafka::admin::Cluster::reach(&settings, ANSWER_TIMEOUT) {
-            Ok(reached) => reached,
+        let connected = match kafka::admin::Cluster::reach(&settings, ANSWER_TIMEOUT) {
+            Ok(connected) => connected,
             Err(why) => {
                 let what = why.sentence().replace('\n', "; ");
                 return Ok(Err(Unanswered { what, fix: why.remedy().to_owned() }));
             }
         };
-        let states = reached.topics(&names);
+        let states = connected.topics(&names);
         let unseen = names.iter().zip(states).filter_map(|(name, state)| {
             let refused = match state {
                 TopicState::There { .. } => return None,
@@ -229,7 +229,7 @@ async fn reach_brokers(settings: &Settings) -> anyhow::Result<BrokersAndAnswers>
             }
         };
         let cluster = BrokerAnswers {
-            broker: Broker { id: reached.broker(), brokers: reached.brokers() },
+            broker: Broker { id: connected.broker(), brokers: connected.brokers() },
             unseen,
             ids: topics.ids,
             leaders: topics.leaders,
@@ -241,7 +241,7 @@ async fn reach_brokers(settings: &Settings) -> anyhow::Result<BrokersAndAnswers>
         Ok(Ok((brokers, cluster)))
     })
     .await
-    .context("the question to the brokers broke off")?
+    .context("the requests to the brokers failed")?
 }
 
 async fn ask_group(

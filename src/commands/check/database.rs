@@ -36,7 +36,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     match timely(migrate::disagreements(&mut connection)).await {
         Err(why) => report.wrong("column types", why, SERVERS_LOG),
         Ok(list) if list.is_empty() => {
-            report.ok("column types", "as documented, of the tables that are there");
+            report.ok("column types", "as documented, for the existing tables");
         }
         Ok(list) => report.wrong(
             "column types",
@@ -47,7 +47,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     match timely(lacking(&mut connection)).await {
         Err(why) => report.wrong("table permissions", why, SERVERS_LOG),
         Ok(list) if list.is_empty() => {
-            report.ok("table permissions", "this role may read and write the tables that are there");
+            report.ok("table permissions", "this role may read and write the existing tables");
         }
         Ok(list) => report.wrong(
             "table permissions",
@@ -97,7 +97,7 @@ fn describe(settings: &Settings, server: &Server, report: &mut Report) {
             "lower DB_POOL_SIZE and DB_MAX_OVERFLOW, or raise the limit; each instance takes its own",
         );
     }
-    // POOLER: a step of its own belongs here, once `store::connect` can tell a transaction-mode pooler.
+    // TODO: add a step here, once `store::connect` can detect a transaction-mode pooler.
 }
 
 async fn schema(connection: &mut AsyncPgConnection, report: &mut Report) -> bool {

@@ -43,7 +43,7 @@ pub async fn run(
                 .create_new(true)
                 .mode(0o600)
                 .open(path)
-                .with_context(|| format!("{} cannot be made", path.display()))?,
+                .with_context(|| format!("{} cannot be created", path.display()))?,
         ),
     });
     let unwritable = "the dead letters could not be written";

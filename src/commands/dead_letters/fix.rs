@@ -98,7 +98,7 @@ pub async fn run(
         Err(error) if error.refused => {
             bail!("the broker refuses the corrected record ({error}); nothing was sent")
         }
-        Err(error) => bail!("the corrected record could not be sent ({error}); once that is mended, {again}"),
+        Err(error) => bail!("the corrected record could not be sent ({error}); once that is fixed, {again}"),
     };
     let place = format!("{}/{partition}@{offset}", letter.head.topic);
     let settled = store.settle_fix(args.id, &format!("fixed by the record {place}")).await;
@@ -160,8 +160,8 @@ impl FixReport<'_> {
         let at = self.head.resolved_at.as_deref().unwrap_or_default();
         if state != "fixed" {
             bail!(
-                "dead letter {id} is resolved already ({state} at {at}), and nothing was sent: `publish` sends a \
-                 further event"
+                "dead letter {id} is resolved already ({state} at {at}), and nothing was sent: `publish` sends \
+                 another event"
             );
         }
         let note = self.head.note.as_deref().unwrap_or("fixed");
@@ -174,7 +174,7 @@ impl FixReport<'_> {
     }
 
     fn unusable(&self, Unusable { reason, message }: Unusable) -> anyhow::Result<bool> {
-        let words = format!("the corrected record cannot be used still: {reason}: {message}");
+        let words = format!("the corrected record still cannot be used: {reason}: {message}");
         self.print_outcome("unusable", json!({ "reason": reason.name(), "message": message }), &words)?;
         say(
             "Nothing was sent, and the dead letter stays as it was: change the options, and run the command again.",

@@ -176,7 +176,7 @@ impl Retry {
             print("No unresolved dead letter matches: nothing is tried.")?;
         } else {
             let would = if self.dry_run { "would be " } else { "" };
-            print(format!("{tried} tried: {resolved} {would}resolved, {failed} cannot be used still."))?;
+            print(format!("{tried} tried: {resolved} {would}resolved, {failed} still cannot be used."))?;
         }
         if tried < selected {
             say(format!(

@@ -185,12 +185,12 @@ async fn follow(
             () = cancel.cancelled() => return Ok(()),
             ended = &mut *daemon => {
                 ended??;
-                bail!("the daemon has ended before its time");
+                bail!("the daemon has ended unexpectedly");
             }
         }
         let now = match store.overview(&settings.kafka_group_id).await {
             Ok(now) => now,
-            Err(fault) => bail!("the database cannot be looked at: {fault}"),
+            Err(fault) => bail!("the database cannot be queried: {fault}"),
         };
         let consumed = u64::try_from(now.consumed).unwrap_or_default();
         view.update(sent, &now);

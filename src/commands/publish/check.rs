@@ -34,7 +34,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     let (mut checked, mut refused_count, mut warnings_count) = (0_u64, 0_u64, 0_u64);
     let (mut refused, mut warnings) = (Vec::new(), Vec::new());
     while let Some(chunk) = chunks.recv().await {
-        for line in chunk.context("the input cannot be read on")? {
+        for line in chunk.context("the input cannot be read any further")? {
             checked += 1;
             let number = line.number;
             let record = match record_of(topic, line, Utc::now().timestamp_millis()) {
@@ -74,7 +74,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
         print(format!("{lines} checked for {topic}: {refused_count} cannot be used, {warnings}"))?;
         if refused_count > 0 {
             let lines = of(refused_count, "line");
-            say(format!("{lines} cannot be used by the daemon: correct what stands above"));
+            say(format!("{lines} cannot be used by the daemon: correct the errors above"));
         }
     }
     Ok(refused_count == 0)

@@ -28,7 +28,7 @@ pub(in crate::commands) fn in_order(from: Option<Bound>, to: Option<Bound>) -> a
         _ => true,
     };
     if !ordered {
-        let text = "--from is not before --to, so that there is nothing to read: give a --to behind --from";
+        let text = "--from is not before --to, so that there is nothing to read: give a --to after --from";
         return Err(Usage::new(text).into());
     }
     Ok(())

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::progress::Progress;
+use self::progress::ReplayProgress;
 use crate::cli::Usage;
 use crate::commands::tally::Tally;
 use crate::config::Settings;
@@ -112,7 +112,7 @@ struct Replay {
     unusable: u64,
     new_dead_letters: u64,
     rows: Tally,
-    progress: Progress,
+    progress: ReplayProgress,
 }
 
 impl Replay {
@@ -129,7 +129,7 @@ impl Replay {
         Ok(Replay {
             topic,
             dry_run: options.dry_run,
-            progress: Progress::new(ranges.iter().map(Range::offsets).sum()),
+            progress: ReplayProgress::new(ranges.iter().map(Range::offsets).sum()),
             landed: ranges.iter().filter(|range| range.offsets() > 0).map(start).collect(),
             ranges,
             reader,

@@ -11,7 +11,7 @@ use super::say;
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Records, rate and remaining time: a bar on a terminal, else a line every few seconds.
-pub(super) struct Progress {
+pub(super) struct ReplayProgress {
     bar: ProgressBar,
     terminal: bool,
     total: u64,
@@ -20,15 +20,15 @@ pub(super) struct Progress {
     last: (u64, u64),
 }
 
-impl Progress {
-    pub(super) fn new(total: u64) -> Progress {
+impl ReplayProgress {
+    pub(super) fn new(total: u64) -> ReplayProgress {
         let terminal = std::io::stderr().is_terminal();
         let bar = if terminal && total > 0 { ProgressBar::new(total) } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}") {
             bar.set_style(style);
         }
         let now = Instant::now();
-        Progress { bar, terminal, total, started: now, line: now, last: (0, 0) }
+        ReplayProgress { bar, terminal, total, started: now, line: now, last: (0, 0) }
     }
 
     pub(super) fn show(&mut self, offsets: u64, records: u64) {

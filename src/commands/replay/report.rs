@@ -81,7 +81,7 @@ impl Replay {
             if unfinished.is_empty() {
                 return say(&format!("{how} when everything was read already: nothing is left to do."));
             }
-            say(&format!("{how}. What was counted stays as it is; to go on from there:"))?;
+            say(&format!("{how}. Counted records stay written; to continue from there:"))?;
             for part in unfinished {
                 say(&format!("  {}", self.command(part)))?;
             }

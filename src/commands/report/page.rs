@@ -66,7 +66,7 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
         sections: sheets::sheets(report).into_iter().map(ReportTable::from).collect(),
         periods: sheets::periods(report).into(),
     };
-    page.render().context("the page could not be made")
+    page.render().context("the page could not be rendered")
 }
 
 #[cfg(test)]

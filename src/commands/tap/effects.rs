@@ -74,8 +74,8 @@ mod tests {
             ("voice_clone_cache", Rows { made: 0, changed: 2, left_alone: 1 }),
             ("voice_clone_log", Rows::default()),
         ]);
-        let told = Effects { rows }.to_string();
-        assert_eq!(told, "call_log 1 made; voice_clone_cache 2 changed, 1 left alone");
+        let text = Effects { rows }.to_string();
+        assert_eq!(text, "call_log 1 made; voice_clone_cache 2 changed, 1 left alone");
         assert_eq!(Effects::default().to_string(), "none");
     }
 }

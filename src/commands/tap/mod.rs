@@ -111,18 +111,18 @@ async fn topics(settings: &Settings, wanted: Option<Topic>) -> anyhow::Result<Ve
         }
         let names = Topic::ALL.map(|topic| ours.topic_name(topic));
         let states = admin::topic_states(&ours, &names, BROKER_TIMEOUT)?;
-        let mut there = Vec::new();
+        let mut existing = Vec::new();
         for ((topic, name), state) in Topic::ALL.into_iter().zip(names).zip(states) {
             match state {
-                TopicState::There { .. } => there.push(topic),
+                TopicState::There { .. } => existing.push(topic),
                 TopicState::Missing => say(format!("{name} does not exist, and is left out.")),
                 TopicState::Refused(why) => say(format!("{name} is left out: {why}")),
             }
         }
-        if there.is_empty() {
+        if existing.is_empty() {
             bail!("there is nothing to show: correct TOPIC_PREFIX or KAFKA_BOOTSTRAP_SERVERS");
         }
-        Ok(there)
+        Ok(existing)
     });
     asked.await?
 }

@@ -24,8 +24,10 @@ pub(super) fn problems(facts: &Facts, cluster: &BrokerAnswers, found: &mut Vec<P
     let led = cluster.leaders.iter().filter(|(_, leader)| leader.is_some()).map(|(key, _)| *key);
     let without_end: Vec<TopicPartition> = led.filter(|key| !logs.contains_key(key)).collect();
     for (topic, list) in by_topic(without_end) {
-        let what =
-            format!("no broker told the end of {}, so that its lag is not known", named(facts, topic, &list));
+        let what = format!(
+            "no broker returned the end of {}, so that its lag is not known",
+            named(facts, topic, &list)
+        );
         found.push(warning(Code::NotAnswered, what, "look whether the leaders of these partitions run"));
     }
     if let Err(why) = &cluster.members {
@@ -48,7 +50,7 @@ pub(super) fn no_member(facts: &Facts) -> Option<Problem> {
     let last = instances.and_then(|all| all.iter().map(|instance| instance.silent_seconds).reduce(f64::min));
     let heard = last.map_or_else(
         || "no instance has a row in ingest.instances".to_owned(),
-        |seconds| format!("the last sign of life of an instance was {} ago", ago(seconds)),
+        |seconds| format!("the last heartbeat of an instance was {} ago", ago(seconds)),
     );
     match (members, instances) {
         (Some(members), Some(_)) if members.is_empty() => {

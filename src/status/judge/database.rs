@@ -65,7 +65,11 @@ pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec
         if cache.estimated {
             let what = "the cache has over a million rows: live and expired rows are estimated, and the time of the \
                         last expiry is not known";
-            found.push(info(Code::CacheEstimated, what, "ANALYZE public.voice_clone_cache makes it exacter"));
+            found.push(info(
+                Code::CacheEstimated,
+                what,
+                "ANALYZE public.voice_clone_cache makes it more exact",
+            ));
         }
     }
 }
