@@ -7,10 +7,10 @@ mod plot;
 use askama::Template;
 
 use self::history::History;
-use self::plot::Plot;
+use self::plot::HistoryPlot;
 use crate::shared::Made;
 use crate::status::judge::ago;
-use crate::status::tables::{self, Table};
+use crate::status::tables::{self, StatusTable};
 use crate::status::{Document, Verdict};
 
 /// The style sheet.
@@ -27,10 +27,10 @@ const OLD_SECONDS: f64 = 30.0;
 
 #[derive(Template)]
 #[template(path = "page.html")]
-struct Page<'d> {
+struct StatusPage<'d> {
     document: Option<&'d Document>,
     old: Option<String>,
-    plots: [Plot; 3],
+    plots: [HistoryPlot; 3],
     tables: Vec<PageTable>,
     backlogs: Vec<(&'static str, String)>,
 }
@@ -44,8 +44,8 @@ struct PageTable {
     more: usize,
 }
 
-impl From<Table> for PageTable {
-    fn from(table: Table) -> PageTable {
+impl From<StatusTable> for PageTable {
+    fn from(table: StatusTable) -> PageTable {
         let class = |index: usize| if table.numbers.contains(&index) { "number" } else { "text" };
         let row = |cells: Vec<String>| {
             cells.into_iter().enumerate().map(|(index, cell)| (class(index), cell)).collect()
@@ -74,7 +74,7 @@ pub fn render(made: Option<&Made<Document>>, history: &History) -> Result<String
         ]
     });
     let tables = tables.into_iter().flatten().filter(|table| !table.rows.is_empty());
-    Page {
+    StatusPage {
         document,
         old: old.map(ago),
         plots: plot::plots(&history.samples()),

@@ -16,7 +16,7 @@ const GAP: Duration = Duration::from_secs(EVERY.as_secs() * 3);
 
 /// A plot.
 #[derive(Debug, PartialEq)]
-pub struct Plot {
+pub struct HistoryPlot {
     /// The plotted quantity with its unit.
     pub title: &'static str,
     /// The latest value; a dash where there is none.
@@ -33,7 +33,7 @@ pub struct Plot {
 type Point = (f64, Option<f64>);
 
 /// The plots of these samples.
-pub fn plots(samples: &[Sample]) -> [Plot; 3] {
+pub fn plots(samples: &[Sample]) -> [HistoryPlot; 3] {
     let rate = |count: f64, seconds: f64| if seconds > 0.0 { (count / seconds).max(0.0) } else { 0.0 };
     let lag = |_: &Sample, sample: &Sample, _: f64| sample.lag_seconds;
     [
@@ -57,7 +57,7 @@ fn plot(
     written: impl Fn(f64) -> String,
     samples: &[Sample],
     value: impl Fn(&Sample, &Sample, f64) -> Option<f64>,
-) -> Plot {
+) -> HistoryPlot {
     let latest = samples.last().map(|sample| sample.at);
     let point = |pair: &[Sample]| -> Option<Point> {
         let [before, sample] = pair else { return None };
@@ -70,7 +70,7 @@ fn plot(
     let now = points.last().and_then(|(_, value)| *value);
     let or_dash = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), &written);
     let (line, plane) = paths(&points, most.unwrap_or_default());
-    Plot { title, now: or_dash(now), most: or_dash(most), line, plane }
+    HistoryPlot { title, now: or_dash(now), most: or_dash(most), line, plane }
 }
 
 /// The paths of a line through the points, broken where a value is missing, and of the area below it.

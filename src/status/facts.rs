@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Broker, Database};
+use super::{ClusterInfo, DatabaseInfo};
 use crate::kafka::brokers::Log;
 use crate::kafka::group_state::Member;
 use crate::record::{Topic, TopicPartition};
@@ -31,7 +31,7 @@ pub type Logs = BTreeMap<TopicPartition, Log>;
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct DatabaseAnswers {
-    pub server: Database,
+    pub server: DatabaseInfo,
     pub read_only: bool,
     /// The stored positions at the first look and at the second.
     pub positions: [Option<StoredPositions>; 2],
@@ -60,7 +60,7 @@ pub struct Unseen {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct BrokerAnswers {
-    pub broker: Broker,
+    pub broker: ClusterInfo,
     pub unseen: Vec<Unseen>,
     pub ids: BTreeMap<Topic, Uuid>,
     pub leaders: BTreeMap<TopicPartition, Option<i32>>,

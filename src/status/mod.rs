@@ -67,7 +67,7 @@ pub struct Problem {
 /// The state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum PartitionState {
     /// Records are consumed as they arrive.
     Ok,
     /// Records wait.
@@ -90,20 +90,20 @@ pub enum State {
     Drift,
 }
 
-impl State {
+impl PartitionState {
     /// The state as words.
     pub fn words(self) -> &'static str {
         match self {
-            State::Ok => "ok",
-            State::CatchingUp => "catching up",
-            State::Stalled => "stalled",
-            State::StoppedByLimit => "stopped by limit",
-            State::Paused => "paused",
-            State::Unassigned => "unassigned",
-            State::OffsetLost => "offset lost",
-            State::NoLeader => "no leader",
-            State::Unreadable => "unreadable",
-            State::Drift => "drift",
+            PartitionState::Ok => "ok",
+            PartitionState::CatchingUp => "catching up",
+            PartitionState::Stalled => "stalled",
+            PartitionState::StoppedByLimit => "stopped by limit",
+            PartitionState::Paused => "paused",
+            PartitionState::Unassigned => "unassigned",
+            PartitionState::OffsetLost => "offset lost",
+            PartitionState::NoLeader => "no leader",
+            PartitionState::Unreadable => "unreadable",
+            PartitionState::Drift => "drift",
         }
     }
 }
@@ -111,7 +111,7 @@ impl State {
 /// A partition. An unknown value is null.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Partition {
+pub struct PartitionStatus {
     pub topic: String,
     pub partition: i32,
     pub low: Option<i64>,
@@ -123,7 +123,7 @@ pub struct Partition {
     pub moved_at: Option<String>,
     pub dead_in_a_row: Option<i64>,
     pub member: Option<String>,
-    pub state: Option<State>,
+    pub state: Option<PartitionState>,
     pub waits_for: Option<String>,
     pub reason: Option<String>,
 }
@@ -144,7 +144,7 @@ pub struct TopicSum {
 /// The topic and number of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Place {
+pub struct PartitionName {
     pub topic: String,
     pub partition: i32,
 }
@@ -152,17 +152,17 @@ pub struct Place {
 /// A member of the group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Member {
+pub struct GroupMember {
     pub id: String,
     pub client_id: String,
     pub host: String,
-    pub partitions: Vec<Place>,
+    pub partitions: Vec<PartitionName>,
 }
 
 /// The backlog of dead letters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct DeadLetters {
+pub struct DeadLetterBacklog {
     pub unresolved: i64,
     pub unpublished: i64,
     pub oldest_unpublished_seconds: Option<f64>,
@@ -188,7 +188,7 @@ pub struct Schema {
 /// The database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Database {
+pub struct DatabaseInfo {
     pub version: Option<String>,
     pub role: Option<String>,
     pub schema: Option<Schema>,
@@ -198,7 +198,7 @@ pub struct Database {
 /// The brokers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Broker {
+pub struct ClusterInfo {
     pub id: Option<i32>,
     pub brokers: usize,
 }
@@ -214,15 +214,15 @@ pub struct Document {
     pub verdict: Verdict,
     pub problems: Vec<Problem>,
     pub topics: Vec<TopicSum>,
-    pub partitions: Vec<Partition>,
-    pub members: Option<Vec<Member>>,
+    pub partitions: Vec<PartitionStatus>,
+    pub members: Option<Vec<GroupMember>>,
     pub instances: Option<Vec<Instance>>,
-    pub dead_letters: Option<DeadLetters>,
+    pub dead_letters: Option<DeadLetterBacklog>,
     pub cache: Option<Cache>,
     pub expiry: Expiry,
     pub outbox: Option<Outbox>,
-    pub database: Option<Database>,
-    pub broker: Option<Broker>,
+    pub database: Option<DatabaseInfo>,
+    pub broker: Option<ClusterInfo>,
 }
 
 impl Document {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::Facts;
-use super::{Partition, State, TopicSum};
+use super::{PartitionState, PartitionStatus, TopicSum};
 use crate::record::{Topic, TopicPartition};
 
 /// A partition keeps up if its oldest waiting record is younger, or if its lag is consumed in less time.
@@ -94,7 +94,7 @@ fn assignments(facts: &Facts) -> Option<BTreeMap<TopicPartition, String>> {
 }
 
 /// All known partitions with lag and state.
-pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
+pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, PartitionStatus)> {
     let (members, paused) = (assignments(facts), paused(facts));
     let cluster = facts.brokers.as_ref().ok();
     known(facts)
@@ -106,7 +106,7 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
             let member = members.as_ref().and_then(|members| members.get(&key)).cloned();
             let is_free = members.is_some() && member.is_none();
             let wait = facts.wait(key).filter(|_| !is_free);
-            let partition = Partition {
+            let partition = PartitionStatus {
                 topic: facts.name(key.topic),
                 partition: key.partition,
                 low: log.map(|log| log.low),
@@ -128,29 +128,29 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
 }
 
 /// The state of a partition; `None` where too little is known.
-fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> Option<State> {
+fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> Option<PartitionState> {
     let stored = facts.position(SECOND, key);
     if facts.is_leaderless(key) {
-        return Some(State::NoLeader);
+        return Some(PartitionState::NoLeader);
     }
     if stored.is_some_and(|stored| stored.stopped_at.is_some()) {
-        return Some(State::StoppedByLimit);
+        return Some(PartitionState::StoppedByLimit);
     }
     if let (Some(stored), Some(log)) = (stored, facts.log(SECOND, key))
         && (stored.next_offset < log.low || stored.next_offset > log.high)
     {
-        return Some(State::OffsetLost);
+        return Some(PartitionState::OffsetLost);
     }
     if is_paused {
-        return Some(State::Paused);
+        return Some(PartitionState::Paused);
     }
     if is_free {
-        return Some(State::Unassigned);
+        return Some(PartitionState::Unassigned);
     }
     match facts.wait(key).map(|wait| wait.waits_for.as_str()) {
-        Some("no_leader") => return Some(State::NoLeader),
-        Some("unreadable") => return Some(State::Unreadable),
-        Some("drift") => return Some(State::Drift),
+        Some("no_leader") => return Some(PartitionState::NoLeader),
+        Some("unreadable") => return Some(PartitionState::Unreadable),
+        Some("drift") => return Some(PartitionState::Drift),
         _ => {}
     }
     let lag = lag(facts, SECOND, key)?;
@@ -158,10 +158,10 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     let consumed_soon = moved.is_some_and(|moved| within(facts, lag, moved, KEEPS_UP_SECONDS));
     let is_young = lag_seconds(facts, key).is_some_and(|seconds| seconds < KEEPS_UP_SECONDS);
     if lag == 0 || consumed_soon || is_young {
-        return Some(State::Ok);
+        return Some(PartitionState::Ok);
     }
     let is_still = moved == Some(0) && stored.is_some_and(|stored| stored.idle_seconds > STALLED_SECONDS);
-    Some(if is_still { State::Stalled } else { State::CatchingUp })
+    Some(if is_still { PartitionState::Stalled } else { PartitionState::CatchingUp })
 }
 
 /// Whether a lag is consumed within `seconds` at the rate between the looks.
@@ -179,9 +179,9 @@ pub fn shrinks_by(facts: &Facts, topic: Topic) -> Option<i64> {
 }
 
 /// The sums of the partitions by topic.
-pub fn topics(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<TopicSum> {
+pub fn topics(facts: &Facts, partitions: &[(TopicPartition, PartitionStatus)]) -> Vec<TopicSum> {
     let sum_of = |topic: Topic| {
-        let of_topic: Vec<&(TopicPartition, Partition)> =
+        let of_topic: Vec<&(TopicPartition, PartitionStatus)> =
             partitions.iter().filter(|(key, _)| key.topic == topic).collect();
         if of_topic.is_empty() {
             return None;

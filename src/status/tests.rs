@@ -54,7 +54,7 @@ fn facts(stored_at: [Option<i64>; 2], end: i64) -> Facts {
             ..DatabaseAnswers::default()
         }),
         brokers: Ok(BrokerAnswers {
-            broker: Broker { id: Some(1), brokers: 1 },
+            broker: ClusterInfo { id: Some(1), brokers: 1 },
             unseen: Vec::new(),
             ids: BTreeMap::new(),
             leaders: BTreeMap::from([(KEY, Some(1))]),
@@ -96,7 +96,7 @@ fn nothing_is_wrong_where_the_stored_offset_is_the_end() {
     assert_eq!((document.verdict, codes(&document)), (Verdict::Ok, vec![]));
     let partition = &document.partitions[0];
     assert_eq!((partition.lag_records, partition.lag_seconds), (Some(0), Some(0.0)));
-    assert_eq!((partition.state, partition.member.as_deref()), (Some(State::Ok), Some("m")));
+    assert_eq!((partition.state, partition.member.as_deref()), (Some(PartitionState::Ok), Some("m")));
     assert_eq!(document.topics[0].lag_seconds, Some(0.0));
 }
 
@@ -160,7 +160,7 @@ fn a_partition_that_has_not_moved_for_a_minute_while_records_wait_is_stalled() {
     second(&mut facts).idle_seconds = 61.0;
     let document = judge(&facts);
     assert_says(&document, Verdict::Degraded, "stalled", "p.clone.failed partition 1", "/readyz");
-    assert_eq!(document.partitions[0].state, Some(State::Stalled));
+    assert_eq!(document.partitions[0].state, Some(PartitionState::Stalled));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn without_a_member_it_is_down_and_the_lag_is_there() {
     let document = judge(&facts);
     assert_says(&document, Verdict::Down, "no_member", "group g has no member", "run");
     assert_eq!(document.partitions[0].lag_records, Some(8));
-    assert_eq!(document.partitions[0].state, Some(State::Unassigned));
+    assert_eq!(document.partitions[0].state, Some(PartitionState::Unassigned));
     assert!(!codes(&document).contains(&"unassigned"), "{document:#?}");
 }
 
@@ -212,10 +212,15 @@ fn wait(waits_for: &str, reason: &str, silent_seconds: f64) -> Wait {
 fn what_an_instance_says_its_partition_waits_for_is_the_state_and_a_problem_with_its_fix() {
     let skip = "voiceclone-events skip --topic clone.failed --partition 1 --to OFFSET";
     for (waits_for, state, code, fix) in [
-        ("drift", State::Drift, "drift", "voiceclone-events check"),
-        ("unreadable", State::Unreadable, "unreadable", skip),
-        ("no_leader", State::NoLeader, "no_leader", "kafka-topics.sh --describe --topic p.clone.failed"),
-        ("write", State::CatchingUp, "waits", "voiceclone-events check"),
+        ("drift", PartitionState::Drift, "drift", "voiceclone-events check"),
+        ("unreadable", PartitionState::Unreadable, "unreadable", skip),
+        (
+            "no_leader",
+            PartitionState::NoLeader,
+            "no_leader",
+            "kafka-topics.sh --describe --topic p.clone.failed",
+        ),
+        ("write", PartitionState::CatchingUp, "waits", "voiceclone-events check"),
     ] {
         let mut facts = facts([Some(12), Some(12)], 20);
         answers(&mut facts).waits = vec![wait("write", "long ago", 9.0), wait(waits_for, "for this", 2.0)];
@@ -242,13 +247,13 @@ fn a_stalled_partition_has_the_reason_of_its_instance() {
 fn an_instance_that_is_silent_and_one_that_has_the_partition_no_longer_say_nothing() {
     let mut facts = facts([Some(20), Some(20)], 20);
     answers(&mut facts).waits = vec![wait("drift", "for this", 31.0)];
-    assert_eq!(judge(&facts).partitions[0].state, Some(State::Ok));
+    assert_eq!(judge(&facts).partitions[0].state, Some(PartitionState::Ok));
     answers(&mut facts).waits = vec![wait("drift", "for this", 3.0)];
     cluster(&mut facts).members.as_mut().unwrap()[0].partitions.clear();
     let document = judge(&facts);
     assert_eq!(
         (document.partitions[0].state, codes(&document)),
-        (Some(State::Unassigned), vec!["unassigned"])
+        (Some(PartitionState::Unassigned), vec!["unassigned"])
     );
     assert_eq!(document.partitions[0].waits_for, None);
 }
@@ -286,7 +291,7 @@ fn pauses_and_skips_are_listed() {
     assert_says(&document, Verdict::Degraded, "paused", "p.clone.failed", resume);
     let skipped = "offsets 3 to 4 of p.clone.ready partition 0 were passed over: oversize";
     assert_says(&document, Verdict::Degraded, "skipped", skipped, "");
-    assert_eq!(document.partitions[0].state, Some(State::Paused));
+    assert_eq!(document.partitions[0].state, Some(PartitionState::Paused));
     answers(&mut facts).pauses.clear();
     cluster(&mut facts).logs[1].insert(KEY, Log { low: 10, high: 12 });
     assert_eq!(judge(&facts).verdict, Verdict::Ok, "what was skipped needs nobody");

@@ -18,7 +18,7 @@ use crate::status::facts::{
     BrokerAnswers, DatabaseAnswers, Facts, Logs, StoredPositions, Unanswered, Unseen,
 };
 use crate::status::partitions::furthest_behind;
-use crate::status::{Broker, Schema};
+use crate::status::{ClusterInfo, Schema};
 use crate::store::connect::{self, remedy};
 use crate::store::letters;
 use crate::store::status::{self as questions, Stored};
@@ -229,7 +229,7 @@ async fn reach_brokers(settings: &Settings) -> anyhow::Result<BrokersAndAnswers>
             }
         };
         let cluster = BrokerAnswers {
-            broker: Broker { id: connected.broker(), brokers: connected.brokers() },
+            broker: ClusterInfo { id: connected.broker(), brokers: connected.brokers() },
             unseen,
             ids: topics.ids,
             leaders: topics.leaders,

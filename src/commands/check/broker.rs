@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::STEP_TIMEOUT;
-use super::report::Report;
+use super::report::CheckReport;
 use super::topics;
 use crate::config::{SESSION_TIMEOUT_MS, Settings, variable};
 use crate::kafka::admin::{Cluster, TopicState, configs, group_usable};
@@ -26,7 +26,7 @@ struct ClusterDescription {
     group_operations: Allowed,
 }
 
-pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn check(settings: &Settings, report: &mut CheckReport) -> anyhow::Result<()> {
     let names = topic_names(settings);
     let (ours, asked) = (settings.clone(), names.clone());
     let answers = match tokio::task::spawn_blocking(move || ask(&ours, &asked)).await? {
@@ -80,7 +80,7 @@ fn ask(
     })
 }
 
-fn group(settings: &Settings, answers: &ClusterDescription, report: &mut Report) {
+fn group(settings: &Settings, answers: &ClusterDescription, report: &mut CheckReport) {
     let what = "consumer group";
     let group = &settings.kafka_group_id;
     let lacks_read =
@@ -115,7 +115,7 @@ fn group(settings: &Settings, answers: &ClusterDescription, report: &mut Report)
 fn session_timeout(
     settings: &Settings,
     broker: Option<&Result<BTreeMap<String, String>, Reason>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let property = "session.timeout.ms";
     let name = variable(property);
@@ -146,7 +146,7 @@ fn session_timeout(
 }
 
 /// Creates the producer as `run` does. The brokers are contacted only at the first send.
-fn producer(settings: &Settings, report: &mut Report) {
+fn producer(settings: &Settings, report: &mut CheckReport) {
     match Sender::new(settings) {
         Ok(_) => {
             report.ok("producer", "can be made as `run` makes it");
@@ -158,7 +158,7 @@ fn producer(settings: &Settings, report: &mut Report) {
     }
 }
 
-fn topic(settings: &Settings, name: &str, state: &TopicState, report: &mut Report) {
+fn topic(settings: &Settings, name: &str, state: &TopicState, report: &mut CheckReport) {
     let what = format!("topic {name}");
     match state {
         TopicState::There { partitions, leaderless } if leaderless.is_empty() => {
@@ -201,7 +201,7 @@ fn right(
     settings: &Settings,
     name: &str,
     allowed: Option<&std::collections::BTreeSet<Operation>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let what = format!("rights on {name}");
     let needed = needed(settings, name);

@@ -2,11 +2,11 @@
 
 use chrono::Utc;
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::certificates::Certificate;
 
 /// Adds a warning with `remedy` for each certificate that expires soon.
-pub(super) fn check(certificates: Vec<Certificate>, remedy: &str, report: &mut Report) {
+pub(super) fn check(certificates: Vec<Certificate>, remedy: &str, report: &mut CheckReport) {
     let now = Utc::now();
     for certificate in certificates {
         let what = format!("certificate of {}", certificate.whose);

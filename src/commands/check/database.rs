@@ -2,7 +2,7 @@
 
 use diesel_async::AsyncPgConnection;
 
-use super::report::Report;
+use super::report::CheckReport;
 use super::timely;
 use crate::config::Settings;
 use crate::event::{Time, decode};
@@ -15,7 +15,7 @@ use crate::store::{Store, migrate};
 
 const SERVERS_LOG: &str = "see the log of PostgreSQL";
 
-pub(super) async fn check(settings: &Settings, report: &mut Report) {
+pub(super) async fn check(settings: &Settings, report: &mut CheckReport) {
     let mut connection = match timely(connect(&settings.database_url)).await {
         Ok(connection) => connection,
         Err(why) => {
@@ -65,7 +65,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     }
 }
 
-fn describe(settings: &Settings, server: &Server, report: &mut Report) {
+fn describe(settings: &Settings, server: &Server, report: &mut CheckReport) {
     report.ok("database", format!("PostgreSQL {}, as {}", server.version, server.role));
     if server.read_only {
         report.wrong(
@@ -100,7 +100,7 @@ fn describe(settings: &Settings, server: &Server, report: &mut Report) {
     // TODO: add a step here, once `store::connect` can detect a transaction-mode pooler.
 }
 
-async fn schema(connection: &mut AsyncPgConnection, report: &mut Report) -> bool {
+async fn schema(connection: &mut AsyncPgConnection, report: &mut CheckReport) -> bool {
     let what = "schema";
     match timely(migrate::state(connection)).await {
         Err(why) => report.wrong(
@@ -130,7 +130,7 @@ async fn schema(connection: &mut AsyncPgConnection, report: &mut Report) -> bool
 }
 
 /// Writes in sessions like the daemon's, and rolls back.
-async fn write(settings: &Settings, report: &mut Report) {
+async fn write(settings: &Settings, report: &mut CheckReport) {
     // one connection is enough, and leaves those of a running daemon alone
     let one = Settings { db_pool_size: 1, db_max_overflow: 0, ..settings.clone() };
     let store = match pool(&one) {
@@ -198,7 +198,7 @@ fn plain(topic: Topic) -> Record {
 }
 
 /// Reports the partitions of the group that `DEAD_LETTER_LIMIT` has stopped.
-async fn stopped(settings: &Settings, store: &Store, report: &mut Report) {
+async fn stopped(settings: &Settings, store: &Store, report: &mut CheckReport) {
     let what = "stopped partitions";
     let positions = match timely(store.positions(&settings.kafka_group_id)).await {
         Ok(positions) => positions,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use self::report::Report;
+use self::report::CheckReport;
 use crate::config::{SettingError, Settings};
 use crate::{kafka, store};
 
@@ -44,7 +44,7 @@ pub async fn run(
     warnings: &[String],
     json: bool,
 ) -> anyhow::Result<Verdict> {
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     for SettingError { name, problem, remedy } in wrong {
         report.wrong(name, problem, remedy);
     }
@@ -80,7 +80,7 @@ pub async fn run(
     })
 }
 
-async fn http(settings: &Settings, report: &mut Report) {
+async fn http(settings: &Settings, report: &mut CheckReport) {
     let what = "HTTP_ADDR";
     let Some(address) = settings.http_addr else {
         report.ok(what, "turned off");

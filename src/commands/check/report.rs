@@ -32,7 +32,7 @@ impl StepOutcome {
 
 /// One line of the report.
 #[derive(Debug, Serialize)]
-struct Step {
+struct CheckStep {
     outcome: StepOutcome,
     what: String,
     found: String,
@@ -41,11 +41,11 @@ struct Step {
 }
 
 #[derive(Default)]
-pub(super) struct Report {
-    steps: Vec<Step>,
+pub(super) struct CheckReport {
+    steps: Vec<CheckStep>,
 }
 
-impl Report {
+impl CheckReport {
     pub(super) fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
         self.add(StepOutcome::Ok, what, found, None);
     }
@@ -79,7 +79,7 @@ impl Report {
         found: impl Into<String>,
         remedy: Option<String>,
     ) {
-        self.steps.push(Step { outcome, what: what.into(), found: found.into(), remedy });
+        self.steps.push(CheckStep { outcome, what: what.into(), found: found.into(), remedy });
     }
 
     fn count(&self, outcome: StepOutcome) -> usize {
@@ -102,7 +102,7 @@ impl Report {
         lines.extend(effective.iter().map(|(name, value)| format!("  {name:width$}  {value}")));
         lines.extend([String::new(), "Checks".to_owned()]);
         let width = self.steps.iter().map(|step| step.what.chars().count()).max().unwrap_or(0);
-        for Step { outcome, what, found, remedy } in &self.steps {
+        for CheckStep { outcome, what, found, remedy } in &self.steps {
             // further lines are indented to the column
             let found = found.replace('\n', &format!("\n{:1$}", "", width + 13));
             lines.push(format!("  {:7}  {what:width$}  {found}", outcome.word()));
@@ -117,7 +117,8 @@ impl Report {
 
     /// The last line: the number of failures and the first remedy.
     fn verdict(&self) -> String {
-        let wrong: Vec<&Step> = self.steps.iter().filter(|step| step.outcome == StepOutcome::Wrong).collect();
+        let wrong: Vec<&CheckStep> =
+            self.steps.iter().filter(|step| step.outcome == StepOutcome::Wrong).collect();
         let Some(first) = wrong.first() else {
             let warnings = match self.count(StepOutcome::Warning) {
                 0 => "",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::config::Settings;
 use crate::kafka::reason::Reason;
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
@@ -15,7 +15,7 @@ pub(super) fn settings_of(
     settings: &Settings,
     name: &str,
     config: &Result<BTreeMap<String, String>, Reason>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let what = format!("settings of {name}");
     let config = match config {

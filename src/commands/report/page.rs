@@ -9,7 +9,7 @@ use crate::store::analytics::{Period, Report};
 
 #[derive(Template)]
 #[template(path = "report.html")]
-struct Page<'a> {
+struct ReportPage<'a> {
     report: &'a Report,
     version: &'static str,
     first: String,
@@ -23,12 +23,12 @@ struct Page<'a> {
 struct ReportTable {
     title: String,
     header: Vec<(&'static str, String)>,
-    rows: Vec<Row>,
+    rows: Vec<ReportRow>,
     has_bars: bool,
     note: Option<String>,
 }
 
-struct Row {
+struct ReportRow {
     cells: Vec<(&'static str, String)>,
     /// Length of the bar in percent.
     bar: String,
@@ -42,7 +42,7 @@ impl From<Sheet> for ReportTable {
         };
         let bar =
             |place: usize| sheet.shares.get(place).map_or_else(String::new, |share| format!("{share:.1}"));
-        let row = |(place, cells)| Row { cells: classed(cells), bar: bar(place) };
+        let row = |(place, cells)| ReportRow { cells: classed(cells), bar: bar(place) };
         ReportTable {
             header: classed(sheet.header),
             rows: sheet.rows.into_iter().enumerate().map(row).collect(),
@@ -57,7 +57,7 @@ impl From<Sheet> for ReportTable {
 pub fn page(report: &Report) -> anyhow::Result<String> {
     let slots = plot::slots(report);
     let at = |slot: Option<&(String, Period)>| slot.map_or_else(String::new, |(at, _)| at.clone());
-    let page = Page {
+    let page = ReportPage {
         report,
         version: env!("CARGO_PKG_VERSION"),
         first: at(slots.first()),

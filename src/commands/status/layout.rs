@@ -59,7 +59,7 @@ fn wrapped(text: &str, indent: usize) -> String {
     lines.iter().map(|line| format!("{:indent$}{line}", "")).collect::<Vec<_>>().join("\n")
 }
 
-fn table(shown: tables::Table) -> String {
+fn table(shown: tables::StatusTable) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(shown.header);
     // no lines between rows, as there may be many rows

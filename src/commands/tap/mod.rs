@@ -82,7 +82,7 @@ pub async fn run(
         () = cancel.cancelled() => return Ok(()),
     };
     say(heading(settings, args, &spans));
-    let mut reading = Reading::start(tail, spans);
+    let mut reading = TapReader::start(tail, spans);
     let shown = show(&judge, &mut reading, args, json).await;
     reading.end().await;
     shown
@@ -201,7 +201,7 @@ fn decoded<'r>(settings: &Settings, record: &'r Record, limits: Limits) -> Judge
     Judged { topic_name: settings.topic_name(record.topic), record, unusable, effects: None }
 }
 
-async fn show(judge: &Judge<'_>, reading: &mut Reading, args: &TapArgs, json: bool) -> anyhow::Result<()> {
+async fn show(judge: &Judge<'_>, reading: &mut TapReader, args: &TapArgs, json: bool) -> anyhow::Result<()> {
     let mut shown = 0_u64;
     loop {
         let seen = tokio::select! {
@@ -236,13 +236,13 @@ async fn show(judge: &Judge<'_>, reading: &mut Reading, args: &TapArgs, json: bo
 }
 
 /// A thread that reads: librdkafka's calls block.
-struct Reading {
+struct TapReader {
     seen: mpsc::Receiver<anyhow::Result<Seen>>,
     thread: std::thread::JoinHandle<()>,
 }
 
-impl Reading {
-    fn start(tail: Tail, spans: BTreeMap<TopicPartition, Span>) -> Reading {
+impl TapReader {
+    fn start(tail: Tail, spans: BTreeMap<TopicPartition, Span>) -> TapReader {
         let (sender, seen) = mpsc::channel(READ_AHEAD);
         let thread = std::thread::spawn(move || {
             let read = tail.read(&spans, |seen| match seen {
@@ -254,7 +254,7 @@ impl Reading {
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        Reading { seen, thread }
+        TapReader { seen, thread }
     }
 
     /// Returns the first record, if any, and closes the client.

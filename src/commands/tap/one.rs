@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::effects::rehearse;
 use super::record::{Judged, time};
-use super::{Reading, decoded, rehearsal, topics};
+use super::{TapReader, decoded, rehearsal, topics};
 use crate::commands::view::printable;
 use crate::config::Settings;
 use crate::kafka::range::Bound;
@@ -32,7 +32,7 @@ enum Lookup {
 }
 
 /// The database's rows about the offset.
-struct Known {
+struct OffsetRows {
     position: Option<Position>,
     skipped: Option<PassedOver>,
     letters: Vec<Head>,
@@ -96,7 +96,7 @@ async fn find(settings: &Settings, place: TopicPartition, offset: i64) -> anyhow
         return Ok(Lookup::NotYet(all.end));
     }
     let spans = BTreeMap::from([(place, Span { from: wanted.start, to: Some(wanted.end) })]);
-    let record = Reading::start(tail, spans).first().await?;
+    let record = TapReader::start(tail, spans).first().await?;
     Ok(record.map_or(Lookup::NoRecord, |record| Lookup::Record(Box::new(record))))
 }
 
@@ -113,7 +113,7 @@ async fn known(
     store: &Store,
     place: TopicPartition,
     offset: i64,
-) -> anyhow::Result<Known> {
+) -> anyhow::Result<OffsetRows> {
     let partition = (settings.topic_name(place.topic), place.partition);
     let group = &settings.kafka_group_id;
     let filter = Filter {
@@ -126,7 +126,7 @@ async fn known(
     let letters = store.list_letters(&filter).await?;
     let skipped = store.passed_over(group, &partition, offset).await?;
     let position = store.positions(group).await?.remove(&partition);
-    Ok(Known { position, skipped, letters })
+    Ok(OffsetRows { position, skipped, letters })
 }
 
 /// All findings on the record.
@@ -136,7 +136,7 @@ struct Findings<'a> {
     offset: i64,
     found: &'a Lookup,
     judged: Option<Judged<'a>>,
-    known: Result<Known, String>,
+    known: Result<OffsetRows, String>,
 }
 
 impl Findings<'_> {
@@ -233,10 +233,10 @@ impl Findings<'_> {
         let group = self.group;
         match &self.known {
             Err(why) => format!("unknown: {why}"),
-            Ok(Known { position: None, .. }) => {
+            Ok(OffsetRows { position: None, .. }) => {
                 format!("no: group {group} has read nothing of this partition")
             }
-            Ok(Known { position: Some(Position { next_offset, stopped, .. }), .. }) => {
+            Ok(OffsetRows { position: Some(Position { next_offset, stopped, .. }), .. }) => {
                 let answer = if *next_offset > self.offset { "yes" } else { "no" };
                 let stop = match stopped {
                     true => ", and DEAD_LETTER_LIMIT has stopped the partition: see `dead-letters accept`",

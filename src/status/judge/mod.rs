@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 use super::facts::{BrokerAnswers, Facts, Unanswered};
 use super::partitions::{partitions, topics, written};
 use super::problems::{Code, Severity};
-use super::{DeadLetters, Document, Expiry, Member, Partition, Place, Problem, State, Verdict};
+use super::{
+    DeadLetterBacklog, Document, Expiry, GroupMember, PartitionName, PartitionState, PartitionStatus,
+    Problem, Verdict,
+};
 use crate::record::{Topic, TopicPartition};
 
 /// An event or dead letter that waits to be published for longer is stuck.
@@ -43,7 +46,7 @@ pub fn judge(facts: &Facts) -> Document {
         members: cluster.and_then(|cluster| members(facts, cluster)),
         instances: answers.and_then(|answers| answers.instances.clone()),
         dead_letters: answers.and_then(|answers| answers.letters.clone()).map(|(letters, kinds)| {
-            DeadLetters {
+            DeadLetterBacklog {
                 unresolved: letters.unresolved,
                 unpublished: letters.unpublished,
                 oldest_unpublished_seconds: letters.oldest_unpublished_seconds,
@@ -61,9 +64,10 @@ pub fn judge(facts: &Facts) -> Document {
     }
 }
 
-fn members(facts: &Facts, cluster: &BrokerAnswers) -> Option<Vec<Member>> {
-    let place = |key: &TopicPartition| Place { topic: facts.name(key.topic), partition: key.partition };
-    let member = |member: &crate::kafka::group_state::Member| Member {
+fn members(facts: &Facts, cluster: &BrokerAnswers) -> Option<Vec<GroupMember>> {
+    let place =
+        |key: &TopicPartition| PartitionName { topic: facts.name(key.topic), partition: key.partition };
+    let member = |member: &crate::kafka::group_state::Member| GroupMember {
         id: member.id.clone(),
         client_id: member.client_id.clone(),
         host: member.host.clone(),
@@ -72,16 +76,16 @@ fn members(facts: &Facts, cluster: &BrokerAnswers) -> Option<Vec<Member>> {
     Some(cluster.members.as_ref().ok()?.iter().map(member).collect())
 }
 
-fn verdict(problems: &[Problem], partitions: &[(TopicPartition, Partition)]) -> Verdict {
+fn verdict(problems: &[Problem], partitions: &[(TopicPartition, PartitionStatus)]) -> Verdict {
     let has = |code: Code| problems.iter().any(|problem| problem.code == code);
-    let any = |state: State| partitions.iter().any(|(_, partition)| partition.state == Some(state));
+    let any = |state: PartitionState| partitions.iter().any(|(_, partition)| partition.state == Some(state));
     if has(Code::DatabaseAway) || has(Code::BrokersAway) || has(Code::NoMember) {
         Verdict::Down
     } else if has(Code::PartitionStopped) {
         Verdict::Stopped
     } else if problems.iter().any(|problem| problem.severity < Severity::Info) {
         Verdict::Degraded
-    } else if any(State::CatchingUp) {
+    } else if any(PartitionState::CatchingUp) {
         Verdict::CatchingUp
     } else {
         Verdict::Ok
@@ -104,7 +108,7 @@ fn info(code: Code, what: impl Into<String>, fix: impl Into<String>) -> Problem 
     problem(Severity::Info, code, what, fix)
 }
 
-fn problems(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<Problem> {
+fn problems(facts: &Facts, partitions: &[(TopicPartition, PartitionStatus)]) -> Vec<Problem> {
     let mut found = Vec::new();
     match &facts.database {
         Ok(answers) => database::problems(facts, answers, &mut found),

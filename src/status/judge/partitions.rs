@@ -4,19 +4,19 @@ use super::{by_topic, critical, info, named, warning};
 use crate::record::TopicPartition;
 use crate::status::facts::Facts;
 use crate::status::problems::Code;
-use crate::status::{Partition, Problem, State, partitions, waits};
+use crate::status::{PartitionState, PartitionStatus, Problem, partitions, waits};
 
 pub(super) fn problems(
     facts: &Facts,
-    partitions: &[(TopicPartition, Partition)],
+    partitions: &[(TopicPartition, PartitionStatus)],
     is_down: bool,
     found: &mut Vec<Problem>,
 ) {
-    let in_state = |state: State| {
+    let in_state = |state: PartitionState| {
         let keys = partitions.iter().filter(move |(_, partition)| partition.state == Some(state));
         keys.map(|(key, _)| *key).collect::<Vec<_>>()
     };
-    let mut leaderless = in_state(State::NoLeader);
+    let mut leaderless = in_state(PartitionState::NoLeader);
     leaderless.retain(|key| facts.is_leaderless(*key));
     for (topic, list) in by_topic(leaderless) {
         let what = format!("{} without a leader", named(facts, topic, &list));
@@ -46,7 +46,7 @@ pub(super) fn problems(
             let fix = "stop their producer, or raise DEAD_LETTER_LIMIT";
             found.push(warning(Code::NearDeadLetterLimit, what, fix));
         }
-        if partition.state == Some(State::OffsetLost)
+        if partition.state == Some(PartitionState::OffsetLost)
             && let (Some(low), Some(end)) = (partition.low, partition.end)
         {
             let next = stored.next_offset;
@@ -64,7 +64,7 @@ pub(super) fn problems(
     }
     found.extend(waits::problems(facts, partitions));
     let stalled = partitions.iter().filter(|(key, partition)| {
-        partition.state == Some(State::Stalled) && !waits::is_reported(facts, *key, partition)
+        partition.state == Some(PartitionState::Stalled) && !waits::is_reported(facts, *key, partition)
     });
     for (topic, list) in by_topic(stalled.map(|(key, _)| *key).collect()) {
         let what = format!("records wait in {}, and nothing moves", named(facts, topic, &list));
@@ -74,12 +74,12 @@ pub(super) fn problems(
         found.push(Problem { since, ..critical(Code::Stalled, what, fix) });
     }
     if !is_down {
-        for (topic, list) in by_topic(in_state(State::Unassigned)) {
+        for (topic, list) in by_topic(in_state(PartitionState::Unassigned)) {
             let what = format!("no member of the group has {}", named(facts, topic, &list));
             let fix = "wait for the group to rebalance; where it stays so, restart the instances";
             found.push(warning(Code::Unassigned, what, fix));
         }
-        for (topic, list) in by_topic(in_state(State::CatchingUp)) {
+        for (topic, list) in by_topic(in_state(PartitionState::CatchingUp)) {
             if partitions::shrinks_by(facts, topic).is_none_or(|by| by > 0) {
                 continue;
             }
