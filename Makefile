@@ -1,4 +1,4 @@
-# `make` says what there is to make.
+# `make` lists the targets.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -53,7 +53,7 @@ bench: ## runs the benchmark on this machine, which takes a while (ARGS="--help"
 	@$(MAKE) --no-print-directory kafka-jars $(BENCH_PYTHON)/.complete
 	@cargo bench --locked --bench bench -- --python "$(abspath $(BENCH_PYTHON))/bin/python" $(ARGS)
 
-# The packages of the Python consumer that the benchmark compares with; without them it leaves that out, and says so.
+# The packages of the Python consumer for the comparison of the benchmark, which is left out without them.
 $(BENCH_PYTHON)/.complete: bench/baseline/requirements.txt
 	@if python3 -m venv $(BENCH_PYTHON) && $(BENCH_PYTHON)/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	then touch $@; else rm -rf $(BENCH_PYTHON); fi

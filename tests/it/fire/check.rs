@@ -1,4 +1,4 @@
-//! What must hold at the end of a round, when everything was up again and nothing was left to do.
+//! The invariants at the end of a round, when all servers are up again and nothing is left to do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -27,7 +27,7 @@ struct Place {
     input: usize,
 }
 
-/// All records that ever counted. Exact duplicates are one input: the rows are a function of the set of records.
+/// All records that count. Exact duplicates are one input: the rows are a function of the set of records.
 #[derive(Default)]
 pub struct Log {
     inputs: Vec<Input>,
@@ -60,7 +60,7 @@ impl Log {
     }
 }
 
-/// All that a round left, once everything was up again and nothing was left to do.
+/// The results of a round, once all servers are up again and nothing is left to do.
 pub struct Left {
     number: u64,
     prefix: String,
@@ -68,21 +68,21 @@ pub struct Left {
     log: Log,
     tables: tables::Tables,
     dead_letters: Vec<DeadLetter>,
-    /// The records of the topic of the dead letters, deleted ones too.
+    /// The records of the dead-letter topic, including deleted ones.
     dead_letters_published: Vec<Record>,
-    /// Those of `clone.expired`.
+    /// The records of `clone.expired`.
     expiries_published: Vec<Record>,
-    /// Each expiry that the database holds or that its witness saw, of rows too that a later event has brought back:
-    /// the row's id, the moment in microseconds since 1970, and whether that is past the row's end.
+    /// Each expiry in the database or in the log of its trigger, including those of rows that a later event has brought
+    /// back: the row's id, the time in microseconds since 1970, and whether that is past the row's end.
     expired: Vec<[String; 3]>,
-    /// Rows and moments of those that are still to be published.
+    /// Rows and times of the expiries that are still to be published.
     waiting: HashSet<(String, String)>,
     dead_letters_waiting: String,
     log_files: Vec<PathBuf>,
 }
 
 impl Left {
-    /// Reads it. Nothing of it is needed from the servers afterwards.
+    /// Reads the results. The servers are not needed for them afterwards.
     pub fn read(round: &Round, logs: &Path, number: u64) -> Left {
         let database = &round.scene.database;
         let published = |topic: &str| {
@@ -98,7 +98,7 @@ impl Left {
                    UNION SELECT id, deleted_at, ttl_expires_at FROM voice_clone_cache
                          WHERE deleted_at IS NOT NULL) AS every",
         );
-        // The outbox was empty a moment before the instances ended; what came then waits for the next instance.
+        // The outbox was empty a moment before the instances ended; later events wait for the next instance.
         let waiting = database.rows(
             "SELECT unnest(ids)::text, (extract(epoch FROM expired_at) * 1000000)::bigint::text FROM ingest.outbox",
         );
@@ -131,17 +131,17 @@ impl Left {
     }
 }
 
-/// What was compared and found in a round.
+/// The comparison of a round.
 pub struct Verdict {
-    /// The round.
+    /// The number of the round.
     pub number: u64,
     /// What was compared.
     pub report: Report,
-    /// Everything that is not as it must be, each with what a person needs to look into it.
+    /// The differences, each with the details for an investigation.
     pub differences: Vec<String>,
 }
 
-/// Compares all that a round left with what it must be.
+/// Compares the results of a round with the model.
 pub fn compare(left: Left) -> Verdict {
     let started = Instant::now();
     let mut report = Report::default();
@@ -188,7 +188,7 @@ fn flat(headers: &[(String, Option<Vec<u8>>)]) -> Vec<Option<Vec<u8>>> {
     headers.iter().flat_map(|(name, value)| [Some(name.clone().into_bytes()), value.clone()]).collect()
 }
 
-/// The table holds exactly the unusable records, and each is on the dead-letter topic, with its bytes.
+/// The table has exactly the unusable records, and each is on the dead-letter topic, with its bytes.
 fn dead_letters(
     left: &Left,
     unusable: &BTreeMap<usize, BTreeSet<&'static str>>,
@@ -342,7 +342,7 @@ fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     }
 }
 
-/// No line of any instance holds a number, what was said, a text of a payload, or the password.
+/// No log line of any instance has a phone number, a transcript, a text of a payload, or the password.
 fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     let mut numbers: HashSet<String> = HashSet::new();
     for input in &left.log.inputs {

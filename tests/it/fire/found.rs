@@ -112,10 +112,10 @@ fn a_recreated_topic_is_noticed_by_an_instance_that_has_none_of_its_partitions()
     assert!(second.is_running());
 }
 
-/// In the log line that says which partitions are read.
+/// Text of the log line with the partitions that are read.
 const READ: &str = r#"read","partitions":"#;
 
-/// Where a daemon says so in its log: the last line.
+/// The index of the last such line in the log of a daemon.
 fn logged(daemon: &Daemon, part: &str) -> Result<usize, String> {
     daemon.logs().iter().rposition(|line| line.contains(part)).ok_or_else(|| format!("nothing of {part}"))
 }

@@ -18,7 +18,7 @@ use crate::support::scene::{TOPICS, sendable};
 /// Part of every text of the collisions, so that it can be searched for in logs.
 pub const PAYLOAD_TEXT: &str = "PAYLOAD-TEXT";
 
-/// How many records are remembered to be sent again.
+/// Number of records kept for sending again.
 const MEMORY: usize = 10_000;
 
 /// The rate and amount of traffic.
@@ -71,32 +71,32 @@ impl Producer {
         Producer { gate, counts, thread }
     }
 
-    /// Keeps it from sending for as long as it is locked.
+    /// Prevents sending while the guard is held.
     pub fn gate(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.gate)
     }
 
-    /// Lets it send no more, or go on.
+    /// Pauses sending, or resumes it.
     pub fn hold(&self, hold: bool) {
         self.counts.hold.store(hold, Ordering::Relaxed);
     }
 
-    /// Lets it send nothing more to a topic.
+    /// Stops sending to a topic.
     pub fn leave_out(&self, topic: &str) {
         self.counts.without.lock().unwrap().insert(topic.to_owned());
     }
 
-    /// Lets it send to these partitions alone; to all, where there are none.
+    /// Sends only to these partitions; to all if the list is empty.
     pub fn send_only_to(&self, partitions: &[i32]) {
         *self.counts.only.lock().unwrap() = partitions.to_vec();
     }
 
-    /// How many records it has sent.
+    /// The number of sent records.
     pub fn sent(&self) -> u64 {
         self.counts.sent.load(Ordering::Relaxed)
     }
 
-    /// How many of them were exact duplicates.
+    /// The number of exact duplicates among them.
     pub fn duplicates(&self) -> u64 {
         self.counts.duplicates.load(Ordering::Relaxed)
     }

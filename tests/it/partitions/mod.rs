@@ -39,13 +39,13 @@ use crate::support::wait::eventually;
 /// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
-/// How long the running daemons may take to follow `dead-letters accept` (contract, section 6).
+/// Maximum time for running daemons to follow `dead-letters accept` (contract, section 6).
 const FOLLOWED: Duration = Duration::from_secs(10);
 
-/// How long until Kafka's own tools show no lag (contract, section 7).
+/// Maximum time until Kafka's own tools show no lag (contract, section 7).
 const NO_LAG: Duration = Duration::from_secs(15);
 
-/// Members that are missed soon, and find a broker again soon.
+/// Settings with short timeouts for members and reconnects.
 const MEMBER: [(&str, &str); 3] = [
     ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
     ("KAFKA_HEARTBEAT_INTERVAL_MS", "1000"),
@@ -74,7 +74,7 @@ fn every_place(partitions: i32) -> Vec<Place> {
     TOPICS.iter().flat_map(|topic| (0..partitions).map(move |partition| (*topic, partition))).collect()
 }
 
-/// The same without one of them.
+/// Every partition but this one.
 fn every_place_but(without: Place, partitions: i32) -> Vec<Place> {
     every_place(partitions).into_iter().filter(|place| *place != without).collect()
 }
@@ -132,7 +132,7 @@ fn assert_takes(scene: &Scene, places: &[Place], deadline: Duration) {
     });
 }
 
-/// As [`eventually`], for what costs more to look at.
+/// As [`eventually`], for conditions that are expensive to check.
 fn rarely<T, E: std::fmt::Debug>(
     deadline: Duration,
     what: &str,

@@ -19,8 +19,8 @@ fn send_large_calls(scene: &Scene, lost: usize, kept: usize) {
     scene.kafka.send_all(ids.map(call));
 }
 
-/// A consumer falls behind, as `call_log` is locked; the records that it has yet to read are deleted; and with `joins` a
-/// second instance joins meanwhile.
+/// A consumer falls behind, as `call_log` is locked; its unread records are deleted; and with `joins` a second instance
+/// joins meanwhile.
 fn records_deleted_under_a_lagging_consumer(kafka: &Kafka, joins: bool) {
     let scene = Scene::new(kafka, 2);
     let mut daemon = scene.daemon(&MEMBER);
