@@ -1,4 +1,4 @@
-//! One module a command.
+//! The commands, a module each.
 
 pub mod check;
 pub mod dead_letters;

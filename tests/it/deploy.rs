@@ -24,7 +24,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
 }
 
-/// What the checks print of the files in a folder, and whether they pass.
+/// The output of the checks for the files in a folder, and whether they pass.
 fn checks(files: &Path) -> (String, bool) {
     let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("tools");
     let mut checks = Command::new(Path::new(ROOT).join("scripts/check-deploy.sh"));

@@ -353,7 +353,7 @@ async fn migrated() -> (Database, Store) {
     (database, store)
 }
 
-/// One run of the expiry, in chunks of this size; how many rows expired.
+/// Runs the expiry once, in chunks of this size; returns the number of expired rows.
 async fn run(store: &Store, chunk: i64) -> usize {
     let (mut reached, mut total) = (Reached::default(), 0);
     loop {
@@ -663,7 +663,7 @@ async fn two_instances_expire_each_row_exactly_once_while_rows_change_and_live_a
         let client = database.client().await;
         let mut kept = 0;
         for number in 0..300 {
-            // One row in a hundred, others each time.
+            // One row in a hundred, different ones each time.
             let some = format!("hashtext(caller_id || '{number}') % 100 = 0");
             let touched = format!("UPDATE voice_clone_cache SET reuse_count = reuse_count + 1 WHERE {some}");
             client.batch_execute(&touched).await.unwrap();

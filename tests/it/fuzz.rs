@@ -484,7 +484,7 @@ fn assert_storable(event: &Event<'_>) {
 /// Some columns of some tables, as text.
 type Columns = BTreeMap<(&'static str, &'static str), Option<String>>;
 
-/// What an event alone puts into its rows.
+/// The values that a single event puts into its rows.
 fn columns(event: &Event<'_>, timestamp: i64) -> Columns {
     let mut columns = Columns::new();
     let time = |time: Option<Time>| time.map(|time| model::printed(time.micros()));

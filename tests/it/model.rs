@@ -538,7 +538,7 @@ impl Fields {
         if count_values(&raw) > 65_536 {
             self.fault("invalid_value");
         }
-        // What is unsound has no compact form, and is a fault already.
+        // An unsound value has no compact form, and is a fault already.
         members_of_metadata(&raw)
     }
 }
@@ -708,7 +708,7 @@ fn open_envelope(record: &Input, value: &[u8]) -> (Fields, Option<Fields>) {
         structured |= body.value("specversion").is_some();
         if structured {
             let data = body.value("data").filter(|data| data.starts_with('{'));
-            // What the data's object holds is for the rules of fields to judge.
+            // The rules of fields judge the object in `data`.
             let mut attributes = Fields::of(raw.unwrap_or_default());
             attributes.at_most_once("data");
             let fields = data.map(|data| Fields::of(&data));

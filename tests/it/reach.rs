@@ -91,7 +91,7 @@ fn json(ended: &Finished) -> Vec<Value> {
     report["checks"].as_array().unwrap().clone()
 }
 
-/// What `check` calls wrong with the brokers: sentence and remedy.
+/// The finding of `check` on the brokers: sentence and remedy.
 fn brokers_fault(servers: &str, more: &[(&str, &str)]) -> (String, String) {
     let mut variables = vec![
         ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none"),

@@ -1133,7 +1133,7 @@ async fn no_event_reads_a_large_table_as_a_whole() {
         mapping(1, of),
     ];
     let writer = ingest(&database);
-    // What was there already is looked up instead of written: another statement.
+    // Existing rows are looked up instead of written, with another statement.
     for _ in 0..2 {
         for record in &records {
             write(&writer, std::slice::from_ref(record)).await;

@@ -102,7 +102,7 @@ struct Stage {
     mutual: String,
 }
 
-/// Its certificate is valid for `days`.
+/// Starts the broker with a certificate that is valid for `days`.
 fn stage(files: &Path, authority: &Authority, days: i64) -> Result<Stage, String> {
     let shown = write(files, "broker.pem", &authority.sign("localhost", (-1, days)).key_and_certificate());
     let root = write(files, "ca.pem", &authority.pem());
@@ -215,7 +215,7 @@ fn the_daemon_does_its_work_with_the_documented_rights_alone_over_scram_and_over
     }
 }
 
-/// Those of PostgreSQL, the broker and, `with_own`, the client end within 14 days.
+/// The certificates of PostgreSQL, the broker and, with `with_own`, the client expire within 14 days.
 fn assert_certificates_are_said(daemon: &Daemon, variables: &[(&str, &str)], with_own: bool) {
     let mut expected =
         vec![("the PostgreSQL server localhost", "in 2 days"), ("the broker localhost", "in 4 days")];

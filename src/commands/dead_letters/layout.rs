@@ -1,4 +1,4 @@
-//! One letter laid out for a person, or as an object for a program. No I/O.
+//! A letter as text or as JSON. No I/O.
 
 use std::fmt::Write as _;
 

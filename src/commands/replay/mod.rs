@@ -49,7 +49,7 @@ pub struct Options {
 pub enum Outcome {
     /// Everything was read and written; exit status 0.
     Done,
-    /// It was cancelled, and printed how to continue; exit status 1.
+    /// The replay was cancelled, and printed how to continue; exit status 1.
     Interrupted,
 }
 

@@ -135,7 +135,7 @@ impl Left {
 pub struct Verdict {
     /// The number of the round.
     pub number: u64,
-    /// What was compared.
+    /// The things compared.
     pub report: Report,
     /// The differences, each with the details for an investigation.
     pub differences: Vec<String>,

@@ -48,7 +48,7 @@ pub enum Fault {
     Timeouts,
     /// A table that refuses good rows: a constraint, a column or a right that somebody changed.
     Drift,
-    /// One instance more, through a pooler in session mode, and one less.
+    /// An additional instance through a pooler in session mode, which ends later.
     Pooled,
     /// No byte left on PostgreSQL's disk. Where mounting is not permitted, a trigger that says so instead.
     DiskFull,

@@ -269,7 +269,7 @@ fn an_instance_that_lost_all_that_it_had_gathered_reads_on() {
         send_transfers(&scene, 10, 1);
         eventually(SOON, "the first instance to pause", || logged(&first, "partitions are paused"));
         first.signal(Signal::Stop);
-        // It notices that the group has changed, and lets the first one in again, only after some seconds.
+        // Only after some seconds does it notice that the group has changed, and lets the first one in again.
         let mut second = scene.daemon(&patient);
         eventually(SOON, "the second one to have its partitions", || logged(&second, READ));
         first.signal(Signal::Cont);

@@ -42,7 +42,7 @@ pub struct Producer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What was sent.
+/// The records that were sent.
 #[derive(Default)]
 struct Counts {
     end: AtomicBool,

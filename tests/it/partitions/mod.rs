@@ -52,7 +52,7 @@ const MEMBER: [(&str, &str); 3] = [
     ("KAFKA_RECONNECT_BACKOFF_MAX_MS", "1000"),
 ];
 
-/// The same with a short `max.poll.interval.ms`, after which librdkafka leaves the group where nobody polls.
+/// Settings with a short `max.poll.interval.ms`, after which librdkafka leaves the group unless it is polled.
 const IMPATIENT_MEMBER: [(&str, &str); 4] =
     [MEMBER[0], MEMBER[1], MEMBER[2], ("KAFKA_MAX_POLL_INTERVAL_MS", "10000")];
 

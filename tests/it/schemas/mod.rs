@@ -44,7 +44,7 @@ fn record(topic: Topic, value: Vec<u8>, headers: Vec<Header>) -> Record {
     Record { topic, partition: 0, offset: 0, timestamp: NOW, key: None, value: Some(value), headers }
 }
 
-/// What the daemon says to a value.
+/// The daemon's verdict on a value.
 fn decoded(topic: Topic, value: &[u8]) -> Result<(), Unusable> {
     decode(&record(topic, value.to_vec(), Vec::new()), LIMITS).map(|_| ())
 }

@@ -30,9 +30,9 @@ impl Deref for Cluster {
 
 /// One of the other brokers.
 pub struct Broker {
-    /// Its node id.
+    /// The node id.
     pub id: i32,
-    /// Its process.
+    /// The process.
     pub process: PrivateKafka,
 }
 

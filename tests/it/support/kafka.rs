@@ -106,7 +106,7 @@ pub struct Record {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// Its place in the partition.
+    /// The offset in the partition.
     pub offset: i64,
     /// In milliseconds since 1970.
     pub timestamp: Option<i64>,
@@ -129,9 +129,9 @@ impl Record {
 /// The end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Transaction {
-    /// Its records are visible.
+    /// Committed: the records are visible.
     Commit,
-    /// Its records take up offsets, but are not visible.
+    /// Aborted: the records take up offsets, but are not visible.
     Abort,
 }
 
@@ -350,7 +350,7 @@ impl Kafka {
                     }),
                 }),
                 Some(Err(KafkaError::PartitionEOF(partition))) => ahead.retain(|other| *other != partition),
-                // It connects again.
+                // The client reconnects.
                 Some(Err(KafkaError::MessageConsumption(
                     RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
                 ))) => {}
@@ -368,7 +368,7 @@ impl Kafka {
         self.partitions(topic).into_iter().map(marks).collect()
     }
 
-    /// The same of one partition, where others may be without a leader.
+    /// The first offset of one partition, and the one after the last; others may have no leader.
     pub fn partition_watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
         // A broker that has just been started may not lead its partitions yet.
         let look = || self.ask(|client| client.fetch_watermarks(topic, partition, CALL));
@@ -557,7 +557,7 @@ impl PrivateKafka {
         Self::start_with_users(settings, &[])
     }
 
-    /// The same with users that log in by SCRAM-SHA-512: name and password.
+    /// Starts a broker with users that log in with SCRAM-SHA-512: name and password.
     pub fn start_with_users(
         settings: &[(&str, &str)],
         users: &[(&str, &str)],
@@ -648,7 +648,7 @@ log.segment.delete.delay.ms=1000
         self.process.is_some()
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn process_id(&self) -> u32 {
         self.process.as_ref().expect("the broker is not running").id()
     }

@@ -45,7 +45,7 @@ impl Database {
         Self::create(server, "")
     }
 
-    /// The same database on a standby of its server.
+    /// This database on a standby of its server.
     pub fn on_standby(&self, standby: &PrivateServer) -> Database {
         Database { url: standby.url(&self.name), name: self.name.clone() }
     }
@@ -359,7 +359,7 @@ impl PrivateServer {
         self.folder.join(if self.disk.is_some() { "disk/data" } else { "data" })
     }
 
-    /// One of PostgreSQL's programs, as user `postgres` where the tests run as root, which it refuses to.
+    /// A program of PostgreSQL, run as user `postgres` if the tests run as root, as which it refuses to run.
     fn command(&self, program: &str) -> Command {
         let beside = self.programs.join(program);
         let program = if beside.is_file() {

@@ -136,7 +136,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// Its file in the janitor's folder.
+    /// The file of the process in the janitor's folder.
     known_as: PathBuf,
     last: Signal,
 }

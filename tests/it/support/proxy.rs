@@ -58,7 +58,7 @@ impl Proxy {
         Self::on(free_port(), address)
     }
 
-    /// The same on this port.
+    /// Listens on this port of 127.0.0.1.
     pub fn on(port: u16, address: &str) -> Proxy {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -38,7 +38,7 @@ const CONFIGS: &[(&str, &str)] = &[("max.message.bytes", "10485760")];
 pub struct Scene {
     /// The client of the broker.
     pub kafka: Kafka,
-    /// Its address.
+    /// The address of the broker.
     pub servers: String,
     /// The database, not yet migrated.
     pub database: Database,

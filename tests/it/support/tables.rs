@@ -149,9 +149,9 @@ pub fn assert_same(seen: &Tables, expected: &Tables) {
 pub struct DeadLetter {
     /// The topic that the record came from.
     pub topic: String,
-    /// Its partition.
+    /// The partition of the record.
     pub partition: i32,
-    /// Its offset.
+    /// The offset of the record.
     pub record_offset: i64,
     /// The reason why the record is unusable.
     pub reason: String,
