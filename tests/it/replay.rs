@@ -240,7 +240,7 @@ fn ctrl_c_leaves_whole_batches_and_prints_the_commands_that_go_on_from_there() {
         .collect();
     assert!(!commands.is_empty(), "{logs:#?}");
 
-    // The reported ranges are exact: a replay of only those makes the same rows.
+    // The commands are exact: a replay of only the finished part makes the same rows.
     for command in &commands {
         let word = |after: &str| {
             let mut words = command.split(' ').skip_while(|word| *word != after);

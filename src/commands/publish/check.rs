@@ -7,7 +7,7 @@ use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{KEPT, Refused, advice, lines_of, open, record_of, topic_of};
+use super::{MAX_REFUSED_KEPT, Refused, advice, lines_of, open, record_of, topic_of};
 use crate::config::Settings;
 use crate::event::{Time, Unusable, decode, field_names};
 use crate::output::{print, say};
@@ -85,7 +85,7 @@ fn report<F>(kept: &mut Vec<F>, json: bool, finding: F, text: impl Fn(&F) -> Str
     if !json {
         return print(text(&finding));
     }
-    if kept.len() < KEPT {
+    if kept.len() < MAX_REFUSED_KEPT {
         kept.push(finding);
     }
     Ok(())
