@@ -1,4 +1,4 @@
-//! Expiring many cache rows at once, and what it does to consuming beside it.
+//! Expires many cache rows at once, and measures the effect on consuming.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::unique;
 use crate::support::wait::eventually;
 use crate::world::World;
 
-/// Records a second that are consumed meanwhile.
+/// Records per second that are consumed meanwhile.
 pub const RATE: u64 = 100;
 
 /// One run.
@@ -19,18 +19,18 @@ pub struct Expiry {
     pub rows: u64,
     /// From the first expiry transaction to the last, by `deleted_at`, which is when its transaction began.
     pub expired_seconds: f64,
-    /// From then until the outbox was empty and the topic `clone.expired` had all events.
+    /// From the last expiry until the outbox was empty and the topic `clone.expired` had all events.
     pub published_seconds: f64,
-    /// WAL written until then.
+    /// Bytes of WAL written until everything was published.
     pub wal_bytes: f64,
     /// Latency of consuming before, with nothing to expire.
     pub before: Times,
-    /// Latency of consuming until all was published.
+    /// Latency of consuming until everything was published.
     pub meanwhile: Times,
 }
 
-/// Runs it: `seconds` of consuming alone, then with so many rows due. They are there before, in a transaction that is
-/// still open: its commit makes them due.
+/// Measures: first `seconds` of consuming alone, then with `rows` due at once. A transaction inserts them beforehand; its
+/// commit makes them due.
 pub fn expiry(world: &World, rows: u64, seconds: u64) -> Expiry {
     let (database, topics, group) = (world.database(), world.topics(1), unique("group"));
     let (session, fill) = (world.session(&database), world.session(&database));

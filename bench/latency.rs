@@ -1,4 +1,4 @@
-//! How long a record takes from the producer's hand to the visible row, at a given rate.
+//! The time from sending a record to its visible row, at a given rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,16 +16,16 @@ use crate::support::wait::{SOON, eventually};
 use crate::usage::{Measured, Meter};
 use crate::world::{Session, Topics, World, runtime, send};
 
-/// How often the stored offset is looked at.
+/// Time between two reads of the stored offset.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// What is sent in the first two seconds does not count: producer, daemon and server get to know each other.
+/// Records sent during the warm-up do not count.
 pub const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Times in milliseconds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Times {
-    /// How many records or commits.
+    /// Number of records or commits.
     pub samples: usize,
     /// The median.
     pub p50: f64,
@@ -33,11 +33,11 @@ pub struct Times {
     pub p99: f64,
     /// 999 of 1000 took at most this long; the longest where there are fewer than 1000.
     pub p999: f64,
-    /// The longest.
+    /// The longest time.
     pub longest: f64,
-    /// How far apart two looks at the database were at most, for 99 of 100: a time may be shown as longer by so much.
+    /// Time between two reads of the database, for 99 of 100 at most: a measured time may be too long by this.
     pub resolution: f64,
-    /// What the daemon and the server took meanwhile, where that was measured.
+    /// The resources that the daemon and the server used, where measured.
     pub cost: Option<Measured>,
 }
 
@@ -59,9 +59,9 @@ impl Times {
     }
 }
 
-/// Records that go out at a steady rate, and a watch on when their rows are visible. The topic `clone.ready` has one
-/// partition and holds nothing else, so a record's offset is its number; the offset stored with the rows, in their
-/// transaction, tells which records are visible.
+/// Sends records at a steady rate, and watches when their rows are visible. The topic `clone.ready` has one partition
+/// and nothing else in it, so a record's offset is its number; the offset stored with the rows, in their transaction,
+/// shows which records are visible.
 pub struct Pulse {
     stop: Arc<AtomicBool>,
     producer: JoinHandle<Vec<Instant>>,
@@ -73,11 +73,11 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Starts.
+    /// Starts sending and watching.
     pub fn start(world: &World, topics: &Topics, database: &Database, group: &str, rate: u64) -> Pulse {
         let (stop, watch_stop) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let seen = Arc::<AtomicU64>::default();
-        // Thousands of requests a second, with one record each, would measure the broker.
+        // Thousands of requests per second with one record each would measure the broker.
         let producer = world.producer(if rate > 1000 { "1" } else { "0" });
         let stopped = stop.clone();
         let mut dice = Dice::new(rate);
@@ -86,7 +86,7 @@ impl Pulse {
             let mut sent = Vec::new();
             let start = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
-                // Made before its moment, so that making it is not counted.
+                // Created before its time, so that creating it is not measured.
                 let record: Outgoing = dice.record(Topic::CloneReady, 0, 1);
                 let due =
                     start + Duration::from_nanos(1_000_000_000 / rate) * u32::try_from(sent.len()).unwrap();
@@ -117,7 +117,7 @@ impl Pulse {
         Pulse { stop, producer, seen, watcher, watch_stop, pid }
     }
 
-    /// Stops sending, waits until all is visible, and says when each record was sent and seen.
+    /// Stops sending, waits until all records are visible, and returns when each was sent and seen.
     pub fn finish(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.producer.join().unwrap();
@@ -142,7 +142,7 @@ impl Pulse {
     }
 }
 
-/// When each record was sent, and how many milliseconds later it was seen.
+/// The time at which each record was sent, and the milliseconds until it was seen.
 pub struct Seen {
     records: Vec<(Instant, f64)>,
     resolution: f64,
@@ -160,7 +160,7 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// Times of records at this rate for so long.
+/// Times of records at this rate, sent for `seconds`.
 pub fn latency(world: &World, rate: u64, seconds: u64, proxy: Option<&str>) -> Times {
     let (database, topics, group) = (world.database(), world.topics(1), unique("group"));
     let mut daemon = world.daemon(&topics, &world.url(&database, "consumer-1", proxy), &group, &[]);
@@ -178,7 +178,7 @@ pub fn latency(world: &World, rate: u64, seconds: u64, proxy: Option<&str>) -> T
     Times { cost, ..times }
 }
 
-/// Waits until the daemon knows where its partitions start.
+/// Waits until the daemon has the starting offsets of its partitions.
 pub fn wait_until_consuming(
     world: &World,
     database: &Database,
@@ -196,7 +196,7 @@ pub fn wait_until_consuming(
     daemon.wait_ready(SOON);
 }
 
-/// Times of bare commits: one row into `clone_ready_events`, a transaction each, on a connection that is warm.
+/// Times of bare commits: one row into `clone_ready_events` per transaction, on a warm connection.
 pub fn bare_commits(world: &World, proxy: Option<&str>, count: usize) -> Times {
     let database = world.database();
     let session = Session::open(&world.url(&database, "bare-commits", proxy));

@@ -1,4 +1,4 @@
-//! Loading topics into tables: by `COPY` (the ceiling), by the daemon, by the baseline.
+//! Loads topics into tables: with `COPY` (the ceiling), the daemon and the baseline.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,12 +15,12 @@ use crate::support::wait::SOON;
 use crate::usage::{Measured, Meter};
 use crate::world::{Session, Topics, World, runtime};
 
-/// No load of this benchmark takes as long.
+/// Timeout; no load of this benchmark takes as long.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A consuming program.
 pub enum Consumer {
-    /// This project's.
+    /// The daemon of this project.
     Daemon(Daemon),
     /// The Python program.
     Baseline(Process),
@@ -56,12 +56,12 @@ impl Consumer {
     }
 }
 
-/// Who consumes.
+/// The kind of consumer.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Who<'a> {
-    /// So many daemons, connected through a proxy or not.
+    /// A number of daemons, with the address of a proxy if they connect through one.
     Daemons(usize, Option<&'a str>),
-    /// The Python program, with its interpreter.
+    /// The Python program, with the path of its interpreter.
     Baseline(&'a Path),
 }
 
@@ -69,26 +69,26 @@ pub enum Who<'a> {
 pub struct Job<'a> {
     /// The servers.
     pub world: &'a World,
-    /// What is read.
+    /// The topics to read.
     pub topics: &'a Topics,
-    /// How many records there are.
+    /// The number of records.
     pub records: u64,
-    /// Where the rows go.
+    /// The database for the rows.
     pub database: &'a Database,
     /// `KAFKA_GROUP_ID`.
     pub group: String,
 }
 
 impl<'a> Job<'a> {
-    /// A new group.
+    /// A job with a new group.
     pub fn new(world: &'a World, topics: &'a Topics, records: u64, database: &'a Database) -> Job<'a> {
         Job { world, topics, records, database, group: unique("group") }
     }
 
-    /// Measures from the moment when the starting offsets of all partitions are stored, just before the first record
-    /// is read, to the moment when those after the last record are (looked at each 20 ms). All consumers have their
-    /// partitions by then: a lock on the table of offsets holds them back until then. Each time all is read anew, as
-    /// the group's stored offsets are removed first.
+    /// Measures from the storing of the starting offsets of all partitions, just before the first record is read, to
+    /// the storing of the offsets after the last record (read every 20 ms). A lock on the table of offsets holds the
+    /// consumers back until all of them have their partitions. Each run reads everything again: the stored offsets of
+    /// the group are deleted first.
     pub fn load(&self, who: Who<'_>) -> Measured {
         let hold = self.world.session(self.database);
         hold.run(&format!(
@@ -120,9 +120,9 @@ impl<'a> Job<'a> {
         measured
     }
 
-    /// Starts the consumers and waits until each has its partitions, which is when it waits for the lock. One that
-    /// comes too late for the group's first round (the broker waits a second) gets none, as those that came first
-    /// cannot take theirs: then all start again.
+    /// Starts the consumers and waits until each has its partitions and waits for the lock. A consumer that misses the
+    /// first rebalance (the broker waits a second) gets no partitions while the others are held back: then all are
+    /// started again.
     fn start_all(&self, who: Who<'_>, count: usize, watch: &Session) -> Vec<(String, Consumer)> {
         let waiting = "SELECT count(DISTINCT application_name) FROM pg_stat_activity
                        WHERE datname = current_database() AND application_name LIKE 'consumer%'
@@ -172,16 +172,16 @@ impl<'a> Job<'a> {
     }
 }
 
-/// How rows are ordered for `COPY`.
+/// The order of rows for `COPY`.
 #[derive(Clone, Copy)]
 pub enum Order {
-    /// As they lie in the daemon's tables: each batch by id, which is quicker, as neighbours share pages of an index.
+    /// The order in the daemon's tables: each batch by id, which is faster, as neighbours share index pages.
     AsTheyLie,
-    /// As a program would write them that copies records as they come.
+    /// The order of arrival, as a program writes them that copies records one by one.
     OfArrival,
 }
 
-/// The rows of some tables, as `COPY` writes them.
+/// Rows of some tables, for `COPY`.
 pub struct Rows {
     tables: Vec<Table>,
     transactions: usize,
@@ -189,21 +189,20 @@ pub struct Rows {
 
 struct Table {
     name: &'static str,
-    /// All rows in `COPY`'s binary form, without head and tail.
+    /// All rows in `COPY`'s binary format, without header and trailer.
     bytes: Bytes,
-    /// Where each row begins, and where the last one ends.
+    /// The offset of each row, and the end of the last.
     starts: Vec<usize>,
 }
 
-/// What comes before the rows in `COPY`'s binary form: the signature, no flags, no extension.
+/// The header of `COPY`'s binary format: signature, no flags, no extension.
 const HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// And after them.
+/// The trailer of `COPY`'s binary format.
 const TAIL: &[u8] = b"\xff\xff";
 
 impl Rows {
-    /// All rows of these tables that a load has made. They are to go in with as many transactions as the records' full
-    /// batches have.
+    /// All rows of these tables that a load has made, split into as many transactions as the records have full batches.
     pub fn of(
         world: &World,
         database: &Database,
@@ -216,13 +215,13 @@ impl Rows {
         Rows { tables, transactions: usize::try_from(records).unwrap().div_ceil(world.batch) }
     }
 
-    /// How many there are.
+    /// The number of rows.
     pub fn count(&self) -> u64 {
         self.tables.iter().map(|table| u64::try_from(table.starts.len() - 1).unwrap()).sum()
     }
 
-    /// Writes them with `COPY` into the tables of a database, on so many connections at once, which take turns with
-    /// the transactions, through a proxy or not.
+    /// Writes the rows with `COPY` into the tables of a database, on `connections` at once, which take turns with the
+    /// transactions, through a proxy if one is given.
     pub fn copy(
         &self,
         world: &World,
@@ -268,7 +267,7 @@ impl Table {
     fn read(session: &Session, name: &'static str, order: Order) -> Table {
         let order = match order {
             Order::AsTheyLie => "ctid",
-            // within a millisecond as good as at random, as ids are hashes
+            // practically random within a millisecond, as ids are hashes
             Order::OfArrival => "created_at, md5(id::text)",
         };
         let all = runtime().block_on(async {

@@ -1,6 +1,6 @@
-//! The benchmark: what the daemon does on this machine, beside what PostgreSQL can do at all (`COPY` of the very same
-//! rows into the same tables), on a real broker and a durable database of its own. `make bench` runs it;
-//! `docs/performance.md` says what is measured and how.
+//! The benchmark: the throughput of the daemon on this machine, compared with the maximum of PostgreSQL (`COPY` of the
+//! same rows into the same tables), on a real broker and a durable database of its own. `make bench` runs it;
+//! `docs/performance.md` explains the measurements.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -34,7 +34,7 @@ use report::{Report, Series, median, number};
 use support::postgres::Database;
 use world::{POSTGRES_SETTINGS, Topics, World};
 
-/// What can be measured.
+/// The measurements.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Item {
     /// First load of each topic and of a mix, beside COPY of the same rows
@@ -43,9 +43,9 @@ enum Item {
     Again,
     /// The same load by a plain Python consumer
     Baseline,
-    /// From the producer's hand to the visible row
+    /// Time from sending a record to its visible row
     Latency,
-    /// Load and latency with a longer way to the database
+    /// Load and latency with a longer round trip to the database
     RoundTrip,
     /// A million cache rows expire at once
     Expiry,
@@ -123,7 +123,7 @@ impl Options {
     }
 }
 
-/// One seed for all, so that two runs read the same.
+/// The seed of all runs, so that they read the same records.
 const SEED: u64 = 20_260_115;
 
 fn main() {
@@ -314,7 +314,7 @@ fn latencies(report: &mut Report, world: &World, options: &Options) {
         (0..options.repeats.max(1)).map(|_| latency::bare_commits(world, None, 1000)).collect(),
     )];
     for rate in [1, 100, 5000] {
-        // At one a second more runs would say little more.
+        // At one record per second more runs would add little.
         let repeats = if rate == 1 { 1 } else { options.repeats.max(1) };
         let runs = (0..repeats).map(|_| latency::latency(world, rate, options.seconds, None)).collect();
         series.push((format!("{} records a second", number(rate as f64, 0)), runs));
@@ -340,7 +340,7 @@ struct Load {
 }
 
 impl Load {
-    /// A fifth of the records of a first load.
+    /// Sends a fifth of the records of a first load.
     fn prepare(world: &World, options: &Options) -> Load {
         let kind = Kind::Alone(Topic::CloneReady);
         let topics = world.topics(4);
@@ -351,7 +351,7 @@ impl Load {
         Load { topics, records, rows }
     }
 
-    /// Loads it into such databases, by COPY and by a daemon, both through a proxy or not.
+    /// Loads the records into new databases, with COPY and with a daemon, both through a proxy if one is given.
     fn beside_copy(
         &self,
         (world, options): (&World, &Options),
@@ -399,7 +399,7 @@ fn round_trips(report: &mut Report, world: &World, options: &Options) {
     report.times("Round trip to PostgreSQL: from the producer to the visible row", "As above.", &times);
 }
 
-/// The tables are filled by the daemon itself, and each run works on a copy of that database.
+/// The daemon itself fills the tables, and each run uses a copy of that database.
 fn growth(report: &mut Report, world: &World, options: &Options) {
     let load = Load::prepare(world, options);
     let mut loads = vec![];

@@ -1,13 +1,13 @@
-//! A TCP proxy that adds a round trip: what it reads goes out half a round trip later, whatever the direction.
-//! Each direction is a queue of (when to go out, bytes), so the delay does not limit the bandwidth. Threads rather
-//! than tokio: tokio's timer knows only whole milliseconds.
+//! A TCP proxy that adds a round trip: bytes are sent on half a round trip later, in either direction. Each direction
+//! is a queue of (send time, bytes), so the delay does not limit the bandwidth. It uses threads because tokio's timer
+//! has a resolution of a millisecond.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Starts a proxy before `target` for the rest of this process, and gives its address: `host:port`.
+/// Starts a proxy for `target`, until the process ends, and returns its address: `host:port`.
 pub fn start(target: &str, round_trip: Duration) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -1,5 +1,5 @@
-//! The records that are consumed: seeded, of realistic size, with ids that look random, as a service's do. Their
-//! times lie in the hour before the run, so that nothing expires during it.
+//! The consumed records: seeded, of realistic size, with random-looking ids like those of a service. Their times are in
+//! the hour before the run, so that nothing expires during it.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use voiceclone_events::record::{Outgoing, Topic};
 use voiceclone_events::traffic::{self, traffic};
 
-/// What a measurement reads: one topic alone, or all five as a service would fill them.
+/// The records of a measurement: one topic alone, or all five as a service would fill them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// One topic.
@@ -19,12 +19,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them, `clone.ready` first.
+    /// All kinds, `clone.ready` first.
     pub fn all() -> Vec<Kind> {
         Topic::ALL.into_iter().map(Kind::Alone).chain([Kind::Mix]).collect()
     }
 
-    /// As the options and the output name it.
+    /// The name in options and output.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Alone(topic) => topic.name(),
@@ -32,7 +32,7 @@ impl Kind {
         }
     }
 
-    /// The public tables that its rows go to.
+    /// The public tables that the records are written to.
     pub fn tables(self) -> &'static [&'static str] {
         match self {
             Kind::Alone(Topic::CloneReady) => {
@@ -54,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// The daemon's own tables that it writes a row into for each voice, call or caller.
+    /// The daemon's own tables with a row for each voice, call or caller.
     pub fn own_tables(self) -> &'static [&'static str] {
         match self {
             Kind::Alone(Topic::CloneFailed) => &[],
@@ -65,7 +65,7 @@ impl Kind {
         }
     }
 
-    /// So many records; another seed gives others.
+    /// `count` records; another seed gives other records.
     pub fn records(self, count: u64, seed: u64) -> Box<dyn Iterator<Item = Outgoing>> {
         match self {
             Kind::Alone(Topic::CallLifecycle) => Box::new(lifecycle(count, seed)),
@@ -74,7 +74,7 @@ impl Kind {
                 Box::new((0..count).map(move |nth| dice.record(topic, nth, count)))
             }
             Kind::Mix => {
-                // A call makes four records and a half; all that is missing to the number is further calls.
+                // A call makes four and a half records on average: this is more than enough calls.
                 let calls = count.max(1);
                 let spacing_ms = i64::try_from(3_600_000 / (calls / 4).max(1)).unwrap().max(1);
                 let plan = traffic::Plan {
@@ -91,7 +91,7 @@ impl Kind {
     }
 }
 
-/// A call begins, and ends 1,500 records later: so about half of the calls begin in one batch of 3,000 and end in
+/// Each call begins, and ends 1,500 records later: about half of the calls begin in one batch of 3,000 and end in
 /// another.
 fn lifecycle(count: u64, seed: u64) -> impl Iterator<Item = Outgoing> {
     let mut dice = Dice::new(seed);
@@ -107,16 +107,16 @@ fn lifecycle(count: u64, seed: u64) -> impl Iterator<Item = Outgoing> {
     })
 }
 
-/// Makes records one by one.
+/// Generates records.
 pub struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// The same seed, the same records.
+    /// The same seed gives the same records.
     pub fn new(seed: u64) -> Dice {
         Dice(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    /// The nth of so many records of this topic.
+    /// Record `nth` of `count` of this topic.
     pub fn record(&mut self, topic: Topic, nth: u64, count: u64) -> Outgoing {
         let caller = format!("+999{:09}", self.below(1_000_000_000));
         let greeting = self.token("conv_", 26);
@@ -138,7 +138,7 @@ impl Dice {
                 "trace_id": self.token("", 32),
             }),
             Topic::CloneTransfer => {
-                // Two transfers a voice, as some callers call again.
+                // Two transfers per voice, as some callers call again.
                 let voice = Dice::new(nth / 2 + 1_000_000_000).token("", 20);
                 json!({
                     "greeting_call_id": greeting, "agent_call_id": self.token("conv_", 26), "cloned_voice_id": voice,
@@ -193,13 +193,13 @@ fn outgoing(topic: Topic, key: &str, value: &Value) -> Outgoing {
     Outgoing { topic: topic.name(), key: Some(key.into()), value, headers: Vec::new(), timestamp: None }
 }
 
-/// An hour before this process looked first, in milliseconds.
+/// An hour before the first call of this function, in milliseconds.
 fn hour_ago() -> i64 {
     static START: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
     *START.get_or_init(|| chrono::Utc::now().timestamp_millis() - 3_600_000)
 }
 
-/// The records' times fill the hour.
+/// The time of record `nth` of `count`: they fill the hour evenly.
 fn time(nth: u64, count: u64) -> String {
     let micros = hour_ago() * 1000 + i64::try_from(nth * 3_600_000_000 / count.max(1)).unwrap();
     chrono::DateTime::from_timestamp_micros(micros)

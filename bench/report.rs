@@ -1,4 +1,4 @@
-//! What was measured, as tables for a person and as JSON for a program.
+//! The results, as tables and as JSON.
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
@@ -8,22 +8,22 @@ use crate::expiry::Expiry;
 use crate::latency::Times;
 use crate::usage::Measured;
 
-/// One thing that was measured several times.
+/// A measurement with several runs.
 pub struct Series {
-    /// Its name for a reader who does not know the code.
+    /// The name in the output.
     pub name: String,
-    /// Records that were read; for `COPY`, those that its rows come from.
+    /// Number of records read; for `COPY`, of those that the rows come from.
     pub records: u64,
-    /// Rows of `public` that they make.
+    /// Number of rows of `public` that the records make.
     pub rows: u64,
     /// The runs.
     pub runs: Vec<Measured>,
-    /// Records a second of the `COPY` that it is compared with.
+    /// Records per second of the `COPY` to compare with.
     pub ceiling: Option<f64>,
 }
 
 impl Series {
-    /// Records a second: the median.
+    /// The median of records per second.
     pub fn rate(&self) -> f64 {
         median(&self.rates())
     }
@@ -36,7 +36,7 @@ impl Series {
         self.runs.iter().map(value).collect()
     }
 
-    /// The run whose time is the median.
+    /// The run with the median time.
     fn typical(&self) -> &Measured {
         let mut runs: Vec<&Measured> = self.runs.iter().collect();
         runs.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
@@ -44,7 +44,7 @@ impl Series {
     }
 }
 
-/// Everything that one run of the benchmark has found.
+/// All results of one run of the benchmark.
 #[derive(Default)]
 pub struct Report {
     about: Vec<(String, Value)>,
@@ -52,14 +52,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// Says something about the run.
+    /// Adds a property of the run.
     pub fn about(&mut self, name: &str, value: impl Into<Value>) {
         let value = value.into();
         println!("{name}: {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         self.about.push((name.to_owned(), value));
     }
 
-    /// Shows loads, and what limits each.
+    /// Prints loads and their bottlenecks.
     pub fn loads(&mut self, title: &str, series: &[Series]) {
         let mut table = table(&[
             "",
@@ -116,7 +116,7 @@ impl Report {
         self.sections.push(json!({"title": title, "series": series.iter().map(json).collect::<Vec<_>>()}));
     }
 
-    /// Shows times: name, runs.
+    /// Prints times: name, runs.
     pub fn times(&mut self, title: &str, note: &str, series: &[(String, Vec<Times>)]) {
         let mut table = table(&[
             "",
@@ -160,7 +160,7 @@ impl Report {
         self.sections.push(json!({"title": title, "series": series.iter().map(json).collect::<Vec<_>>()}));
     }
 
-    /// Shows the expiry.
+    /// Prints the expiry.
     pub fn expiry(&mut self, title: &str, runs: &[Expiry]) {
         let of =
             |value: fn(&Expiry) -> f64, digits| spread(&runs.iter().map(value).collect::<Vec<_>>(), digits);
@@ -180,13 +180,13 @@ impl Report {
         self.sections.push(json!({"title": title, "runs": runs}));
     }
 
-    /// Says that something was not measured.
+    /// Notes a measurement that was left out.
     pub fn left_out(&mut self, what: &str, why: &str) {
         println!("\nNOT MEASURED: {what}: {why}");
         self.sections.push(json!({"title": what, "left_out": why}));
     }
 
-    /// All of it.
+    /// All results as JSON.
     pub fn json(&self) -> Value {
         let about: serde_json::Map<String, Value> = self.about.iter().cloned().collect();
         json!({"about": about, "sections": self.sections})
@@ -200,7 +200,7 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-/// The median; the lower of two.
+/// The median; of an even number, the lower of the middle two.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -228,7 +228,7 @@ fn spread(values: &[f64], digits: usize) -> String {
     }
 }
 
-/// With commas between thousands.
+/// A number with commas between thousands.
 pub fn number(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, rest) = text

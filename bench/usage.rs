@@ -1,5 +1,5 @@
-//! What a measurement costs, and what it waits for: CPU and memory from `/proc` (Linux), WAL, and the wait events of
-//! the consumers' backends.
+//! The resources that a measurement uses: CPU and memory from `/proc` (Linux), WAL, and the wait events of the
+//! consumers' backends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use serde::Serialize;
 use crate::support::postgres::Database;
 use crate::world::{Session, World, runtime};
 
-/// How often the backends are looked at.
+/// Time between two samples of the backends.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// One run of one thing.
+/// The resources of one run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Measured {
-    /// How long it took.
+    /// Duration of the run.
     pub seconds: f64,
-    /// WAL written meanwhile.
+    /// Bytes of WAL written during the run.
     pub wal_bytes: f64,
     /// CPU time of the consuming processes (daemons, baseline).
     pub consumer_cpu_seconds: f64,
@@ -28,23 +28,23 @@ pub struct Measured {
     pub postgres_cpu_seconds: f64,
     /// CPU time of the broker.
     pub broker_cpu_seconds: f64,
-    /// The processes that used most CPU, as a share of the time that it took.
+    /// The processes that used the most CPU, as shares of the duration.
     pub busiest: Vec<(String, f64)>,
-    /// What the consumers' backends did while in a transaction, as a share of the time that it took; one more than 1
-    /// in sum where there are several.
+    /// The wait events of the consumers' backends in a transaction, as shares of the duration; with several backends
+    /// the sum may exceed 1.
     pub backends: BTreeMap<String, f64>,
-    /// Time that PostgreSQL spent in the statements that took most, as a share of the time that it took; by
-    /// `pg_stat_statements`, where the server has it.
+    /// The statements that took the most time in PostgreSQL, as shares of the duration; from `pg_stat_statements`,
+    /// where the server has it.
     pub statements: Vec<(String, f64)>,
     /// Share of the time in which no consumer had a transaction open.
     pub no_transaction: f64,
-    /// The most memory that one consuming process had up to the end.
+    /// Peak memory of one consuming process.
     pub peak_memory_mib: f64,
-    /// What it had at the end.
+    /// Memory of that process at the end.
     pub memory_mib: f64,
 }
 
-/// Measures from its start to its finish.
+/// Measures the resources from start to finish.
 pub struct Meter {
     session: Session,
     profiles: bool,
@@ -61,7 +61,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Starts. `consumers` are processes with their names, `ours` further backends to be left out, by process id.
+    /// Starts. `consumers` are processes with their names; `ours` are process ids of other backends to leave out.
     pub fn start(world: &World, database: &Database, consumers: &[(String, u32)], ours: &[u32]) -> Meter {
         let (session, watch) = (world.session(database), world.session(database));
         let ours = ours.iter().copied().chain([session.pid, watch.pid]).collect();
@@ -91,7 +91,7 @@ impl Meter {
         meter
     }
 
-    /// Finishes now.
+    /// Ends the measurement.
     pub fn finish(self) -> Measured {
         let seconds = self.started.elapsed().as_secs_f64();
         let now = self.look();
@@ -118,7 +118,7 @@ impl Meter {
             seconds,
             wal_bytes: wal as f64,
             consumer_cpu_seconds: consumers.iter().map(used).sum(),
-            // What a backend that has ended used is the postmaster's now.
+            // The CPU time of ended backends is counted in the postmaster.
             postgres_cpu_seconds: postmaster + all.iter().filter(of_postgres).map(used).sum::<f64>(),
             broker_cpu_seconds: used(&self.broker),
             busiest,
@@ -130,7 +130,7 @@ impl Meter {
         }
     }
 
-    /// What the consumers' statements took, by the table that each names first.
+    /// The time of the consumers' statements, by the first table that each names.
     fn statements(&self, seconds: f64) -> Vec<(String, f64)> {
         if !self.profiles {
             return Vec::new();
@@ -149,7 +149,7 @@ impl Meter {
             .collect()
     }
 
-    /// Each process's name and CPU time.
+    /// The name and CPU time of each process.
     fn look(&self) -> BTreeMap<u32, (String, f64)> {
         let mut seen = BTreeMap::new();
         for (name, pid) in &self.consumers {
@@ -165,7 +165,7 @@ impl Meter {
     }
 }
 
-/// Counts what the backends in a transaction do, how often there was none, and the looks.
+/// Counts the wait events of backends in a transaction, the samples without one, and all samples.
 fn sample(session: &Session, stop: &AtomicBool) -> (BTreeMap<String, u64>, u64, u64) {
     let (mut states, mut without, mut looks) = (BTreeMap::new(), 0, 0);
     let sql = "SELECT CASE WHEN wait_event IS NULL THEN 'running' ELSE wait_event_type || ':' || wait_event END
@@ -188,7 +188,7 @@ fn sample(session: &Session, stop: &AtomicBool) -> (BTreeMap<String, u64>, u64, 
     (states, without, looks)
 }
 
-/// CPU seconds of a process, with those of its children that have ended where asked.
+/// CPU seconds of a process; `with_children` adds those of its ended children.
 fn cpu(pid: u32, with_children: bool) -> f64 {
     const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, the same on all of Linux's common platforms
     let fields = stat(pid);
@@ -198,7 +198,7 @@ fn cpu(pid: u32, with_children: bool) -> f64 {
     (own + children) / TICKS_PER_SECOND
 }
 
-/// The fields of `/proc/PID/stat` after the name, from the state on; none where there is no such process.
+/// The fields of `/proc/PID/stat` from the state on; none where the process does not exist.
 fn stat(pid: u32) -> Vec<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after = text.rsplit_once(')').map_or("", |(_, after)| after);

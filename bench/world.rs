@@ -1,5 +1,5 @@
-//! The broker and the database that are measured, and what every measurement needs of them: a fresh database, topics
-//! with records in them, consumers to start.
+//! The measured broker and database, and the parts of every measurement: a fresh database, topics with records,
+//! consumers.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,7 @@ use crate::support::postgres::{Database, PrivateServer};
 use crate::support::unique;
 use crate::support::wait::SOON;
 
-/// What the server is started with: nothing that a careful operator would not have. Checkpoints are made between the
-/// runs, not within them.
+/// The settings of the server, as a careful operator would choose them. Checkpoints happen between the runs.
 pub const POSTGRES_SETTINGS: [(&str, &str); 8] = [
     ("fsync", "on"),
     ("synchronous_commit", "on"),
@@ -39,18 +38,18 @@ pub struct World {
     pub kafka: PrivateKafka,
     /// The database server.
     pub server: PrivateServer,
-    /// Whether `pg_stat_statements` says what each statement took.
+    /// Whether the server has `pg_stat_statements`.
     pub profiles: bool,
-    /// Records in one transaction at most, of the daemon, of the baseline and of `COPY`.
+    /// Maximum number of records per transaction, for the daemon, the baseline and `COPY`.
     pub batch: usize,
     migrated: Database,
     settings: Vec<(String, String)>,
 }
 
 impl World {
-    /// Starts both. `settings` go to every daemon, `server_settings` to the database server.
+    /// Starts both servers. `settings` are for every daemon, `server_settings` for the database server.
     pub fn start(settings: &[(String, String)], batch: usize, server_settings: &[(String, String)]) -> World {
-        // Two daemons that start together are to share the partitions from the first round on.
+        // Two daemons that start together must share the partitions from the first rebalance on.
         let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "1000")];
         let kafka = PrivateKafka::start(&ours).unwrap_or_else(|why| panic!("{why}"));
         let given = server_settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -83,19 +82,19 @@ impl World {
         self.migrated.copy(&self.server)
     }
 
-    /// A database's URL for the client of this name, at the server itself or at a proxy before it.
+    /// The URL of a database for the client `name`, at the server itself or at a proxy.
     pub fn url(&self, database: &Database, name: &str, proxy: Option<&str>) -> String {
         let address = self.server.address();
         let url = database.url().replace(&address, proxy.unwrap_or(&address));
         format!("{url}?application_name={name}")
     }
 
-    /// A connection of the benchmark's own, which is left out of what is measured.
+    /// A connection of the benchmark itself, which is not measured.
     pub fn session(&self, database: &Database) -> Session {
         Session::open(&self.url(database, "benchmark", None))
     }
 
-    /// The topics that the daemon reads and writes, with so many partitions each.
+    /// Creates the topics that the daemon reads and writes, with `partitions` each.
     pub fn topics(&self, partitions: i32) -> Topics {
         let prefix = format!("{}.", unique("bench"));
         for topic in TOPICS {
@@ -108,7 +107,7 @@ impl World {
         Topics { prefix, partitions }
     }
 
-    /// Starts `run` on these topics and this database, under this name and in this group.
+    /// Starts `run` on these topics and this database, in this group.
     pub fn daemon(&self, topics: &Topics, url: &str, group: &str, more: &[(&str, &str)]) -> Daemon {
         let mut variables = vec![
             ("DATABASE_URL", url),
@@ -121,7 +120,7 @@ impl World {
         Daemon::run(&variables)
     }
 
-    /// Sends records, keeping their order within a partition, and says how many there are.
+    /// Sends records in order within a partition, and returns their number.
     pub fn produce(&self, topics: &Topics, records: impl Iterator<Item = Outgoing>) -> u64 {
         let producer = self.producer("50");
         let mut count = 0;
@@ -134,7 +133,7 @@ impl World {
         count
     }
 
-    /// A producer that gathers records for so many milliseconds.
+    /// A producer with this `linger.ms`.
     pub fn producer(&self, linger_ms: &str) -> BaseProducer<Deliveries> {
         let mut config = self.kafka.config();
         config.set("enable.idempotence", "true").set("linger.ms", linger_ms);
@@ -143,7 +142,7 @@ impl World {
     }
 }
 
-/// Hands a record to the producer, waiting while its queue is full.
+/// Passes a record to the producer, waiting while its queue is full.
 pub fn send(producer: &BaseProducer<Deliveries>, topics: &Topics, record: &Outgoing) {
     let topic = topics.name(record.topic);
     loop {
@@ -165,7 +164,7 @@ pub fn send(producer: &BaseProducer<Deliveries>, topics: &Topics, record: &Outgo
     producer.poll(Duration::ZERO);
 }
 
-/// Counts what the broker did not take.
+/// Counts records that the broker refused.
 #[derive(Default)]
 pub struct Deliveries {
     failed: AtomicU64,
@@ -193,26 +192,26 @@ const TOPICS: [&str; 7] = [
     "voiceclone.dead-letters",
 ];
 
-/// Topics of one measurement.
+/// The topics of one measurement.
 pub struct Topics {
     /// `TOPIC_PREFIX`.
     pub prefix: String,
-    /// Of each topic.
+    /// Number of partitions of each topic.
     pub partitions: i32,
 }
 
 impl Topics {
-    /// A topic's name as Kafka has it.
+    /// The name of a topic, with its prefix.
     pub fn name(&self, topic: &str) -> String {
         format!("{}{topic}", self.prefix)
     }
 
-    /// How many partitions the daemon reads.
+    /// The number of partitions that the daemon reads.
     pub fn partitions_read(&self) -> i64 {
         5 * i64::from(self.partitions)
     }
 
-    /// Deletes them: the disk may be small.
+    /// Deletes the topics: the disk may be small.
     pub fn delete(&self, world: &World) {
         TOPICS.iter().for_each(|topic| world.kafka.delete_topic(&self.name(topic)));
     }
@@ -226,16 +225,16 @@ pub fn runtime() -> &'static Runtime {
     })
 }
 
-/// A connection.
+/// A connection to the database.
 pub struct Session {
-    /// For what is not here.
+    /// The client, for other queries.
     pub client: Client,
-    /// The process id of its backend.
+    /// The process id of the backend.
     pub pid: u32,
 }
 
 impl Session {
-    /// Connects.
+    /// Opens a connection.
     pub fn open(url: &str) -> Session {
         runtime().block_on(async {
             let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
@@ -250,13 +249,13 @@ impl Session {
         runtime().block_on(self.client.batch_execute(sql)).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// The one number (`bigint`) that a query gives.
+    /// The one number (`bigint`) that a query returns.
     pub fn number(&self, sql: &str) -> i64 {
         let row = runtime().block_on(self.client.query_one(sql, &[]));
         row.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
     }
 
-    /// Bytes of WAL that the server has written since it was made.
+    /// Bytes of WAL written since the server was created.
     pub fn wal(&self) -> i64 {
         self.number("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint")
     }

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Checks what deploys the daemon, without a cluster: manifests, chart, compose file, Dockerfile, unit, Debian package.
-# `check-deploy.sh FOLDER` checks a copy of the repository's files instead. A tool that is not there is named as left
-# out. Exits 1 where a check fails, after all of them.
+# Checks the deployment without a cluster: manifests, chart, compose file, Dockerfile, unit, Debian package.
+# `check-deploy.sh FOLDER` checks a copy of the repository's files instead. Checks with a missing tool are listed as left
+# out. Exits 1 if a check fails, after running all of them.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,7 +19,7 @@ found() { command -v "$1" >/dev/null 2>&1; }
 
 left_out() { echo "left out: $1: $2"; }
 
-# check NAME COMMAND...: its output is shown where it fails.
+# check NAME COMMAND...: shows the output of a failed command.
 check() {
     name=$1
     shift
@@ -32,7 +32,7 @@ check() {
     fi
 }
 
-# The same for a tool that may be missing; its name is the first word of the command.
+# Like check, for a tool that may be missing: the first word of the command.
 check_with() {
     if found "$2"; then
         check "$@"
@@ -56,7 +56,7 @@ unit_is_hardened() { # an exposure below 1.5
 
 rules_are_those_of_prometheus() {
     "$here/prometheus-rule.sh" "$PWD" | diff - deploy/kubernetes/monitoring/prometheusrule.yaml ||
-        { echo "write it anew with: make prometheus-rule"; false; }
+        { echo "generate it again with: make prometheus-rule"; false; }
 }
 
 chart=deploy/helm/voiceclone-events
@@ -77,12 +77,12 @@ chart_is_valid() {
         kubernetes-validate --strict -k 1.37.0 "$scratch/chart.yaml"
 }
 
-# The schema of the values refuses what would not work.
+# The schema of the values refuses settings that cannot work.
 chart_refuses() {
     ! helm template voiceclone-events $chart --set-string "$1"
 }
 
-# Of the release build, where there is one.
+# The package of the release build, if there is one.
 package_is_clean() {
     binary=${CARGO_TARGET_DIR:-target}/release/voiceclone-events
     "$binary" man >"$binary.1" &&
@@ -103,7 +103,7 @@ check_with "Dockerfile" hadolint Dockerfile
 check_with "values.schema.json" check-jsonschema --check-metaschema $chart/values.schema.json
 check_with "the chart's values" check-jsonschema --schemafile $chart/values.schema.json $chart/values.yaml
 
-if found helm && found kubernetes-validate; then # which brings the YAML that the comparison reads with
+if found helm && found kubernetes-validate; then # its environment has the YAML parser of the comparison
     check "Helm chart" helm lint --strict $chart
     check "Helm chart renders the manifests" chart_is_the_manifests
     check "Helm chart renders the scaler" chart_scales_as_the_manifests

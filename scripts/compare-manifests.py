@@ -11,7 +11,7 @@ import yaml
 HELM_LABELS = ("helm.sh/chart", "app.kubernetes.io/managed-by", "app.kubernetes.io/version")
 # docs/deploy.md makes it with kubectl from roles.sql
 ONLY_RENDERED = {("ConfigMap", "voiceclone-events-roles")}
-# examples, which the chart expects to be there
+# examples, which the chart expects to exist
 ONLY_PLAIN = {"Secret"}
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints deploy/kubernetes/monitoring/prometheusrule.yaml, as it follows from deploy/prometheus/rules.yml (`make
-# prometheus-rule` writes it). `prometheus-rule.sh FOLDER` takes the rules of a copy of the repository's files.
+# Prints deploy/kubernetes/monitoring/prometheusrule.yaml, generated from deploy/prometheus/rules.yml (`make
+# prometheus-rule` writes it). `prometheus-rule.sh FOLDER` uses the rules of a copy of the repository's files.
 set -eu
 cat <<'HEAD'
 ---

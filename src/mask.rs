@@ -1,13 +1,13 @@
-//! What of an event may be shown: phone numbers masked, other texts left out but for their length. No I/O.
+//! Masks events for display: phone numbers are masked, other texts replaced by their length. No I/O.
 
 use serde_json::{Map, Value, json};
 
 use crate::event::Time;
 
-/// So many digits may be a phone number.
-const DIGITS: usize = 7;
+/// Minimum number of digits of a phone number.
+const MIN_PHONE_DIGITS: usize = 7;
 
-/// Fields that hold an id. Those with a phone number in it are masked.
+/// Fields that hold an id. A phone number in an id is masked.
 const IDS: [&str; 12] = [
     "greeting_call_id",
     "agent_call_id",
@@ -36,7 +36,7 @@ const TIMES: [&str; 10] = [
 ];
 const STATUSES: [&str; 3] = ["initiated", "completed", "failed"];
 
-/// Headers whose values are no personal data, unless a phone number is in them.
+/// Headers without personal data, except for phone numbers in them.
 const HEADERS: [&str; 9] = [
     "content-type",
     "ce_specversion",
@@ -49,7 +49,7 @@ const HEADERS: [&str; 9] = [
     "ce_datacontenttype",
 ];
 
-/// A text with the middle of every possible phone number replaced: `+1********43`.
+/// Masks the middle of every possible phone number in a text: `+1********43`.
 pub fn numbers(text: &str) -> String {
     if uuid::Uuid::try_parse(text).is_ok() || Time::parse(text).is_ok() {
         return text.to_owned();
@@ -71,7 +71,7 @@ pub fn numbers(text: &str) -> String {
 
 fn masked_run(run: &str) -> String {
     let digits = run.chars().filter(|letter| letter.is_numeric()).count();
-    if digits < DIGITS {
+    if digits < MIN_PHONE_DIGITS {
         return run.to_owned();
     }
     let mut nth = 0;
@@ -91,20 +91,24 @@ pub fn hidden(text: &str) -> String {
     format!("<text, {count} {}>", if count == 1 { "character" } else { "characters" })
 }
 
-/// A name or an id as it is, without phone numbers; anything else only with its length.
+/// A name or an id with phone numbers masked; any other text is replaced by its length.
 pub fn id(text: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-.:/+*".contains(letter);
     if text.len() <= 128 && text.chars().all(plain) { numbers(text) } else { hidden(text) }
 }
 
-/// A caller: a phone number masked, anything else only with its length.
+/// A caller: a phone number is masked, anything else replaced by its length.
 pub fn caller(text: &str) -> String {
     let plain = |letter: char| letter.is_ascii_digit() || "+-. ()/".contains(letter);
     let digits = text.chars().filter(char::is_ascii_digit).count();
-    if digits >= DIGITS && text.len() <= 40 && text.chars().all(plain) { numbers(text) } else { hidden(text) }
+    if digits >= MIN_PHONE_DIGITS && text.len() <= 40 && text.chars().all(plain) {
+        numbers(text)
+    } else {
+        hidden(text)
+    }
 }
 
-/// Bytes of a key, which is a caller or an id.
+/// The key of a record, which is a caller or an id.
 pub fn key(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if uuid::Uuid::try_parse(text).is_ok() => text.to_owned(),
@@ -113,7 +117,7 @@ pub fn key(bytes: &[u8]) -> String {
     }
 }
 
-/// A header's value.
+/// The value of a header.
 pub fn header(name: &[u8], value: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(value) else { return format!("<{} bytes>", value.len()) };
     let known = HEADERS.iter().find(|known| known.as_bytes() == name);
@@ -125,13 +129,13 @@ pub fn header(name: &[u8], value: &[u8]) -> String {
     }
 }
 
-/// Whether a text is a trace context, whose long numbers are no phone numbers.
+/// Whether a text is a trace context; the long numbers in it are not phone numbers.
 pub fn is_traceparent(text: &str) -> bool {
     let parts: Vec<usize> = text.split('-').map(str::len).collect();
     parts == [2, 32, 16, 2] && text.chars().all(|letter| letter.is_ascii_hexdigit() || letter == '-')
 }
 
-/// An event: ids, times and short numbers as they are, phone numbers masked, the rest only with its size.
+/// An event: ids, times and short numbers unchanged, phone numbers masked, anything else replaced by its size.
 pub fn event(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -159,7 +163,7 @@ fn member(name: &str, value: &Value) -> Value {
         }),
         Value::Number(number) => {
             let text = number.to_string();
-            let is_long = text.chars().filter(char::is_ascii_digit).count() >= DIGITS;
+            let is_long = text.chars().filter(char::is_ascii_digit).count() >= MIN_PHONE_DIGITS;
             match is_long {
                 true if TIMES.contains(&name) => value.clone(),
                 true => json!(numbers(&text)),
@@ -170,7 +174,7 @@ fn member(name: &str, value: &Value) -> Value {
     }
 }
 
-/// A text of which only the shape is left: every letter and digit becomes `x`.
+/// The shape of a text: every letter and digit becomes `x`.
 pub fn shape(text: &str) -> String {
     let shaped = |letter: char| match letter {
         '\n' | '\r' | '\t' => ' ',
@@ -185,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phone_numbers_are_masked_wherever_they_stand() {
+    fn phone_numbers_are_masked_wherever_they_are() {
         assert_eq!(numbers("+12025550143"), "+1********43");
         assert_eq!(numbers("conv-+12025550143-x"), "conv-+1********43-x");
         assert_eq!(caller("+1 (202) 555-0143"), "+1 (***) ***-**43");

@@ -1,5 +1,5 @@
-"""What a team would write in an afternoon: clone.ready into its three tables, in batches, with the offsets in the same
-transaction. It decodes what the benchmark sends and no more: no dead letters, no transfers, no retries."""
+"""A consumer as a team would write it in an afternoon: clone.ready into its three tables, in batches, with the offsets in
+the same transaction. It decodes only the records of the benchmark: no dead letters, no transfers, no retries."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ def time(text):
 
 
 def rows(messages):
-    """The rows of the three tables by id: the last record of a row counts, as one statement may not meet it twice."""
+    """The rows of the three tables by id. The last record of a row counts, as a statement may not update a row twice."""
     events, log, cache = {}, {}, {}
     for message in messages:
         e = orjson.loads(message.value)

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what the command line's definition says, for a shell and for a reader.
+//! `completions` and `man`: shell completions and manual pages, from the definition of the command line.
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
@@ -16,7 +16,7 @@ pub fn completions(shell: Shell) -> anyhow::Result<()> {
     print(String::from_utf8_lossy(&text).trim_end())
 }
 
-/// Prints the manual page of the program, or of the command that these words name.
+/// Prints the manual page of the program, or of the command given by `words`.
 pub fn man(words: &[String]) -> anyhow::Result<()> {
     let mut definition = Cli::command();
     definition.build();
@@ -31,6 +31,6 @@ pub fn man(words: &[String]) -> anyhow::Result<()> {
     }
     let mut text = Vec::new();
     let page = clap_mangen::Man::new(command.clone()).title(name);
-    page.render(&mut text).context("the page could not be made")?;
+    page.render(&mut text).context("the page could not be rendered")?;
     print(String::from_utf8_lossy(&text).trim_end())
 }

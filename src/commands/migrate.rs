@@ -7,7 +7,7 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::store::{connect, migrate};
 
-/// Does it, and says what was done.
+/// Runs the subcommand, and prints the migrations.
 pub async fn run(settings: &Settings, what: &Migrate, json: bool) -> anyhow::Result<()> {
     let url = &settings.database_url;
     let (done, names) = match what {

@@ -1,4 +1,4 @@
-//! One module a command.
+//! The commands, a module each.
 
 pub mod check;
 pub mod dead_letters;
@@ -23,10 +23,10 @@ use anyhow::{Context as _, bail};
 use crate::config::Settings;
 use crate::store::{Store, connect};
 
-/// The database, whose schema must be up to date.
+/// Connects to the database, and refuses one whose schema is behind.
 async fn store(settings: &Settings) -> anyhow::Result<Store> {
     let store = Store::new(connect::pool(settings)?);
-    let state = store.schema_state().await.context("the database's schema could not be looked at")?;
+    let state = store.schema_state().await.context("the database's schema could not be read")?;
     if !state.pending.is_empty() {
         bail!(
             "the database's schema is behind (missing: {}): run `voiceclone-events migrate up` first",

@@ -1,4 +1,4 @@
-//! `pause` and `resume`: hold all instances still for work on the database; the group keeps its members
+//! `pause` and `resume`: stop all instances from writing during work on the database. The group keeps its members
 //! (contract, section 8).
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::record::Topic;
 
-/// Holds a topic, or all of them, until [`resume`] or until the time has passed.
+/// Pauses a topic, or all of them, until [`resume`] or for a limited time.
 pub async fn pause(
     settings: &Settings,
     topic: Option<Topic>,
@@ -35,7 +35,7 @@ pub async fn pause(
     Ok(())
 }
 
-/// Ends what [`pause`] began, for one topic or for all.
+/// Ends a pause, of one topic or of all.
 pub async fn resume(settings: &Settings, topic: Option<Topic>, json: bool) -> anyhow::Result<()> {
     let store = super::store(settings).await?;
     let group = &settings.kafka_group_id;

@@ -1,4 +1,4 @@
-//! `publish`: one JSON object a line, checked as the daemon would before it is sent.
+//! `publish`: sends one JSON object per line, each checked first as the daemon would check it.
 
 pub mod check;
 
@@ -23,20 +23,20 @@ use crate::kafka::send::Sender;
 use crate::output::{print, say};
 use crate::record::{Outgoing, Record, Topic};
 
-/// What is read at once, and sent together.
+/// Size of a read in bytes; its lines are sent together.
 const CHUNK_BYTES: usize = 1 << 20;
-/// So many lines at most are sent together.
+/// Maximum number of lines sent together.
 const CHUNK_LINES: usize = 1000;
-/// So many refused lines at most are kept for `--json`; all of them count.
-const KEPT: usize = 10_000;
-/// How long the broker may take for a question.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum number of refused lines kept for `--json`; all of them are counted.
+const MAX_REFUSED_KEPT: usize = 10_000;
+/// Maximum time for a request to the broker.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A line that is not blank.
-struct Line {
+struct InputLine {
     number: u64,
     bytes: Vec<u8>,
-    /// It is longer than a record may be, and the rest of it was not kept.
+    /// The line exceeds the maximum size of a record, and its rest was dropped.
     is_cut: bool,
 }
 
@@ -44,7 +44,7 @@ struct Line {
 #[derive(Serialize)]
 struct Refused {
     line: u64,
-    /// Only `--check` says it.
+    /// Only `--check` sets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
     reason: &'static str,
@@ -52,8 +52,7 @@ struct Refused {
 }
 
 /// Sends the lines of a file (standard input for none or `-`) to a topic, given by its name with or without
-/// the prefix. A line that the daemon could not use is reported and left out, the others are sent; `false` where
-/// there was one.
+/// the prefix. Reports and skips lines that the daemon could not use; returns `false` where there was one.
 pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bool) -> anyhow::Result<bool> {
     let topic = topic_of(settings, topic)?;
     let input = open(file)?;
@@ -65,7 +64,8 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     let mut chunks = lines_of(input, settings.record_max_bytes);
     let (mut sent, mut refused_count, mut refused) = (0_u64, 0_u64, Vec::new());
     while let Some(chunk) = chunks.recv().await {
-        let chunk = chunk.with_context(|| format!("the input cannot be read on; {}", so_far(sent)))?;
+        let chunk =
+            chunk.with_context(|| format!("the input cannot be read any further; {}", so_far(sent)))?;
         let (mut numbers, mut good) = (Vec::new(), Vec::new());
         for line in chunk {
             let number = line.number;
@@ -78,7 +78,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
                     refused_count += 1;
                     if !json {
                         say(format!("line {number}: {reason}: {message}"));
-                    } else if refused.len() < KEPT {
+                    } else if refused.len() < MAX_REFUSED_KEPT {
                         refused.push(Refused { line: number, field: None, reason: reason.name(), message });
                     }
                 }
@@ -93,7 +93,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
             .find_map(|(number, outcome)| outcome.as_ref().err().map(|error| (number, error)));
         if let Some((number, error)) = failed {
             bail!(
-                "line {number} could not be sent ({error}); {}. Send the input again once that is mended: a record \
+                "line {number} could not be sent ({error}); {}. Send the input again once that is fixed: a record \
                  that is sent twice counts once",
                 so_far(sent)
             );
@@ -108,13 +108,13 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     if refused_count > 0 && !json {
         let lines = if refused_count == 1 { "line was" } else { "lines were" };
         say(format!(
-            "{refused_count} {lines} not sent: correct what stands above and publish the corrected lines"
+            "{refused_count} {lines} not sent: correct the errors above and publish the corrected lines"
         ));
     }
     Ok(refused_count == 0)
 }
 
-/// What is to be read: a file, or standard input for none or `-`.
+/// Opens the input: a file, or standard input for none or `-`.
 fn open(file: Option<&Path>) -> anyhow::Result<Box<dyn Read + Send>> {
     Ok(match file.filter(|file| *file != Path::new("-")) {
         Some(path) => {
@@ -124,20 +124,20 @@ fn open(file: Option<&Path>) -> anyhow::Result<Box<dyn Read + Send>> {
     })
 }
 
-/// The lines of the input in chunks, read on a thread of its own.
-fn lines_of(input: Box<dyn Read + Send>, max_bytes: usize) -> mpsc::Receiver<io::Result<Vec<Line>>> {
-    // Not a task of the runtime, which would wait for a terminal's next line before it ends.
+/// Reads the lines of the input in chunks, on a thread of its own.
+fn lines_of(input: Box<dyn Read + Send>, max_bytes: usize) -> mpsc::Receiver<io::Result<Vec<InputLine>>> {
+    // A blocking task would delay the runtime's shutdown until the next line from a terminal.
     let (lines, chunks) = mpsc::channel(2);
     std::thread::spawn(move || {
         if let Err(error) = read(input, max_bytes, &lines) {
-            // where nobody listens any more, nobody cares
+            // the receiver is gone only when the command ends
             let _ = lines.blocking_send(Err(error));
         }
     });
     chunks
 }
 
-/// The topic of that name, with or without the prefix.
+/// The topic of a name with or without the prefix.
 fn topic_of(settings: &Settings, name: &str) -> anyhow::Result<Topic> {
     let bare = name.strip_prefix(settings.topic_prefix.as_str()).and_then(Topic::from_name);
     match Topic::from_name(name).or(bare) {
@@ -150,10 +150,10 @@ fn topic_of(settings: &Settings, name: &str) -> anyhow::Result<Topic> {
     }
 }
 
-/// An error that names the topic, unless all of them exist. Blocks.
+/// Returns an error that names a missing topic. Blocks.
 pub(crate) fn require_topics(settings: &Settings, topics: &[Topic]) -> anyhow::Result<()> {
     let names: Vec<String> = topics.iter().map(|topic| settings.topic_name(topic)).collect();
-    let states = admin::topic_states(settings, &names, PATIENCE)?;
+    let states = admin::topic_states(settings, &names, BROKER_TIMEOUT)?;
     let missing: Vec<&str> = names
         .iter()
         .zip(&states)
@@ -173,8 +173,8 @@ pub(crate) fn require_topics(settings: &Settings, topics: &[Topic]) -> anyhow::R
     Ok(())
 }
 
-/// The record that a line would be, sent at `timestamp`, in milliseconds since 1970.
-fn record_of(topic: Topic, line: Line, timestamp: i64) -> Result<Record, Unusable> {
+/// The record of a line, sent at `timestamp`, in milliseconds since 1970.
+fn record_of(topic: Topic, line: InputLine, timestamp: i64) -> Result<Record, Unusable> {
     if line.is_cut {
         return Err(Unusable::new(Reason::TooLarge, "the line has more bytes than RECORD_MAX_BYTES"));
     }
@@ -182,8 +182,8 @@ fn record_of(topic: Topic, line: Line, timestamp: i64) -> Result<Record, Unusabl
     Ok(Record { topic, partition: 0, offset: 0, timestamp, key: None, value, headers: Vec::new() })
 }
 
-/// What a line is sent as, or why the daemon could not use it.
-fn checked(topic: Topic, line: Line, limits: Limits) -> Result<Outgoing, Unusable> {
+/// The record to send for a line, or why the daemon could not use it.
+fn checked(topic: Topic, line: InputLine, limits: Limits) -> Result<Outgoing, Unusable> {
     let record = record_of(topic, line, Utc::now().timestamp_millis())?;
     let key = match decode(&record, limits)? {
         Event::Ready(event) => event.caller_id,
@@ -202,11 +202,15 @@ fn checked(topic: Topic, line: Line, limits: Limits) -> Result<Outgoing, Unusabl
     })
 }
 
-/// Reads lines to the end. What one read brings goes on together, so that lines typed one by one are sent one
+/// Reads lines to the end. Passes on the lines of each read at once, so that lines typed one by one are sent one
 /// by one.
-fn read(input: impl Read, max_bytes: usize, chunks: &mpsc::Sender<io::Result<Vec<Line>>>) -> io::Result<()> {
+fn read(
+    input: impl Read,
+    max_bytes: usize,
+    chunks: &mpsc::Sender<io::Result<Vec<InputLine>>>,
+) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(CHUNK_BYTES, input);
-    // a line's end may be two bytes
+    // a line may end in two bytes
     let limit = max_bytes.saturating_add(3) as u64;
     let (mut number, mut chunk, mut size) = (0, Vec::new(), 0);
     loop {
@@ -229,7 +233,7 @@ fn read(input: impl Read, max_bytes: usize, chunks: &mpsc::Sender<io::Result<Vec
         }
         if is_cut || !bytes.trim_ascii().is_empty() {
             size += bytes.len();
-            chunk.push(Line { number, bytes, is_cut });
+            chunk.push(InputLine { number, bytes, is_cut });
         }
         let is_full = size >= CHUNK_BYTES || chunk.len() >= CHUNK_LINES;
         if !chunk.is_empty() && (is_full || !reader.buffer().contains(&b'\n')) {
@@ -240,7 +244,7 @@ fn read(input: impl Read, max_bytes: usize, chunks: &mpsc::Sender<io::Result<Vec
         }
     }
     if !chunk.is_empty() {
-        // where nobody listens any more, nobody cares
+        // the receiver is gone only when the command ends
         let _ = chunks.blocking_send(Ok(chunk));
     }
     Ok(())
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn a_line_is_checked_as_by_the_daemon_and_gets_its_key() {
         let limits = Limits { record_max_bytes: 1000, cache_ttl_seconds: 60 };
-        let line = |text: &str| Line { number: 1, bytes: text.as_bytes().to_vec(), is_cut: false };
+        let line = |text: &str| InputLine { number: 1, bytes: text.as_bytes().to_vec(), is_cut: false };
         let good =
             checked(Topic::CallLifecycle, line(r#"{"call_id":"c","status":"failed"}"#), limits).unwrap();
         assert_eq!(good.key.as_deref(), Some(b"c".as_slice()));

@@ -4,7 +4,7 @@ use crate::cli::Usage;
 use crate::json_schemas::{SCHEMAS, asyncapi, of_topic};
 use crate::output::print;
 
-/// Prints the schema of this topic, or the document of all topics.
+/// Prints the JSON Schema of a topic, or the AsyncAPI document of all topics.
 pub fn run(topic: Option<&str>) -> anyhow::Result<()> {
     let Some(topic) = topic else { return print(asyncapi()) };
     match of_topic(topic) {

@@ -20,49 +20,49 @@ use crate::output::{print, say};
 use crate::record::{Outgoing, Topic};
 use crate::traffic::{Scenario, Sent, traffic, traffic_over_days};
 
-/// So many calls where it is not said how many.
+/// Default number of calls.
 const CALLS: u64 = 1000;
-/// So many a day where they are spread over days.
+/// Default number of calls per day with `--since`.
 const CALLS_A_DAY: i64 = 500;
 const HOUR_MS: i64 = 3_600_000;
-/// Days that calls can be spread over.
-const MOST_DAYS: i64 = 3660;
-/// A call that is no long one ends so soon after its start, in milliseconds.
-const LONGEST_CALL_MS: i64 = 1_200_000;
-/// So many records are sent together.
+/// Maximum number of days with `--since`.
+const MAX_DAYS: i64 = 3660;
+/// Maximum duration of an ordinary call, in milliseconds.
+const MAX_CALL_MS: i64 = 1_200_000;
+/// Maximum number of records sent together.
 const CHUNK: usize = 1000;
-/// How often records are sent where the rate is given.
+/// Time between two sends with `--rate`.
 const TICK: Duration = Duration::from_millis(100);
-/// Mean time between two calls where no rate is given, in milliseconds.
+/// Mean time between two calls without a rate, in milliseconds.
 const SPACING_MS: i64 = 1000;
-/// Without a rate all calls happened within this time: what is older, a topic's retention might take away.
+/// Maximum time that calls without a rate span, in milliseconds: the retention of a topic might delete older records.
 const SPAN_MS: i64 = 86_400_000;
-/// About how long the last call goes on, in milliseconds.
+/// Approximate duration of the last call, in milliseconds.
 const LAST_CALL_MS: i64 = 300_000;
-/// Pauses before the further tries of records that could not be sent.
+/// Pauses before the retries of a failed send.
 const PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
-/// Between two lines of progress where there is no terminal.
-const REPORT: Duration = Duration::from_secs(5);
+/// Time between two lines of progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// What to simulate.
+/// The options of `simulate`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// So many calls; `None` for the default.
+    /// Number of calls; `None` for the default.
     pub calls: Option<u64>,
-    /// Calls a second; `None` for as fast as the broker takes them.
+    /// Calls per second; `None` for as fast as the broker accepts them.
     pub rate: Option<f64>,
-    /// Where the random numbers start; `None` for a place of their own each time.
+    /// Seed of the random numbers; `None` for a new one each time.
     pub seed: Option<u64>,
-    /// Late, doubled and unusable records, too.
+    /// Adds late, duplicate and unusable records.
     pub disorder: bool,
-    /// Spread over the days from here on; `None` for calls of the last minutes.
+    /// Start of the days that calls are spread over; `None` for calls of the last minutes.
     pub since: Option<Time>,
-    /// When the calls end; `None` for now.
+    /// End of the calls; `None` for now.
     pub until: Option<Time>,
 }
 
-/// Publishes calls, which end about when the sending ends, or at `until`. Says how many records went to each topic, and
-/// how many of them have to become dead letters.
+/// Publishes calls, which end about when the sending ends, or at `until`. Prints the number of records by topic, and of
+/// the unusable ones, which become dead letters.
 pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::Result<()> {
     let now = options.until.map_or_else(|| Utc::now().timestamp_millis(), |until| until.micros() / 1000);
     let seed = options.seed.unwrap_or_else(new_seed);
@@ -79,7 +79,7 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
     tokio::task::spawn_blocking(move || require_topics(&ours, &Topic::ALL)).await??;
     let sender = Sender::new(settings)?;
 
-    // Calls overlap, so it is the records that are spread evenly over the time that the calls may take.
+    // Calls overlap: spread the records, not the calls, evenly over the whole time.
     let (total, mut ticks) = match rate {
         Some(rate) => {
             let whole = plan.clone();
@@ -92,7 +92,7 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
         None => (None, None),
     };
 
-    let progress = Progress::new(total);
+    let progress = SendProgress::new(total);
     let (mut sent, mut unusable) = (BTreeMap::new(), BTreeMap::new());
     let (mut count, mut due) = (0_u64, 0.0);
     let all: Box<dyn Iterator<Item = Sent> + Send> = match end {
@@ -137,11 +137,11 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
     }
     print(counts("topic", "records", &settings.topic_prefix, &sent))?;
     if !unusable.is_empty() {
-        print("Of these the daemon cannot use, and has to make dead letters of:")?;
+        print("Of these the daemon cannot use the following, which become dead letters:")?;
         print(counts("reason", "records", "", &unusable))?;
     }
     print(format!("{count} records of {calls} calls sent (seed {seed})"))?;
-    // with a rate the calls' times follow the clock
+    // with a rate, the times of calls follow the clock and cannot be repeated
     if rate.is_none() {
         let since = since.map_or_else(String::new, |since| format!(" --since {since}"));
         let disorder = if disorder { " --disorder" } else { "" };
@@ -153,12 +153,12 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
     Ok(())
 }
 
-/// Another one each time, and short enough to be read out.
+/// A random seed, short enough to be read aloud.
 fn new_seed() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000_000_000
 }
 
-/// What to simulate over the days from `since` up to `now`, and when the last call may start.
+/// The traffic over the days from `since` to `now`, and the latest start of a call.
 pub fn plan_over_days(
     calls: Option<u64>,
     since: Time,
@@ -166,10 +166,10 @@ pub fn plan_over_days(
     disorder: bool,
     now: i64,
 ) -> anyhow::Result<(Scenario, i64)> {
-    let (start, end) = (since.micros() / 1000, now - LONGEST_CALL_MS);
-    if !(HOUR_MS..=MOST_DAYS * SPAN_MS).contains(&(end - start)) {
+    let (start, end) = (since.micros() / 1000, now - MAX_CALL_MS);
+    if !(HOUR_MS..=MAX_DAYS * SPAN_MS).contains(&(end - start)) {
         return Err(Usage::new(format!(
-            "--since {since} leaves no time or too much for the calls: give a time between two hours and {MOST_DAYS} \
+            "--since {since} leaves no time or too much for the calls: give a time between two hours and {MAX_DAYS} \
              days before --until, which is now unless it is given"
         ))
         .into());
@@ -182,10 +182,10 @@ pub fn plan_over_days(
     Ok((plan, end))
 }
 
-/// What to simulate, such that it ends about when the sending does.
+/// The traffic of calls that end about when the sending does.
 fn plan(calls: u64, rate: Option<f64>, seed: u64, disorder: bool, now: i64) -> Scenario {
     let many = i64::try_from(calls).unwrap_or(i64::MAX).max(1);
-    // a float beyond the integers becomes the greatest of them
+    // a float out of range saturates to the largest integer
     let (spacing_ms, takes) = match rate {
         Some(rate) => ((1000.0 / rate) as i64, (calls as f64 / rate * 1000.0) as i64),
         None => ((SPAN_MS / many).min(SPACING_MS), 0),
@@ -198,7 +198,7 @@ fn plan(calls: u64, rate: Option<f64>, seed: u64, disorder: bool, now: i64) -> S
     Scenario { calls, seed, disorder, start: start.max(0), spacing_ms, ttl_seconds: None }
 }
 
-/// Sends all, those that fail a few times more. Late or doubled, they make the same rows.
+/// Sends a chunk, and retries failed records a few times. Late or duplicate records make the same rows.
 async fn send(sender: &Sender, mut chunk: Vec<Outgoing>, before: u64) -> anyhow::Result<()> {
     let size = chunk.len();
     let mut pauses = PAUSES.iter();
@@ -223,16 +223,16 @@ async fn send(sender: &Sender, mut chunk: Vec<Outgoing>, before: u64) -> anyhow:
     }
 }
 
-/// How far it is: a bar on a terminal, else a line now and then.
-struct Progress {
+/// The progress of sending: a bar on a terminal, else a line every few seconds.
+struct SendProgress {
     bar: ProgressBar,
     total: Option<u64>,
     is_terminal: bool,
     reported: std::cell::Cell<Instant>,
 }
 
-impl Progress {
-    fn new(total: Option<u64>) -> Progress {
+impl SendProgress {
+    fn new(total: Option<u64>) -> SendProgress {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(total, target);
@@ -243,12 +243,12 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(form) {
             bar.set_style(style);
         }
-        Progress { bar, total, is_terminal, reported: std::cell::Cell::new(Instant::now()) }
+        SendProgress { bar, total, is_terminal, reported: std::cell::Cell::new(Instant::now()) }
     }
 
     fn at(&self, count: u64) {
         self.bar.set_position(count);
-        if !self.is_terminal && self.reported.get().elapsed() >= REPORT {
+        if !self.is_terminal && self.reported.get().elapsed() >= LINE_EVERY {
             self.reported.set(Instant::now());
             match self.total {
                 Some(total) => say(format!("{count} of {total} records sent")),
@@ -299,7 +299,7 @@ mod tests {
         let now = 1_750_000_000_000;
         let ago = |hours: i64| Time::from_micros((now - hours * HOUR_MS) * 1000);
         let (plan, end) = plan_over_days(None, ago(720), 1, false, now).unwrap();
-        assert_eq!((plan.calls, plan.start, end), (14_993, now - 720 * HOUR_MS, now - LONGEST_CALL_MS));
+        assert_eq!((plan.calls, plan.start, end), (14_993, now - 720 * HOUR_MS, now - MAX_CALL_MS));
         assert_eq!(plan_over_days(Some(7), ago(2), 1, false, now).unwrap().0.calls, 7);
         for wrong in [ago(1), ago(-5), Time::from_micros(0)] {
             assert!(plan_over_days(None, wrong, 1, false, now).unwrap_err().is::<Usage>(), "{wrong}");

@@ -1,4 +1,4 @@
-//! `skip`: passes over what can never be read or written of a partition that waits (contract, section 8).
+//! `skip`: passes over records of a waiting partition that can never be read or written (contract, section 8).
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -25,7 +25,7 @@ pub async fn run(
     }
     let store = super::store(settings).await?;
     let brokers = Brokers::new(settings);
-    // The partition may have no leader now: then its end is not known, and the offset is taken as it is.
+    // A partition without a leader has no known end: `to` is then accepted unchecked.
     let end = tokio::task::spawn_blocking(move || brokers.logs(&[partition])).await?;
     if let Ok(logs) = &end
         && let Some(log) = logs.get(&partition)

@@ -1,5 +1,5 @@
-//! What a replay did, each row counted once however many batches met it: in memory while the rows are few, else
-//! in files, so that the memory is bounded.
+//! Counts the rows that a replay wrote, each once however many batches wrote it. Rows are kept in memory up to a limit,
+//! then in temporary files, so that memory stays bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,16 +11,16 @@ use uuid::Uuid;
 
 use crate::store::write::RowOutcome;
 
-/// Rows that are held in memory; about 20 MiB.
-const FEW: usize = 400_000;
+/// Maximum number of rows kept in memory; about 20 MiB.
+const MAX_IN_MEMORY: usize = 400_000;
 
-/// Rows are spread over so many files by their id, and one file at a time is read back.
+/// Number of temporary files. Rows are assigned to one by their id, and the files are read back one at a time.
 const FILES: usize = 64;
 
-/// Table, what was done, id.
-const ENTRY: usize = 18;
+/// Size in bytes of an entry of a file: table (1), outcome (1), id (16).
+const ENTRY_BYTES: usize = 18;
 
-/// Rows of one table that were made, changed, and met unchanged; none counts twice.
+/// Rows of one table that were inserted, changed, and left unchanged; each is counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Rows {
@@ -29,17 +29,17 @@ pub struct Rows {
     pub left_alone: u64,
 }
 
-/// Gathers what was done with which row.
+/// The outcome for each row.
 #[derive(Default)]
 pub struct Tally {
     tables: Vec<&'static str>,
     rows: HashMap<(u8, Uuid), RowOutcome>,
-    /// In the folder for temporary files, and without a name there.
+    /// Unlinked files in the folder for temporary files.
     files: Vec<File>,
 }
 
 impl Tally {
-    /// Takes in what was done with rows of a table.
+    /// Adds the outcomes for rows of a table.
     pub fn add(&mut self, table: &'static str, rows: &[(Uuid, RowOutcome)]) -> anyhow::Result<()> {
         let number = self.tables.iter().position(|known| *known == table).unwrap_or_else(|| {
             self.tables.push(table);
@@ -50,10 +50,10 @@ impl Tally {
             let known = self.rows.entry((number, *id)).or_insert(*did);
             *known = (*known).max(*did);
         }
-        if self.rows.len() >= FEW { self.spill() } else { Ok(()) }
+        if self.rows.len() >= MAX_IN_MEMORY { self.spill() } else { Ok(()) }
     }
 
-    /// The rows by table.
+    /// Counts the rows by table.
     pub fn count(&mut self) -> anyhow::Result<BTreeMap<&'static str, Rows>> {
         let mut counted: Vec<Rows> = vec![Rows::default(); self.tables.len()];
         if self.files.is_empty() {
@@ -92,7 +92,7 @@ fn read(file: &mut File) -> std::io::Result<HashMap<(u8, Uuid), RowOutcome>> {
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
     let mut rows = HashMap::new();
-    for [table, did, id @ ..] in bytes.as_chunks::<ENTRY>().0 {
+    for [table, did, id @ ..] in bytes.as_chunks::<ENTRY_BYTES>().0 {
         let did = match did {
             0 => RowOutcome::LeftAlone,
             1 => RowOutcome::Changed,
@@ -121,8 +121,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_counts_once_and_as_the_greatest_that_was_done_with_it_in_memory_and_in_files() {
-        for rows in [10, 3 * FEW as u128 / 2] {
+    fn a_row_counts_once_with_its_greatest_outcome_in_memory_and_in_files() {
+        for rows in [10, 3 * MAX_IN_MEMORY as u128 / 2] {
             let mut tally = Tally::default();
             let ids: Vec<Uuid> = (0..rows).map(|n| Uuid::new_v5(&Uuid::nil(), &n.to_le_bytes())).collect();
             let all = |did| ids.iter().map(|id| (*id, did)).collect::<Vec<_>>();

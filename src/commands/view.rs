@@ -1,5 +1,4 @@
-//! Key, headers and value of a record laid out for a person, the place of the fault marked; masked unless they are to be
-//! revealed. No I/O.
+//! Key, headers and value of a record as text, with the fault marked; masked unless revealed. No I/O.
 
 use std::fmt::Write as _;
 
@@ -10,49 +9,49 @@ use serde_json::{Value, json};
 use crate::mask;
 use crate::record::Header;
 
-/// Characters of a faulty line that are shown before the fault, and behind it.
-const BEFORE: usize = 40;
-const BEHIND: usize = 20;
+/// Maximum number of characters shown before the fault of a line, and after it.
+const MAX_BEFORE: usize = 40;
+const MAX_AFTER: usize = 20;
 
-/// Where a record's fault is, as far as its message says so.
+/// The position of a record's fault, as far as its message states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A field of the event that is there.
+pub enum FaultPosition {
+    /// An existing field of the event.
     Field(String),
-    /// A header that is there.
+    /// An existing header.
     Header(String),
     /// The record's key.
     Key,
-    /// A place of the value's text, from 1.
+    /// A position in the value's text, counted from 1.
     Text { line: usize, column: usize },
 }
 
-/// What is shown of a record.
-pub struct View<'a> {
+/// The printable form of a record.
+pub struct RecordView<'a> {
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     headers: &'a [Header],
-    /// The value as JSON, where it is JSON.
+    /// The value, if it is JSON.
     parsed: Option<Value>,
-    fault: Option<Fault>,
+    fault: Option<FaultPosition>,
     reveal: bool,
 }
 
-impl<'a> View<'a> {
-    /// `message` says what is wrong with the record, if anything is.
+impl<'a> RecordView<'a> {
+    /// `message` is why the record is unusable, if it is.
     pub fn new(
         key: Option<&'a [u8]>,
         value: Option<&'a [u8]>,
         headers: &'a [Header],
         message: Option<&str>,
         reveal: bool,
-    ) -> View<'a> {
+    ) -> RecordView<'a> {
         let parsed: Option<Value> = value.and_then(|value| serde_json::from_slice(value).ok());
         let fault = message.and_then(|message| fault(message, parsed.as_ref(), headers));
-        View { key, value, headers, parsed, fault, reveal }
+        RecordView { key, value, headers, parsed, fault, reveal }
     }
 
-    /// A line each for what tells the event's origin, the key and the headers; then the value.
+    /// A line each for the attributes of the event's origin, the key and the headers; then the value.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |name: &str, value: &str| {
@@ -62,9 +61,10 @@ impl<'a> View<'a> {
             line(name, &printable(&value));
         }
         let mark = |is_fault: bool, plain: &str| format!("{}{plain}", if is_fault { ">" } else { "" });
-        line(&mark(self.fault == Some(Fault::Key), "key"), &printable(&self.key()));
+        line(&mark(self.fault == Some(FaultPosition::Key), "key"), &printable(&self.key()));
         for Header { name, value } in self.headers {
-            let is_fault = matches!(&self.fault, Some(Fault::Header(faulty)) if faulty.as_bytes() == name);
+            let is_fault =
+                matches!(&self.fault, Some(FaultPosition::Header(faulty)) if faulty.as_bytes() == name);
             let shown = self.header_value(name, value.as_deref());
             line(&mark(is_fault, "header"), &printable(&format!("{}: {shown}", self.header_name(name))));
         }
@@ -72,16 +72,16 @@ impl<'a> View<'a> {
         text
     }
 
-    /// The same for a program: names with their values.
+    /// The members of the JSON form.
     pub fn members(&self) -> Vec<(String, Value)> {
         let mut members: Vec<(String, Value)> =
             self.origin().into_iter().map(|(name, value)| (name.replace(' ', "_"), json!(value))).collect();
         let fault = match &self.fault {
             None => Value::Null,
-            Some(Fault::Field(field)) => json!({ "field": field }),
-            Some(Fault::Header(header)) => json!({ "header": header }),
-            Some(Fault::Key) => json!({ "key": true }),
-            Some(Fault::Text { line, column }) => json!({ "line": line, "column": column }),
+            Some(FaultPosition::Field(field)) => json!({ "field": field }),
+            Some(FaultPosition::Header(header)) => json!({ "header": header }),
+            Some(FaultPosition::Key) => json!({ "key": true }),
+            Some(FaultPosition::Text { line, column }) => json!({ "line": line, "column": column }),
         };
         let headers = self.headers.iter().map(|header| {
             let value = header.value.as_deref();
@@ -114,12 +114,12 @@ impl<'a> View<'a> {
         printable(&format!("{} {value}", self.key())).replace('\n', " ")
     }
 
-    /// CloudEvents' `type`, where the record gives one.
+    /// The CloudEvents `type`, if the record has one.
     pub fn event_type(&self) -> Option<String> {
         self.attribute("type").or_else(|| self.header("ce_type"))
     }
 
-    /// The trace and the CloudEvents attributes by which a producer finds its event.
+    /// The trace and the CloudEvents attributes with which a producer finds its event.
     fn origin(&self) -> Vec<(&'static str, String)> {
         let trace = self.header("traceparent").filter(|text| mask::is_traceparent(text));
         let trace = trace.and_then(|text| text.split('-').nth(1).map(str::to_owned));
@@ -129,7 +129,7 @@ impl<'a> View<'a> {
         all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
-    /// An attribute of an envelope.
+    /// An attribute of the CloudEvents envelope.
     fn attribute(&self, name: &str) -> Option<String> {
         let envelope = self.parsed.as_ref().filter(|value| value.get("specversion").is_some())?;
         envelope.get(name)?.as_str().map(str::to_owned)
@@ -169,7 +169,7 @@ impl<'a> View<'a> {
             if self.reveal {
                 let _ = writeln!(shown, "{}", printable(&text));
             }
-            if let Some(Fault::Text { line, column }) = self.fault {
+            if let Some(FaultPosition::Text { line, column }) = self.fault {
                 shown.push_str(&excerpt(&text, line, column, self.reveal));
             }
             return shown;
@@ -178,7 +178,7 @@ impl<'a> View<'a> {
         let pretty = serde_json::to_string_pretty(&shown).unwrap_or_default();
         let mut text = "value\n".to_owned();
         let marked = match &self.fault {
-            Some(Fault::Field(field)) => format!("\"{field}\":"),
+            Some(FaultPosition::Field(field)) => format!("\"{field}\":"),
             _ => String::new(),
         };
         for line in pretty.lines() {
@@ -189,12 +189,12 @@ impl<'a> View<'a> {
     }
 }
 
-/// Reads the place of the fault from the message.
-fn fault(message: &str, value: Option<&Value>, headers: &[Header]) -> Option<Fault> {
+/// Reads the position of the fault from the message.
+fn fault(message: &str, value: Option<&Value>, headers: &[Header]) -> Option<FaultPosition> {
     if let Some((_, rest)) = message.split_once("(line ") {
         let (line, rest) = rest.split_once(", column ")?;
         let (column, _) = rest.split_once(')')?;
-        return Some(Fault::Text { line: line.parse().ok()?, column: column.parse().ok()? });
+        return Some(FaultPosition::Text { line: line.parse().ok()?, column: column.parse().ok()? });
     }
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let words: Vec<&str> = message.split(|letter| !is_word(letter)).filter(|word| !word.is_empty()).collect();
@@ -204,16 +204,16 @@ fn fault(message: &str, value: Option<&Value>, headers: &[Header]) -> Option<Fau
         })
     };
     if let Some(field) = words.iter().find(is_field) {
-        return Some(Fault::Field((*field).to_owned()));
+        return Some(FaultPosition::Field((*field).to_owned()));
     }
     let is_header = |name: &str| headers.iter().any(|header| header.name == name.as_bytes());
     let faulty = words.iter().copied().find(|word| is_header(word));
     let of_type =
         Some("ce_type").filter(|name| message.starts_with("the envelope's type") && is_header(name));
     if let Some(name) = faulty.or(of_type) {
-        return Some(Fault::Header(name.to_owned()));
+        return Some(FaultPosition::Header(name.to_owned()));
     }
-    message.contains("the key is").then_some(Fault::Key)
+    message.contains("the key is").then_some(FaultPosition::Key)
 }
 
 fn no_json(bytes: &[u8]) -> String {
@@ -224,15 +224,15 @@ fn no_json(bytes: &[u8]) -> String {
 /// A line of the value around the fault, with a caret below it.
 fn excerpt(text: &str, line: usize, column: usize, reveal: bool) -> String {
     let Some(found) = text.lines().nth(line.saturating_sub(1)) else { return String::new() };
-    // columns count bytes
+    // columns are bytes
     let before = found.char_indices().take_while(|(at, _)| *at + 1 < column).count();
-    let skipped = before.saturating_sub(BEFORE);
-    let part: String = found.chars().skip(skipped).take(before - skipped + 1 + BEHIND).collect();
+    let skipped = before.saturating_sub(MAX_BEFORE);
+    let part: String = found.chars().skip(skipped).take(before - skipped + 1 + MAX_AFTER).collect();
     let part = if reveal { printable(&part).replace('\n', " ") } else { mask::shape(&part) };
     format!("line {line}, column {column}:\n  {part}\n  {}^\n", " ".repeat(before - skipped))
 }
 
-/// A text without the control characters that a terminal obeys.
+/// A text without control characters, which a terminal would obey.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -254,24 +254,24 @@ mod tests {
         let value = json!({ "specversion": "1.0", "data": { "status": "x" }, "call_id": 5 });
         let headers = [Header::new("ce_time", "x"), Header::new("ce_type", "y")];
         let place = |message| fault(message, Some(&value), &headers);
-        assert_eq!(place("status is none of initiated"), Some(Fault::Field("status".into())));
-        assert_eq!(place("call_id is no text"), Some(Fault::Field("call_id".into())));
+        assert_eq!(place("status is none of initiated"), Some(FaultPosition::Field("status".into())));
+        assert_eq!(place("call_id is no text"), Some(FaultPosition::Field("call_id".into())));
         assert_eq!(place("caller_id is missing"), None);
-        assert_eq!(place("ce_time is no UTF-8"), Some(Fault::Header("ce_time".into())));
+        assert_eq!(place("ce_time is no UTF-8"), Some(FaultPosition::Header("ce_time".into())));
         assert_eq!(
             place("the envelope's type is not clone.ready"),
-            Some(Fault::Header("ce_type".into())),
+            Some(FaultPosition::Header("ce_type".into())),
             "the value has no type"
         );
-        assert_eq!(fault("the value is null, and the key is no text", None, &[]), Some(Fault::Key));
+        assert_eq!(fault("the value is null, and the key is no text", None, &[]), Some(FaultPosition::Key));
         let of_text = fault("the value is no JSON (line 3, column 17)", None, &[]);
-        assert_eq!(of_text, Some(Fault::Text { line: 3, column: 17 }));
+        assert_eq!(of_text, Some(FaultPosition::Text { line: 3, column: 17 }));
     }
 
     #[test]
     fn a_faulty_header_is_marked() {
         let headers = [Header::new("ce_time", "soon"), Header::new("ce_id", "7")];
-        let view = View::new(None, None, &headers, Some("ce_time is not written as a time"), false);
+        let view = RecordView::new(None, None, &headers, Some("ce_time is not written as a time"), false);
         let text = view.text();
         assert!(text.lines().any(|line| line.starts_with(">header") && line.contains("ce_time")), "{text}");
         assert!(text.lines().any(|line| line.starts_with("header") && line.contains("ce_id")), "{text}");

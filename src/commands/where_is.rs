@@ -1,4 +1,4 @@
-//! `where-is`: counts the places that hold a caller, without showing them (contract, section 8).
+//! `where-is`: counts the rows and dead letters that mention a caller, without showing them (contract, section 8).
 
 use std::io::BufRead as _;
 
@@ -11,8 +11,8 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::store::whereabouts::Place;
 
-/// An id with fewer digits is looked for as it is.
-const DIGITS: usize = 7;
+/// An id with fewer digits is searched for as it is.
+const MIN_PHONE_DIGITS: usize = 7;
 
 /// The caller's id as given, or the first line of standard input for `-`.
 pub fn caller(given: &str) -> anyhow::Result<String> {
@@ -34,7 +34,7 @@ pub fn caller(given: &str) -> anyhow::Result<String> {
 /// Prints the counts.
 pub async fn run(settings: &Settings, caller: &str, json: bool) -> anyhow::Result<()> {
     let store = super::store(settings).await?;
-    let places = store.whereabouts(caller, &needles(caller)).await;
+    let places = store.whereabouts(caller, &search_strings(caller)).await;
     let places = places.context("the tables could not be searched")?;
     let total: i64 = places.iter().map(Place::total).sum();
     if json {
@@ -49,21 +49,21 @@ pub async fn run(settings: &Settings, caller: &str, json: bool) -> anyhow::Resul
     print("Not looked at: Kafka's topics, backups, logs. docs/privacy.md says what an erasure takes.")
 }
 
-/// How the caller's id may stand in texts and bytes. The digits of a phone number are in each way to write it without
-/// spaces: with + or 00, or with an escaped +.
-fn needles(caller: &str) -> Vec<String> {
+/// The search strings for a caller's id in texts and bytes. The digits of a phone number match each form without spaces:
+/// with +, with 00, and with an escaped +.
+fn search_strings(caller: &str) -> Vec<String> {
     if let Some(digits) = caller.strip_prefix('+')
-        && digits.len() >= DIGITS
+        && digits.len() >= MIN_PHONE_DIGITS
         && digits.bytes().all(|byte| byte.is_ascii_digit())
     {
         return vec![digits.to_owned()];
     }
-    let mut needles = vec![caller.to_owned()];
+    let mut search_strings = vec![caller.to_owned()];
     let quoted = json!(caller).to_string();
     if let Some(escaped) = quoted.get(1..quoted.len() - 1).filter(|escaped| *escaped != caller) {
-        needles.push(escaped.to_owned());
+        search_strings.push(escaped.to_owned());
     }
-    needles
+    search_strings
 }
 
 fn table(places: &[Place]) -> Table {
@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn a_phone_number_is_looked_for_by_its_digits_and_any_other_id_as_it_is_and_as_json_writes_it() {
-        assert_eq!(needles("+12025550143"), ["12025550143"]);
-        assert_eq!(needles("+123"), ["+123"]);
-        assert_eq!(needles("sip:ada@pbx"), ["sip:ada@pbx"]);
-        assert_eq!(needles("a\"b"), ["a\"b", "a\\\"b"]);
+        assert_eq!(search_strings("+12025550143"), ["12025550143"]);
+        assert_eq!(search_strings("+123"), ["+123"]);
+        assert_eq!(search_strings("sip:ada@pbx"), ["sip:ada@pbx"]);
+        assert_eq!(search_strings("a\"b"), ["a\"b", "a\\\"b"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What this instance did in the last 15 minutes: a ring in memory.
+//! The last 15 minutes of this instance, as samples in memory.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 /// Time between two samples.
 pub const EVERY: Duration = Duration::from_secs(5);
 
-/// What the plots show.
+/// Time that the plots span.
 pub const SPAN: Duration = Duration::from_secs(900);
 
 /// A sample of this instance's counters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// When it was taken.
+    /// The time of the sample.
     pub at: Instant,
     /// Records that have landed since the start.
     pub records: f64,
     /// Dead letters since the start.
     pub dead_letters: f64,
-    /// Age of the oldest record that waits, in seconds; `None` where it is not known.
+    /// Age of the oldest waiting record, in seconds; `None` where it is not known.
     pub lag_seconds: Option<f64>,
 }
 
 impl Sample {
-    /// Takes a sample from the text of `/metrics`.
+    /// Reads a sample from the text of `/metrics`.
     pub fn read(at: Instant, metrics: &str) -> Sample {
         let sum = |name| values(metrics, name).sum();
         Sample {
@@ -36,14 +36,14 @@ impl Sample {
     }
 }
 
-/// The values of all series of a metric.
+/// The values of all time series of a metric.
 fn values<'m>(metrics: &'m str, name: &'m str) -> impl Iterator<Item = f64> + 'm {
     let lines = metrics.lines().filter_map(move |line| line.strip_prefix(name));
     let of_metric = lines.filter(|rest| rest.starts_with(['{', ' ']));
     of_metric.filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
 }
 
-/// The samples, the oldest first.
+/// The samples, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<Mutex<VecDeque<Sample>>>);
 
@@ -52,7 +52,7 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a sample and forgets those that are too old.
+    /// Adds a sample and drops those that are too old.
     pub fn push(&self, sample: Sample) {
         let mut ring = self.ring();
         ring.retain(|before| sample.at.saturating_duration_since(before.at) <= SPAN);

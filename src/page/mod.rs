@@ -1,5 +1,5 @@
-//! The page at `/`: what `status` says, made on the server, with three plots of the last 15 minutes. `page.js` brings it up
-//! to date; it is read without JavaScript as well. It has no login, so it changes nothing and shows no record.
+//! The page at `/`: the document of `status`, rendered on the server, with three plots of the last 15 minutes. `page.js`
+//! refreshes it; it is readable without JavaScript. It has no login, so it changes nothing and shows no record.
 
 pub mod history;
 mod plot;
@@ -7,36 +7,36 @@ mod plot;
 use askama::Template;
 
 use self::history::History;
-use self::plot::Plot;
+use self::plot::HistoryPlot;
 use crate::shared::Computed;
 use crate::status::judge::ago;
-use crate::status::tables::{self, Table};
+use crate::status::tables::{self, StatusTable};
 use crate::status::{Document, Verdict};
 
 /// The style sheet.
 pub const STYLE: &str = include_str!("../../templates/page.css");
 
-/// What brings the page up to date.
+/// The script that refreshes the page.
 pub const SCRIPT: &str = include_str!("../../templates/page.js");
 
-/// Partitions that are shown; `/status.json` has all.
-const SHOWN: usize = 200;
+/// Maximum number of partitions shown; `/status.json` has all.
+const MAX_PARTITIONS: usize = 200;
 
-/// A document that is older is said to be so.
+/// Age from which on the document is marked as old.
 const OLD_SECONDS: f64 = 30.0;
 
 #[derive(Template)]
 #[template(path = "page.html")]
-struct Page<'d> {
+struct StatusPage<'d> {
     document: Option<&'d Document>,
     old: Option<String>,
-    plots: [Plot; 3],
-    tables: Vec<Shown>,
+    plots: [HistoryPlot; 3],
+    tables: Vec<PageTable>,
     backlogs: Vec<(&'static str, String)>,
 }
 
-/// A table with the classes of its cells.
-struct Shown {
+/// A table with the CSS classes of its cells.
+struct PageTable {
     id: String,
     name: &'static str,
     header: Vec<(&'static str, &'static str)>,
@@ -44,13 +44,13 @@ struct Shown {
     more: usize,
 }
 
-impl From<Table> for Shown {
-    fn from(table: Table) -> Shown {
+impl From<StatusTable> for PageTable {
+    fn from(table: StatusTable) -> PageTable {
         let class = |index: usize| if table.numbers.contains(&index) { "number" } else { "text" };
         let row = |cells: Vec<String>| {
             cells.into_iter().enumerate().map(|(index, cell)| (class(index), cell)).collect()
         };
-        Shown {
+        PageTable {
             id: table.name.to_lowercase().replace(' ', "-"),
             name: table.name,
             header: table.header.iter().enumerate().map(|(index, head)| (class(index), *head)).collect(),
@@ -60,31 +60,31 @@ impl From<Table> for Shown {
     }
 }
 
-/// The page. `None`: the servers have not answered since the start.
+/// Renders the page. `made` is `None` until the servers have answered for the first time.
 pub fn render(made: Option<&Computed<Document>>, history: &History) -> Result<String, askama::Error> {
     let document = made.map(|made| made.result.as_ref());
     let old = made.map(|made| made.at.elapsed().as_secs_f64()).filter(|seconds| *seconds > OLD_SECONDS);
     let tables = document.map(|document| {
         [
             tables::topics(document),
-            tables::partitions(document, true, SHOWN),
+            tables::partitions(document, true, MAX_PARTITIONS),
             tables::dead_letters(document),
             tables::members(document),
             tables::instances(document),
         ]
     });
     let tables = tables.into_iter().flatten().filter(|table| !table.rows.is_empty());
-    Page {
+    StatusPage {
         document,
         old: old.map(ago),
         plots: plot::plots(&history.samples()),
-        tables: tables.map(Shown::from).collect(),
+        tables: tables.map(PageTable::from).collect(),
         backlogs: document.map(tables::backlogs).unwrap_or_default(),
     }
     .render()
 }
 
-/// The class of a verdict's colour.
+/// The CSS class for the colour of a verdict.
 fn colour(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Ok => "good",
@@ -94,7 +94,7 @@ fn colour(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// Whether the remedy is a command and nothing else, to be pasted.
+/// Whether the fix is only a command, which can be pasted.
 fn is_command(fix: &str) -> bool {
     let begins = ["voiceclone-events ", "kafka-"].iter().any(|program| fix.starts_with(program));
     begins && ![", ", "; ", ": ", " names "].iter().any(|part| fix.contains(part))

@@ -6,34 +6,34 @@ use std::time::Duration;
 use super::history::{EVERY, SPAN, Sample};
 use crate::status::judge::ago;
 
-/// The size of a plot's own coordinates.
+/// The width of a plot, in its own coordinates.
 pub const WIDTH: f64 = 300.0;
-/// See [`WIDTH`].
+/// The height of a plot, in its own coordinates.
 pub const HEIGHT: f64 = 80.0;
 
-/// Two samples that are further apart have a gap between them.
+/// Time between two samples from which on the line has a gap.
 const GAP: Duration = Duration::from_secs(EVERY.as_secs() * 3);
 
 /// A plot.
 #[derive(Debug, PartialEq)]
-pub struct Plot {
-    /// What is plotted, with its unit.
+pub struct HistoryPlot {
+    /// The plotted quantity with its unit.
     pub title: &'static str,
     /// The latest value; a dash where there is none.
     pub now: String,
-    /// The largest value, likewise.
+    /// The largest value; a dash where there is none.
     pub most: String,
-    /// The line.
+    /// The SVG path of the line.
     pub line: String,
-    /// The plane under it.
+    /// The SVG path of the area below the line.
     pub plane: String,
 }
 
-/// A moment, in seconds before the latest sample, and a value.
+/// A time, in seconds before the latest sample, and a value.
 type Point = (f64, Option<f64>);
 
 /// The plots of these samples.
-pub fn plots(samples: &[Sample]) -> [Plot; 3] {
+pub fn plots(samples: &[Sample]) -> [HistoryPlot; 3] {
     let rate = |count: f64, seconds: f64| if seconds > 0.0 { (count / seconds).max(0.0) } else { 0.0 };
     let lag = |_: &Sample, sample: &Sample, _: f64| sample.lag_seconds;
     [
@@ -47,7 +47,7 @@ pub fn plots(samples: &[Sample]) -> [Plot; 3] {
     ]
 }
 
-/// A number for a person.
+/// A rate as text.
 fn per_second(value: f64) -> String {
     if value == 0.0 || value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
@@ -57,7 +57,7 @@ fn plot(
     written: impl Fn(f64) -> String,
     samples: &[Sample],
     value: impl Fn(&Sample, &Sample, f64) -> Option<f64>,
-) -> Plot {
+) -> HistoryPlot {
     let latest = samples.last().map(|sample| sample.at);
     let point = |pair: &[Sample]| -> Option<Point> {
         let [before, sample] = pair else { return None };
@@ -70,10 +70,10 @@ fn plot(
     let now = points.last().and_then(|(_, value)| *value);
     let or_dash = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), &written);
     let (line, plane) = paths(&points, most.unwrap_or_default());
-    Plot { title, now: or_dash(now), most: or_dash(most), line, plane }
+    HistoryPlot { title, now: or_dash(now), most: or_dash(most), line, plane }
 }
 
-/// A line through the points, broken where a value is missing, and the plane under it.
+/// The paths of a line through the points, broken where a value is missing, and of the area below it.
 fn paths(points: &[Point], most: f64) -> (String, String) {
     let (mut line, mut plane) = (String::new(), String::new());
     for run in points.split(|(_, value)| value.is_none()).filter(|run| !run.is_empty()) {
@@ -98,7 +98,7 @@ fn x(age: f64) -> f64 {
     WIDTH * (1.0 - age / SPAN.as_secs_f64()).clamp(0.0, 1.0)
 }
 
-/// The largest value stands a little below the upper edge, so that its line is seen whole.
+/// Scales a value. The largest is a little below the upper edge, so that its line is not cut.
 fn y(value: f64, most: f64) -> f64 {
     if most > 0.0 { HEIGHT - value / most * (HEIGHT - 2.0) } else { HEIGHT }
 }

@@ -1,4 +1,4 @@
-//! What the page says, from facts made by hand. `tests/it/page.rs` looks at it in a browser.
+//! Tests of the page, with hand-made facts. `tests/it/page.rs` tests it in a browser.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +40,9 @@ fn the_verdict_and_the_problems_come_first_then_the_plots() {
     ];
     assert!(order.is_sorted(), "{order:?}");
     assert!(
-        page.contains("<title>DOWN: nothing is consumed, or nobody can tell - voiceclone-events</title>")
+        page.contains(
+            "<title>DOWN: nothing is consumed, or the state is unknown - voiceclone-events</title>"
+        )
     );
 }
 

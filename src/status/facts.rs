@@ -1,66 +1,66 @@
-//! What the database and the brokers answered.
+//! The answers of the database and the brokers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Broker, Database};
+use super::{ClusterInfo, DatabaseInfo};
 use crate::kafka::brokers::Log;
 use crate::kafka::group_state::Member;
 use crate::record::{Topic, TopicPartition};
 use crate::store::letters::Group;
 use crate::store::status::{Cache, Instance, Letters, Outbox, Pause, Skipped, Stored, Wait};
 
-/// Why a server gave no answer, and what to do.
+/// A missing answer of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unanswered {
-    /// In its own words.
+    /// The reason, in the words of the server or its client.
     pub what: String,
     /// The remedy.
     pub fix: String,
 }
 
 /// The stored positions of the group, by partition.
-pub type Positions = BTreeMap<TopicPartition, Stored>;
+pub type StoredPositions = BTreeMap<TopicPartition, Stored>;
 
-/// Where the logs begin and end, by partition; those that no broker told are left out.
+/// The first and the end offset of the logs by partition, without those that no broker answered for.
 pub type Logs = BTreeMap<TopicPartition, Log>;
 
-/// What the database answered. What is `None` could not be asked; `failed` says why.
+/// The answers of the database. `None` is a failed query; `failed` has the reason.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Stock {
-    pub server: Database,
+pub struct DatabaseAnswers {
+    pub server: DatabaseInfo,
     pub read_only: bool,
     /// The stored positions at the first look and at the second.
-    pub positions: [Option<Positions>; 2],
+    pub positions: [Option<StoredPositions>; 2],
     pub pauses: Vec<Pause>,
     pub skips: Vec<Skipped>,
     pub instances: Option<Vec<Instance>>,
-    /// What partitions wait for, the latest signs of life last.
+    /// The reasons why partitions wait, in the order of the latest heartbeats of their instances.
     pub waits: Vec<Wait>,
     pub letters: Option<(Letters, Vec<Group>)>,
     pub cache: Option<Cache>,
     pub outbox: Option<Outbox>,
-    /// What was asked and why there is no answer.
+    /// Failed queries, each with the reason.
     pub failed: Vec<(&'static str, String)>,
 }
 
-/// A topic that is missing or may not be seen.
+/// A topic that is missing or not visible to this client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unseen {
-    /// The name as Kafka has it.
+    /// The name, with its prefix.
     pub topic: String,
-    /// Why it is refused; `None` where there is none of that name.
+    /// Why the broker refuses to describe it; `None` where it does not exist.
     pub refused: Option<String>,
 }
 
-/// What the brokers answered.
+/// The answers of the brokers.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Cluster {
-    pub broker: Broker,
+pub struct BrokerAnswers {
+    pub broker: ClusterInfo,
     pub unseen: Vec<Unseen>,
     pub ids: BTreeMap<Topic, Uuid>,
     pub leaders: BTreeMap<TopicPartition, Option<i32>>,
@@ -68,14 +68,14 @@ pub struct Cluster {
     pub logs: [Logs; 2],
     pub members: Result<Vec<Member>, String>,
     pub committed: Result<BTreeMap<TopicPartition, i64>, String>,
-    /// Timestamps, in milliseconds since 1970, of the records that wait longest, where they were found.
+    /// Timestamps of the oldest waiting records, in milliseconds since 1970, as far as they could be read.
     pub waiting: BTreeMap<TopicPartition, i64>,
 }
 
-/// All of it.
+/// All facts about a group.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Milliseconds since 1970.
+    /// The time of the check, in milliseconds since 1970.
     pub checked_at: i64,
     /// `KAFKA_GROUP_ID`
     pub group: String,
@@ -88,21 +88,21 @@ pub struct Facts {
     /// Time between the two looks.
     pub between: Duration,
     /// The database's answers.
-    pub database: Result<Stock, Unanswered>,
+    pub database: Result<DatabaseAnswers, Unanswered>,
     /// The brokers' answers.
-    pub brokers: Result<Cluster, Unanswered>,
+    pub brokers: Result<BrokerAnswers, Unanswered>,
 }
 
-/// An instance that gave no sign of life for longer says nothing of now.
+/// Maximum age of a heartbeat that still counts.
 pub const SILENT_SECONDS: f64 = 30.0;
 
 impl Facts {
-    /// A topic's name as Kafka has it.
+    /// The name of a topic, with its prefix.
     pub fn name(&self, topic: Topic) -> String {
         format!("{}{topic}", self.topic_prefix)
     }
 
-    /// The position at a look, unless it is one of another topic that had the same name.
+    /// The position at a look, unless it belongs to a topic of the same name from before it was recreated.
     pub fn position(&self, look: usize, partition: TopicPartition) -> Option<&Stored> {
         let stored = self.database.as_ref().ok()?.positions.get(look)?.as_ref()?.get(&partition)?;
         let id = self.brokers.as_ref().ok().and_then(|cluster| cluster.ids.get(&partition.topic));
@@ -112,21 +112,21 @@ impl Facts {
 
     /// Whether the stored positions are known at a look.
     pub fn knows_positions(&self, look: usize) -> bool {
-        self.database.as_ref().is_ok_and(|stock| stock.positions.get(look).is_some_and(Option::is_some))
+        self.database.as_ref().is_ok_and(|answers| answers.positions.get(look).is_some_and(Option::is_some))
     }
 
-    /// Where a log begins and ends at a look.
+    /// The first and the end offset of a log at a look.
     pub fn log(&self, look: usize, partition: TopicPartition) -> Option<Log> {
         self.brokers.as_ref().ok()?.logs.get(look)?.get(&partition).copied()
     }
 
-    /// Whether the brokers say that none of them leads a partition.
+    /// Whether the brokers report that a partition has no leader.
     pub fn is_leaderless(&self, partition: TopicPartition) -> bool {
         let leader = self.brokers.as_ref().ok().and_then(|cluster| cluster.leaders.get(&partition));
         leader.is_some_and(Option::is_none)
     }
 
-    /// What a partition waits for, by the latest sign of life of its instance.
+    /// The reason why a partition waits, from the latest heartbeat of its instance.
     pub fn wait(&self, partition: TopicPartition) -> Option<&Wait> {
         let waits = &self.database.as_ref().ok()?.waits;
         let name = self.name(partition.topic);

@@ -1,9 +1,9 @@
-//! What `status` says, as plain data, and how it follows from facts. Pure: no question is asked here.
+//! The document of `status` as plain data, and its derivation from facts. Pure: no server is asked here.
 //!
-//! - [`facts`]: what the database and the brokers answered;
+//! - [`facts`]: the answers of the database and the brokers;
 //! - [`problems`]: the kinds of problems, each with its severity, its code and its entry in `docs/runbooks.md`;
-//! - [`partitions`]: lag and state of each partition; `waits`: what the instances say that partitions wait for;
-//! - [`judge`]: the document with its verdict; [`tables`]: its sentences and tables for a person.
+//! - [`partitions`]: lag and state of each partition; `waits`: the reasons why partitions wait, as instances report them;
+//! - [`judge`]: the document with its verdict; [`tables`]: the document as sentences and tables.
 
 pub mod facts;
 pub mod judge;
@@ -19,19 +19,19 @@ use self::problems::{Code, Severity};
 use crate::store::letters::Group;
 use crate::store::status::{Cache, Instance, Outbox};
 
-/// The one word for all of it.
+/// The overall verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Everything is consumed as it comes, and nothing needs a person.
+    /// Records are consumed as they arrive, and nothing needs a person.
     Ok,
-    /// Records wait, and they become fewer.
+    /// Records wait, and their number shrinks.
     CatchingUp,
-    /// It works, and something needs a person.
+    /// Records are consumed, but something needs a person.
     Degraded,
     /// `DEAD_LETTER_LIMIT` stopped a partition.
     Stopped,
-    /// There is no member, or the database or the brokers do not answer.
+    /// The group has no member, or the database or the brokers do not answer.
     Down,
 }
 
@@ -43,7 +43,7 @@ impl Verdict {
             Verdict::CatchingUp => "CATCHING UP: records wait, and they become fewer",
             Verdict::Degraded => "DEGRADED: it works, and something needs a person",
             Verdict::Stopped => "STOPPED: DEAD_LETTER_LIMIT stopped a partition",
-            Verdict::Down => "DOWN: nothing is consumed, or nobody can tell",
+            Verdict::Down => "DOWN: nothing is consumed, or the state is unknown",
         }
     }
 }
@@ -51,67 +51,67 @@ impl Verdict {
 /// Something that a person should know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// Its kind.
+    /// The kind of problem.
     pub code: Code,
-    /// What is wrong.
+    /// The problem as a sentence.
     pub what: String,
-    /// Since when, where that is known.
+    /// The start of the problem, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// A command or a sentence.
+    /// The fix: a command or a sentence.
     pub fix: String,
 }
 
-/// How a partition does.
+/// The state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Its records are consumed as they come.
+pub enum PartitionState {
+    /// Records are consumed as they arrive.
     Ok,
     /// Records wait.
     CatchingUp,
     /// Records wait, and the stored offset has not moved for a minute.
     Stalled,
-    /// `DEAD_LETTER_LIMIT` stopped it.
+    /// `DEAD_LETTER_LIMIT` stopped the partition.
     StoppedByLimit,
-    /// `pause` holds it.
+    /// `pause` holds the partition.
     Paused,
-    /// No member of the group has it.
+    /// No member of the group is assigned the partition.
     Unassigned,
-    /// The log has no record at the stored offset any more.
+    /// The log no longer has the record at the stored offset.
     OffsetLost,
-    /// No broker leads it, or its leader does not answer.
+    /// The partition has no leader, or its leader does not answer.
     NoLeader,
-    /// The broker or the client refuses to read on at an offset.
+    /// The broker or the client refuses to read past an offset.
     Unreadable,
-    /// The database takes no good record of the topic.
+    /// The database refuses even good records of the topic.
     Drift,
 }
 
-impl State {
-    /// The state for a person.
+impl PartitionState {
+    /// The state as words.
     pub fn words(self) -> &'static str {
         match self {
-            State::Ok => "ok",
-            State::CatchingUp => "catching up",
-            State::Stalled => "stalled",
-            State::StoppedByLimit => "stopped by limit",
-            State::Paused => "paused",
-            State::Unassigned => "unassigned",
-            State::OffsetLost => "offset lost",
-            State::NoLeader => "no leader",
-            State::Unreadable => "unreadable",
-            State::Drift => "drift",
+            PartitionState::Ok => "ok",
+            PartitionState::CatchingUp => "catching up",
+            PartitionState::Stalled => "stalled",
+            PartitionState::StoppedByLimit => "stopped by limit",
+            PartitionState::Paused => "paused",
+            PartitionState::Unassigned => "unassigned",
+            PartitionState::OffsetLost => "offset lost",
+            PartitionState::NoLeader => "no leader",
+            PartitionState::Unreadable => "unreadable",
+            PartitionState::Drift => "drift",
         }
     }
 }
 
-/// A partition. What could not be had is null.
+/// A partition. An unknown value is null.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Partition {
+pub struct PartitionStatus {
     pub topic: String,
     pub partition: i32,
     pub low: Option<i64>,
@@ -123,12 +123,12 @@ pub struct Partition {
     pub moved_at: Option<String>,
     pub dead_in_a_row: Option<i64>,
     pub member: Option<String>,
-    pub state: Option<State>,
+    pub state: Option<PartitionState>,
     pub waits_for: Option<String>,
     pub reason: Option<String>,
 }
 
-/// The partitions of a topic together.
+/// The sums over the partitions of a topic.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
 pub struct TopicSum {
@@ -141,10 +141,10 @@ pub struct TopicSum {
     pub eta_seconds: Option<f64>,
 }
 
-/// A partition by name.
+/// The topic and number of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Place {
+pub struct PartitionName {
     pub topic: String,
     pub partition: i32,
 }
@@ -152,17 +152,17 @@ pub struct Place {
 /// A member of the group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Member {
+pub struct GroupMember {
     pub id: String,
     pub client_id: String,
     pub host: String,
-    pub partitions: Vec<Place>,
+    pub partitions: Vec<PartitionName>,
 }
 
-/// Dead letters.
+/// The backlog of dead letters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct DeadLetters {
+pub struct DeadLetterBacklog {
     pub unresolved: i64,
     pub unpublished: i64,
     pub oldest_unpublished_seconds: Option<f64>,
@@ -177,7 +177,7 @@ pub struct Expiry {
     pub last_expired_at: Option<String>,
 }
 
-/// The migrations.
+/// The state of the migrations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
 pub struct Schema {
@@ -188,7 +188,7 @@ pub struct Schema {
 /// The database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Database {
+pub struct DatabaseInfo {
     pub version: Option<String>,
     pub role: Option<String>,
     pub schema: Option<Schema>,
@@ -198,12 +198,12 @@ pub struct Database {
 /// The brokers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
-pub struct Broker {
+pub struct ClusterInfo {
     pub id: Option<i32>,
     pub brokers: usize,
 }
 
-/// All of it.
+/// The whole document.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
 pub struct Document {
@@ -214,19 +214,19 @@ pub struct Document {
     pub verdict: Verdict,
     pub problems: Vec<Problem>,
     pub topics: Vec<TopicSum>,
-    pub partitions: Vec<Partition>,
-    pub members: Option<Vec<Member>>,
+    pub partitions: Vec<PartitionStatus>,
+    pub members: Option<Vec<GroupMember>>,
     pub instances: Option<Vec<Instance>>,
-    pub dead_letters: Option<DeadLetters>,
+    pub dead_letters: Option<DeadLetterBacklog>,
     pub cache: Option<Cache>,
     pub expiry: Expiry,
     pub outbox: Option<Outbox>,
-    pub database: Option<Database>,
-    pub broker: Option<Broker>,
+    pub database: Option<DatabaseInfo>,
+    pub broker: Option<ClusterInfo>,
 }
 
 impl Document {
-    /// Whether there is a problem at least so severe.
+    /// Whether there is a problem of at least this severity.
     pub fn has(&self, severity: Severity) -> bool {
         self.problems.iter().any(|problem| problem.severity <= severity)
     }

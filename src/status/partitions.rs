@@ -3,42 +3,44 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::Facts;
-use super::{Partition, State, TopicSum};
+use super::{PartitionState, PartitionStatus, TopicSum};
 use crate::record::{Topic, TopicPartition};
 
-/// A partition whose oldest waiting record is younger, or whose lag is consumed in less, keeps up.
+/// A partition keeps up if its oldest waiting record is younger, or if its lag is consumed in less time.
 const KEEPS_UP_SECONDS: f64 = 10.0;
 
-/// A stored offset that has not moved for longer, while records wait, is stalled.
+/// A partition is stalled if records wait and its stored offset has not moved for longer.
 const STALLED_SECONDS: f64 = 60.0;
 
-/// The looks.
+/// The two looks at offsets and ends.
 const FIRST: usize = 0;
 const SECOND: usize = 1;
 
-/// Every partition that is known: to the brokers, or else to the database.
+/// The partitions that the brokers know; without brokers, those that the database knows.
 pub fn known(facts: &Facts) -> BTreeSet<TopicPartition> {
     match (&facts.brokers, &facts.database) {
         (Ok(cluster), _) => cluster.leaders.keys().copied().collect(),
-        (Err(_), Ok(stock)) => stock.positions.iter().flatten().flat_map(BTreeMap::keys).copied().collect(),
+        (Err(_), Ok(answers)) => {
+            answers.positions.iter().flatten().flat_map(BTreeMap::keys).copied().collect()
+        }
         (Err(_), Err(_)) => BTreeSet::new(),
     }
 }
 
-/// The offset of the oldest record that waits: the stored one, or the first of the log where none is stored or where
-/// the log begins later.
+/// The offset of the oldest waiting record: the stored offset, or the first of the log where none is stored or the log
+/// begins later.
 fn start(facts: &Facts, look: usize, partition: TopicPartition) -> Option<i64> {
     let low = facts.log(look, partition)?.low;
     let stored = facts.position(look, partition);
     facts.knows_positions(look).then(|| stored.map_or(low, |stored| stored.next_offset.max(low)))
 }
 
-/// The records between the stored offset and the end.
+/// The number of offsets between the stored one and the end of the log.
 pub fn lag(facts: &Facts, look: usize, partition: TopicPartition) -> Option<i64> {
     Some((facts.log(look, partition)?.high - start(facts, look, partition)?).max(0))
 }
 
-/// The partitions that are furthest behind, at most so many, each with the offset of its oldest record that waits.
+/// The `most` partitions that are furthest behind, each with the offset of its oldest waiting record.
 pub fn furthest_behind(facts: &Facts, most: usize) -> BTreeMap<TopicPartition, i64> {
     let behind = |partition: TopicPartition| lag(facts, SECOND, partition).filter(|lag| *lag > 0);
     let mut found: Vec<(i64, TopicPartition)> =
@@ -48,7 +50,7 @@ pub fn furthest_behind(facts: &Facts, most: usize) -> BTreeMap<TopicPartition, i
     found.into_iter().take(most).filter_map(place).collect()
 }
 
-/// Seconds since the timestamp of the oldest record that waits; never negative.
+/// Seconds since the timestamp of the oldest waiting record; never negative.
 fn lag_seconds(facts: &Facts, partition: TopicPartition) -> Option<f64> {
     if lag(facts, SECOND, partition)? == 0 {
         return Some(0.0);
@@ -59,7 +61,7 @@ fn lag_seconds(facts: &Facts, partition: TopicPartition) -> Option<f64> {
     Some(seconds)
 }
 
-/// Offsets that the group moved on between the looks.
+/// The number of offsets that the group advanced between the looks.
 fn moved(facts: &Facts, partition: TopicPartition) -> Option<i64> {
     if !facts.knows_positions(FIRST) || !facts.knows_positions(SECOND) {
         return None;
@@ -75,14 +77,14 @@ fn per_second(facts: &Facts, records: i64) -> f64 {
 
 /// The topics that `pause` holds.
 pub fn paused(facts: &Facts) -> BTreeSet<Topic> {
-    let pauses = facts.database.as_ref().map(|stock| stock.pauses.as_slice()).unwrap_or_default();
+    let pauses = facts.database.as_ref().map(|answers| answers.pauses.as_slice()).unwrap_or_default();
     if pauses.iter().any(|pause| pause.topic.is_empty()) {
         return Topic::ALL.into_iter().collect();
     }
     pauses.iter().filter_map(|pause| Topic::from_name(&pause.topic)).collect()
 }
 
-/// The member of each partition; `None` where the members are not known.
+/// The member that each partition is assigned to; `None` where the members are not known.
 fn assignments(facts: &Facts) -> Option<BTreeMap<TopicPartition, String>> {
     let members = facts.brokers.as_ref().ok()?.members.as_ref().ok()?;
     let of = |member: &crate::kafka::group_state::Member| {
@@ -91,8 +93,8 @@ fn assignments(facts: &Facts) -> Option<BTreeMap<TopicPartition, String>> {
     Some(members.iter().flat_map(of).collect())
 }
 
-/// All of them.
-pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
+/// All known partitions with lag and state.
+pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, PartitionStatus)> {
     let (members, paused) = (assignments(facts), paused(facts));
     let cluster = facts.brokers.as_ref().ok();
     known(facts)
@@ -104,7 +106,7 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
             let member = members.as_ref().and_then(|members| members.get(&key)).cloned();
             let is_free = members.is_some() && member.is_none();
             let wait = facts.wait(key).filter(|_| !is_free);
-            let partition = Partition {
+            let partition = PartitionStatus {
                 topic: facts.name(key.topic),
                 partition: key.partition,
                 low: log.map(|log| log.low),
@@ -125,30 +127,30 @@ pub fn partitions(facts: &Facts) -> Vec<(TopicPartition, Partition)> {
         .collect()
 }
 
-/// `None` where too little is known.
-fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> Option<State> {
+/// The state of a partition; `None` where too little is known.
+fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> Option<PartitionState> {
     let stored = facts.position(SECOND, key);
     if facts.is_leaderless(key) {
-        return Some(State::NoLeader);
+        return Some(PartitionState::NoLeader);
     }
     if stored.is_some_and(|stored| stored.stopped_at.is_some()) {
-        return Some(State::StoppedByLimit);
+        return Some(PartitionState::StoppedByLimit);
     }
     if let (Some(stored), Some(log)) = (stored, facts.log(SECOND, key))
         && (stored.next_offset < log.low || stored.next_offset > log.high)
     {
-        return Some(State::OffsetLost);
+        return Some(PartitionState::OffsetLost);
     }
     if is_paused {
-        return Some(State::Paused);
+        return Some(PartitionState::Paused);
     }
     if is_free {
-        return Some(State::Unassigned);
+        return Some(PartitionState::Unassigned);
     }
     match facts.wait(key).map(|wait| wait.waits_for.as_str()) {
-        Some("no_leader") => return Some(State::NoLeader),
-        Some("unreadable") => return Some(State::Unreadable),
-        Some("drift") => return Some(State::Drift),
+        Some("no_leader") => return Some(PartitionState::NoLeader),
+        Some("unreadable") => return Some(PartitionState::Unreadable),
+        Some("drift") => return Some(PartitionState::Drift),
         _ => {}
     }
     let lag = lag(facts, SECOND, key)?;
@@ -156,19 +158,19 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     let consumed_soon = moved.is_some_and(|moved| within(facts, lag, moved, KEEPS_UP_SECONDS));
     let is_young = lag_seconds(facts, key).is_some_and(|seconds| seconds < KEEPS_UP_SECONDS);
     if lag == 0 || consumed_soon || is_young {
-        return Some(State::Ok);
+        return Some(PartitionState::Ok);
     }
     let is_still = moved == Some(0) && stored.is_some_and(|stored| stored.idle_seconds > STALLED_SECONDS);
-    Some(if is_still { State::Stalled } else { State::CatchingUp })
+    Some(if is_still { PartitionState::Stalled } else { PartitionState::CatchingUp })
 }
 
-/// Whether a lag is consumed in so many seconds at the rate of the two looks.
+/// Whether a lag is consumed within `seconds` at the rate between the looks.
 #[allow(clippy::cast_precision_loss, reason = "records in some seconds")]
 fn within(facts: &Facts, lag: i64, moved: i64, seconds: f64) -> bool {
     moved > 0 && lag as f64 <= per_second(facts, moved) * seconds
 }
 
-/// How much less waits in a topic at the second look than at the first.
+/// The decrease in the lag of a topic between the looks.
 pub fn shrinks_by(facts: &Facts, topic: Topic) -> Option<i64> {
     let sum = |look| -> Option<i64> {
         known(facts).into_iter().filter(|key| key.topic == topic).map(|key| lag(facts, look, key)).sum()
@@ -176,10 +178,10 @@ pub fn shrinks_by(facts: &Facts, topic: Topic) -> Option<i64> {
     Some(sum(FIRST)? - sum(SECOND)?)
 }
 
-/// The topics of these partitions.
-pub fn topics(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<TopicSum> {
+/// The sums of the partitions by topic.
+pub fn topics(facts: &Facts, partitions: &[(TopicPartition, PartitionStatus)]) -> Vec<TopicSum> {
     let sum_of = |topic: Topic| {
-        let of_topic: Vec<&(TopicPartition, Partition)> =
+        let of_topic: Vec<&(TopicPartition, PartitionStatus)> =
             partitions.iter().filter(|(key, _)| key.topic == topic).collect();
         if of_topic.is_empty() {
             return None;
@@ -202,7 +204,7 @@ pub fn topics(facts: &Facts, partitions: &[(TopicPartition, Partition)]) -> Vec<
             topic: facts.name(topic),
             partitions: of_topic.len(),
             lag_records,
-            // The furthest behind are known, so that their oldest record is a fair answer where others are not.
+            // The ages of the partitions furthest behind are known: their maximum is a fair answer even if others are not.
             lag_seconds: seconds.filter(|seconds| is_known || *seconds > 0.0),
             oldest_waiting_at: oldest.and_then(|at| written(*at)),
             records_per_second: moved.map(|moved| per_second(facts, moved)),

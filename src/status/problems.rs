@@ -1,21 +1,21 @@
-//! The kinds of problems. The code of each is the anchor of its entry in `docs/runbooks.md`.
+//! The kinds of problems. Each code is the anchor of an entry in `docs/runbooks.md`.
 
 use serde::Serialize;
 
-/// How bad a problem is, the worst first.
+/// The severity of a problem, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Records are not consumed, or were lost.
     Critical,
-    /// It needs a person soon.
+    /// The problem needs a person soon.
     Warning,
     /// Worth knowing.
     Info,
 }
 
 impl Severity {
-    /// The word.
+    /// The name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Severity::Critical => "critical",
@@ -60,7 +60,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// All of them.
+    /// All codes.
     pub const ALL: [Code; 27] = [
         Code::DatabaseAway,
         Code::BrokersAway,
@@ -91,7 +91,7 @@ impl Code {
         Code::Skipped,
     ];
 
-    /// The word, also the anchor.
+    /// The name in JSON, also the anchor in the runbooks.
     pub fn name(self) -> &'static str {
         match self {
             Code::DatabaseAway => "database_away",

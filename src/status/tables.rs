@@ -1,23 +1,23 @@
 //! The document as sentences and tables, for the terminal and the page.
 
 use super::judge::ago;
-use super::{Document, Partition, State};
+use super::{Document, PartitionState, PartitionStatus};
 
 /// A table for a person.
-pub struct Table {
-    /// What a row is.
+pub struct StatusTable {
+    /// The title.
     pub name: &'static str,
-    /// The heads of the columns.
+    /// The names of the columns.
     pub header: &'static [&'static str],
-    /// The columns with numbers.
+    /// The indices of columns with numbers.
     pub numbers: &'static [usize],
     /// The cells.
     pub rows: Vec<Vec<String>>,
-    /// Rows that are left out.
+    /// The number of omitted rows.
     pub more: usize,
 }
 
-/// One line: how far behind, the group, its members, the version.
+/// One line: the lag, the group, its members, the version.
 pub fn facts(document: &Document) -> String {
     let Document { version, group, checked_at, .. } = document;
     let lag: Option<i64> = document.topics.iter().map(|topic| topic.lag_records).sum();
@@ -46,8 +46,8 @@ fn number(number: Option<i64>) -> String {
     or_dash(number.map(|number| number.to_string()))
 }
 
-/// The topics.
-pub fn topics(document: &Document) -> Table {
+/// The table of topics.
+pub fn topics(document: &Document) -> StatusTable {
     let row = |topic: &super::TopicSum| {
         vec![
             topic.topic.clone(),
@@ -58,7 +58,7 @@ pub fn topics(document: &Document) -> Table {
             seconds(topic.eta_seconds),
         ]
     };
-    Table {
+    StatusTable {
         name: "Topics",
         header: &["topic", "partitions", "behind", "oldest waits", "records/s", "caught up in"],
         numbers: &[1, 2, 3, 4, 5],
@@ -67,18 +67,19 @@ pub fn topics(document: &Document) -> Table {
     }
 }
 
-/// The first partitions, at most so many: those that a person should look at, and after them the rest where `all`.
-pub fn partitions(document: &Document, all: bool, most: usize) -> Table {
-    // Without a member all are unassigned, and those where nothing waits say nothing more.
-    let is_idle = |partition: &Partition| match partition.state {
-        Some(State::Ok) => true,
-        Some(State::Unassigned) => document.members.as_ref().is_some_and(Vec::is_empty),
+/// The table of at most `most` partitions: first those that need attention, then, with `all`, the others.
+pub fn partitions(document: &Document, all: bool, most: usize) -> StatusTable {
+    // Without members all partitions are unassigned: only those with waiting records need attention.
+    let is_idle = |partition: &PartitionStatus| match partition.state {
+        Some(PartitionState::Ok) => true,
+        Some(PartitionState::Unassigned) => document.members.as_ref().is_some_and(Vec::is_empty),
         _ => false,
     };
-    let worth_it = |partition: &&Partition| partition.lag_records > Some(0) || !is_idle(partition);
-    let (first, rest): (Vec<&Partition>, Vec<&Partition>) = document.partitions.iter().partition(worth_it);
+    let worth_it = |partition: &&PartitionStatus| partition.lag_records > Some(0) || !is_idle(partition);
+    let (first, rest): (Vec<&PartitionStatus>, Vec<&PartitionStatus>) =
+        document.partitions.iter().partition(worth_it);
     let shown = first.into_iter().chain(rest.into_iter().filter(|_| all)).collect::<Vec<_>>();
-    let row = |partition: &&Partition| {
+    let row = |partition: &&PartitionStatus| {
         vec![
             format!("{}/{}", partition.topic, partition.partition),
             or_dash(partition.state.map(|state| state.words().to_owned())),
@@ -88,7 +89,7 @@ pub fn partitions(document: &Document, all: bool, most: usize) -> Table {
             seconds(partition.lag_seconds),
         ]
     };
-    Table {
+    StatusTable {
         name: "Partitions",
         header: &["partition", "state", "next", "end", "behind", "oldest waits"],
         numbers: &[2, 3, 4, 5],
@@ -97,12 +98,12 @@ pub fn partitions(document: &Document, all: bool, most: usize) -> Table {
     }
 }
 
-/// The members of the group.
-pub fn members(document: &Document) -> Table {
-    let row = |member: &super::Member| {
+/// The table of members.
+pub fn members(document: &Document) -> StatusTable {
+    let row = |member: &super::GroupMember| {
         vec![member.host.clone(), member.client_id.clone(), member.partitions.len().to_string()]
     };
-    Table {
+    StatusTable {
         name: "Members",
         header: &["member at", "client", "partitions"],
         numbers: &[2],
@@ -111,25 +112,25 @@ pub fn members(document: &Document) -> Table {
     }
 }
 
-/// The instances that gave a sign of life.
-pub fn instances(document: &Document) -> Table {
+/// The table of instances with their last heartbeats.
+pub fn instances(document: &Document) -> StatusTable {
     let row = |instance: &crate::store::status::Instance| {
         let beat = format!("{} ago", ago(instance.silent_seconds));
         let host = Some(instance.host.clone()).filter(|host| !host.is_empty());
         let name = host.unwrap_or_else(|| instance.id.to_string());
         vec![name, instance.version.clone(), instance.started_at.clone(), beat]
     };
-    Table {
+    StatusTable {
         name: "Instances",
-        header: &["instance", "version", "started", "sign of life"],
+        header: &["instance", "version", "started", "last heartbeat"],
         numbers: &[],
         rows: document.instances.iter().flatten().map(row).collect(),
         more: 0,
     }
 }
 
-/// The unresolved dead letters by kind.
-pub fn dead_letters(document: &Document) -> Table {
+/// The table of unresolved dead letters by kind.
+pub fn dead_letters(document: &Document) -> StatusTable {
     let row = |kind: &crate::store::letters::Group| {
         vec![
             kind.topic.clone(),
@@ -140,7 +141,7 @@ pub fn dead_letters(document: &Document) -> Table {
             kind.example_id.to_string(),
         ]
     };
-    Table {
+    StatusTable {
         name: "Dead letters",
         header: &["dead letters of", "reason", "message", "count", "latest", "example"],
         numbers: &[3, 5],
@@ -149,7 +150,7 @@ pub fn dead_letters(document: &Document) -> Table {
     }
 }
 
-/// The backlogs and the servers: a name and a sentence each.
+/// The backlogs and the servers, each with a name and a sentence.
 pub fn backlogs(document: &Document) -> Vec<(&'static str, String)> {
     let oldest = |seconds: Option<f64>| {
         seconds.map_or_else(String::new, |seconds| format!(", the oldest for {}", ago(seconds)))

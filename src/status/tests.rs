@@ -1,4 +1,4 @@
-//! Verdict, problems and lag, from facts made by hand.
+//! Tests of verdict, problems and lag, with hand-made facts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::facts::{Cluster, Facts, Stock, Unanswered, Unseen};
+use super::facts::{BrokerAnswers, DatabaseAnswers, Facts, Unanswered, Unseen};
 use super::partitions::furthest_behind;
 use super::problems::Severity;
 use super::*;
@@ -30,7 +30,7 @@ fn stored(next_offset: i64) -> Stored {
     }
 }
 
-/// One partition whose log is 10 to `end`, and a group with one member that has stored these offsets at the two looks.
+/// One partition whose log is 10 to `end`, and a group with one member and these stored offsets at the two looks.
 fn facts(stored_at: [Option<i64>; 2], end: i64) -> Facts {
     let positions = stored_at
         .map(|next| Some(next.map(|next| BTreeMap::from([(KEY, stored(next))])).unwrap_or_default()));
@@ -48,9 +48,13 @@ fn facts(stored_at: [Option<i64>; 2], end: i64) -> Facts {
         dead_letter_limit: 100,
         expiry_interval: Duration::from_secs(60),
         between: Duration::from_secs(2),
-        database: Ok(Stock { positions, instances: Some(Vec::new()), ..Stock::default() }),
-        brokers: Ok(Cluster {
-            broker: Broker { id: Some(1), brokers: 1 },
+        database: Ok(DatabaseAnswers {
+            positions,
+            instances: Some(Vec::new()),
+            ..DatabaseAnswers::default()
+        }),
+        brokers: Ok(BrokerAnswers {
+            broker: ClusterInfo { id: Some(1), brokers: 1 },
             unseen: Vec::new(),
             ids: BTreeMap::new(),
             leaders: BTreeMap::from([(KEY, Some(1))]),
@@ -62,16 +66,16 @@ fn facts(stored_at: [Option<i64>; 2], end: i64) -> Facts {
     }
 }
 
-fn stock(facts: &mut Facts) -> &mut Stock {
+fn answers(facts: &mut Facts) -> &mut DatabaseAnswers {
     facts.database.as_mut().unwrap()
 }
 
-fn cluster(facts: &mut Facts) -> &mut Cluster {
+fn cluster(facts: &mut Facts) -> &mut BrokerAnswers {
     facts.brokers.as_mut().unwrap()
 }
 
 fn second(facts: &mut Facts) -> &mut Stored {
-    stock(facts).positions[1].as_mut().unwrap().get_mut(&KEY).unwrap()
+    answers(facts).positions[1].as_mut().unwrap().get_mut(&KEY).unwrap()
 }
 
 fn codes(document: &Document) -> Vec<&'static str> {
@@ -92,7 +96,7 @@ fn nothing_is_wrong_where_the_stored_offset_is_the_end() {
     assert_eq!((document.verdict, codes(&document)), (Verdict::Ok, vec![]));
     let partition = &document.partitions[0];
     assert_eq!((partition.lag_records, partition.lag_seconds), (Some(0), Some(0.0)));
-    assert_eq!((partition.state, partition.member.as_deref()), (Some(State::Ok), Some("m")));
+    assert_eq!((partition.state, partition.member.as_deref()), (Some(PartitionState::Ok), Some("m")));
     assert_eq!(document.topics[0].lag_seconds, Some(0.0));
 }
 
@@ -156,7 +160,7 @@ fn a_partition_that_has_not_moved_for_a_minute_while_records_wait_is_stalled() {
     second(&mut facts).idle_seconds = 61.0;
     let document = judge(&facts);
     assert_says(&document, Verdict::Degraded, "stalled", "p.clone.failed partition 1", "/readyz");
-    assert_eq!(document.partitions[0].state, Some(State::Stalled));
+    assert_eq!(document.partitions[0].state, Some(PartitionState::Stalled));
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn without_a_member_it_is_down_and_the_lag_is_there() {
     let document = judge(&facts);
     assert_says(&document, Verdict::Down, "no_member", "group g has no member", "run");
     assert_eq!(document.partitions[0].lag_records, Some(8));
-    assert_eq!(document.partitions[0].state, Some(State::Unassigned));
+    assert_eq!(document.partitions[0].state, Some(PartitionState::Unassigned));
     assert!(!codes(&document).contains(&"unassigned"), "{document:#?}");
 }
 
@@ -208,13 +212,18 @@ fn wait(waits_for: &str, reason: &str, silent_seconds: f64) -> Wait {
 fn what_an_instance_says_its_partition_waits_for_is_the_state_and_a_problem_with_its_fix() {
     let skip = "voiceclone-events skip --topic clone.failed --partition 1 --to OFFSET";
     for (waits_for, state, code, fix) in [
-        ("drift", State::Drift, "drift", "voiceclone-events check"),
-        ("unreadable", State::Unreadable, "unreadable", skip),
-        ("no_leader", State::NoLeader, "no_leader", "kafka-topics.sh --describe --topic p.clone.failed"),
-        ("write", State::CatchingUp, "waits", "voiceclone-events check"),
+        ("drift", PartitionState::Drift, "drift", "voiceclone-events check"),
+        ("unreadable", PartitionState::Unreadable, "unreadable", skip),
+        (
+            "no_leader",
+            PartitionState::NoLeader,
+            "no_leader",
+            "kafka-topics.sh --describe --topic p.clone.failed",
+        ),
+        ("write", PartitionState::CatchingUp, "waits", "voiceclone-events check"),
     ] {
         let mut facts = facts([Some(12), Some(12)], 20);
-        stock(&mut facts).waits = vec![wait("write", "long ago", 9.0), wait(waits_for, "for this", 2.0)];
+        answers(&mut facts).waits = vec![wait("write", "long ago", 9.0), wait(waits_for, "for this", 2.0)];
         let document = judge(&facts);
         let what = "p.clone.failed partition 1 waits: for this";
         assert_says(&document, Verdict::Degraded, code, what, fix);
@@ -228,7 +237,7 @@ fn what_an_instance_says_its_partition_waits_for_is_the_state_and_a_problem_with
 fn a_stalled_partition_has_the_reason_of_its_instance() {
     let mut facts = facts([Some(12), Some(12)], 20);
     second(&mut facts).idle_seconds = 61.0;
-    stock(&mut facts).waits = vec![wait("write", "a lock is held by pid 7", 2.0)];
+    answers(&mut facts).waits = vec![wait("write", "a lock is held by pid 7", 2.0)];
     let document = judge(&facts);
     assert_says(&document, Verdict::Degraded, "stalled", "waits: a lock is held by pid 7", "check");
     assert_eq!(codes(&document), ["stalled"]);
@@ -237,14 +246,14 @@ fn a_stalled_partition_has_the_reason_of_its_instance() {
 #[test]
 fn an_instance_that_is_silent_and_one_that_has_the_partition_no_longer_say_nothing() {
     let mut facts = facts([Some(20), Some(20)], 20);
-    stock(&mut facts).waits = vec![wait("drift", "for this", 31.0)];
-    assert_eq!(judge(&facts).partitions[0].state, Some(State::Ok));
-    stock(&mut facts).waits = vec![wait("drift", "for this", 3.0)];
+    answers(&mut facts).waits = vec![wait("drift", "for this", 31.0)];
+    assert_eq!(judge(&facts).partitions[0].state, Some(PartitionState::Ok));
+    answers(&mut facts).waits = vec![wait("drift", "for this", 3.0)];
     cluster(&mut facts).members.as_mut().unwrap()[0].partitions.clear();
     let document = judge(&facts);
     assert_eq!(
         (document.partitions[0].state, codes(&document)),
-        (Some(State::Unassigned), vec!["unassigned"])
+        (Some(PartitionState::Unassigned), vec!["unassigned"])
     );
     assert_eq!(document.partitions[0].waits_for, None);
 }
@@ -268,8 +277,8 @@ fn records_that_the_log_lost_are_counted() {
 fn pauses_and_skips_are_listed() {
     let mut facts = facts([Some(12), Some(12)], 20);
     let pause = Pause { topic: "clone.failed".into(), paused_at: "2027-01-15T07:00:00Z".into(), until: None };
-    stock(&mut facts).pauses = vec![pause];
-    stock(&mut facts).skips = vec![Skipped {
+    answers(&mut facts).pauses = vec![pause];
+    answers(&mut facts).skips = vec![Skipped {
         topic: "p.clone.ready".into(),
         partition: 0,
         from_offset: 3,
@@ -282,8 +291,8 @@ fn pauses_and_skips_are_listed() {
     assert_says(&document, Verdict::Degraded, "paused", "p.clone.failed", resume);
     let skipped = "offsets 3 to 4 of p.clone.ready partition 0 were passed over: oversize";
     assert_says(&document, Verdict::Degraded, "skipped", skipped, "");
-    assert_eq!(document.partitions[0].state, Some(State::Paused));
-    stock(&mut facts).pauses.clear();
+    assert_eq!(document.partitions[0].state, Some(PartitionState::Paused));
+    answers(&mut facts).pauses.clear();
     cluster(&mut facts).logs[1].insert(KEY, Log { low: 10, high: 12 });
     assert_eq!(judge(&facts).verdict, Verdict::Ok, "what was skipped needs nobody");
 }
@@ -318,9 +327,9 @@ fn what_waits_too_long_is_a_warning_and_old_dead_letters_are_none() {
         unpublishable: 1,
         oldest_unpublished_seconds: Some(400.0),
     };
-    stock(&mut facts).letters = Some((letters, Vec::new()));
-    stock(&mut facts).outbox = Some(Outbox { events: 7, oldest_seconds: Some(301.0) });
-    stock(&mut facts).cache = Some(Cache { overdue: 2, overdue_seconds: 301.0, ..Cache::default() });
+    answers(&mut facts).letters = Some((letters, Vec::new()));
+    answers(&mut facts).outbox = Some(Outbox { events: 7, oldest_seconds: Some(301.0) });
+    answers(&mut facts).cache = Some(Cache { overdue: 2, overdue_seconds: 301.0, ..Cache::default() });
     let document = judge(&facts);
     let by = |severity: Severity| {
         let of = document.problems.iter().filter(|problem| problem.severity == severity);
@@ -337,7 +346,7 @@ fn what_waits_too_long_is_a_warning_and_old_dead_letters_are_none() {
         ]
     );
     assert_eq!(by(Severity::Info), ["dead_letters"]);
-    stock(&mut facts).letters.as_mut().unwrap().0.recent = 1;
+    answers(&mut facts).letters.as_mut().unwrap().0.recent = 1;
     assert_says(&judge(&facts), Verdict::Degraded, "dead_letters", "1 of them from the last hour", "");
 }
 

@@ -1,4 +1,4 @@
-//! Asks the database and the brokers, beside each other, and looks twice at offsets and ends.
+//! Asks the database and the brokers concurrently, and reads offsets and log ends twice.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,33 +14,35 @@ use crate::kafka::admin::TopicState;
 use crate::kafka::brokers::Brokers;
 use crate::kafka::{group_state::GroupState, group_state::group_state, peek};
 use crate::record::{Topic, TopicPartition};
-use crate::status::facts::{Cluster, Facts, Logs, Positions, Stock, Unanswered, Unseen};
+use crate::status::facts::{
+    BrokerAnswers, DatabaseAnswers, Facts, Logs, StoredPositions, Unanswered, Unseen,
+};
 use crate::status::partitions::furthest_behind;
-use crate::status::{Broker, Schema};
+use crate::status::{ClusterInfo, Schema};
 use crate::store::connect::{self, remedy};
 use crate::store::letters;
 use crate::store::status::{self as questions, Stored};
 use crate::store::{migrate, rights};
 
-/// How long a server may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Maximum time for an answer of a server.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may take: several hosts may be tried.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Maximum time for a connection: several hosts may be tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time between the two looks.
-const BETWEEN: Duration = Duration::from_secs(2);
+/// Time between the two looks at offsets and log ends.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
-/// So many partitions have their oldest waiting record looked at, within this time in all.
-const LOOKED_AT: usize = 32;
-const LOOK: Duration = Duration::from_secs(1);
+/// Maximum number of partitions whose oldest waiting record is read, and the time for all of them together.
+const MAX_RECORDS_READ: usize = 32;
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The facts. Takes some two seconds where all answer.
+/// Gathers the facts. Takes about two seconds if all servers answer.
 pub async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
     let (connection, brokers) = tokio::join!(reach_database(settings), reach_brokers(settings));
     let brokers = brokers?;
     let (mut connection, mut database) = match connection {
-        Ok(connection) => (Some(connection), Ok(Stock::default())),
+        Ok(connection) => (Some(connection), Ok(DatabaseAnswers::default())),
         Err(unanswered) => (None, Err(unanswered)),
     };
     let (asking, mut cluster) = match brokers {
@@ -51,12 +53,12 @@ pub async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
     let first = Instant::now();
     look(0, settings, &mut connection, &mut database, asking.as_ref(), &mut cluster).await?;
     tokio::try_join!(ask_group(settings, &mut cluster), async {
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(BETWEEN_LOOKS).await;
         Ok(())
     })?;
     let between = first.elapsed();
     look(1, settings, &mut connection, &mut database, asking.as_ref(), &mut cluster).await?;
-    // The positions come first: a stopped partition is never shown without its dead letters.
+    // Dead letters are read after the positions, so that a stopped partition is never shown without them.
     ask_database(settings, &mut connection, &mut database).await;
 
     let mut facts = Facts {
@@ -69,36 +71,37 @@ pub async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
         database,
         brokers: cluster,
     };
-    let places = furthest_behind(&facts, LOOKED_AT);
+    let places = furthest_behind(&facts, MAX_RECORDS_READ);
     if !places.is_empty()
         && let Ok(cluster) = &mut facts.brokers
     {
         let settings = settings.clone();
-        // A record that cannot be looked at has no age; the document says so.
-        let looked = tokio::task::spawn_blocking(move || peek::timestamps(&settings, &places, LOOK)).await?;
+        // A record that cannot be read has no age; the document reports that.
+        let looked =
+            tokio::task::spawn_blocking(move || peek::timestamps(&settings, &places, READ_TIMEOUT)).await?;
         cluster.waiting = looked.unwrap_or_default();
     }
     facts.checked_at = chrono::Utc::now().timestamp_millis();
     Ok(facts)
 }
 
-/// The positions, and after them the ends.
+/// Reads the positions, and then the log ends.
 async fn look(
     number: usize,
     settings: &Settings,
     connection: &mut Option<AsyncPgConnection>,
-    database: &mut Result<Stock, Unanswered>,
+    database: &mut Result<DatabaseAnswers, Unanswered>,
     brokers: Option<&std::sync::Arc<Brokers>>,
-    cluster: &mut Result<Cluster, Unanswered>,
+    cluster: &mut Result<BrokerAnswers, Unanswered>,
 ) -> anyhow::Result<()> {
-    if let (Some(connection), Ok(stock)) = (connection.as_mut(), database.as_mut()) {
-        let answer = timely(ANSWER, questions::positions(connection, &settings.kafka_group_id)).await;
-        match (answer, stock.positions.get_mut(number)) {
+    if let (Some(connection), Ok(answers)) = (connection.as_mut(), database.as_mut()) {
+        let answer = timely(ANSWER_TIMEOUT, questions::positions(connection, &settings.kafka_group_id)).await;
+        match (answer, answers.positions.get_mut(number)) {
             (Ok(stored), Some(look)) => *look = Some(by_partition(settings, stored)),
             (Ok(_), None) => {}
-            // said once, where the second look fails as well
+            // reported only if the second look fails, too
             (Err(_), _) if number == 0 => {}
-            (Err(why), _) => stock.failed.push(("the stored offsets", why)),
+            (Err(why), _) => answers.failed.push(("the stored offsets", why)),
         }
     }
     if let (Some(brokers), Ok(cluster)) = (brokers, cluster.as_mut())
@@ -109,7 +112,7 @@ async fn look(
     Ok(())
 }
 
-fn by_partition(settings: &Settings, stored: Vec<Stored>) -> Positions {
+fn by_partition(settings: &Settings, stored: Vec<Stored>) -> StoredPositions {
     let key = |stored: &Stored| {
         let topic = Topic::from_name(stored.topic.strip_prefix(settings.topic_prefix.as_str())?)?;
         Some(TopicPartition::new(topic, stored.partition))
@@ -117,7 +120,7 @@ fn by_partition(settings: &Settings, stored: Vec<Stored>) -> Positions {
     stored.into_iter().filter_map(|stored| Some((key(&stored)?, stored))).collect()
 }
 
-/// Each leader is asked by itself: one that does not answer takes the ends of its own partitions only.
+/// Asks each leader separately, so that one without an answer affects its own partitions only.
 async fn ends(
     brokers: &std::sync::Arc<Brokers>,
     leaders: &BTreeMap<TopicPartition, Option<i32>>,
@@ -140,51 +143,52 @@ async fn ends(
 }
 
 async fn reach_database(settings: &Settings) -> Result<AsyncPgConnection, Unanswered> {
-    let reached = async {
-        let mut connection = timely(CONNECT, connect::connect(&settings.database_url)).await?;
-        timely(ANSWER, questions::bound(&mut connection)).await?;
+    let connected = async {
+        let mut connection = timely(CONNECT_TIMEOUT, connect::connect(&settings.database_url)).await?;
+        timely(ANSWER_TIMEOUT, questions::bound(&mut connection)).await?;
         Ok(connection)
     };
-    reached.await.map_err(|why: String| Unanswered { fix: remedy(&why).to_owned(), what: why })
+    connected.await.map_err(|why: String| Unanswered { fix: remedy(&why).to_owned(), what: why })
 }
 
-/// All but the positions.
+/// Asks the database everything but the positions.
 async fn ask_database(
     settings: &Settings,
     connection: &mut Option<AsyncPgConnection>,
-    database: &mut Result<Stock, Unanswered>,
+    database: &mut Result<DatabaseAnswers, Unanswered>,
 ) {
-    let (Some(connection), Ok(stock)) = (connection.as_mut(), database.as_mut()) else { return };
+    let (Some(connection), Ok(answers)) = (connection.as_mut(), database.as_mut()) else { return };
     let group = &settings.kafka_group_id;
-    let Stock { failed, .. } = stock;
+    let DatabaseAnswers { failed, .. } = answers;
     if let Some(server) = answer(failed, "itself", rights::server(connection)).await {
-        stock.server.version = Some(server.version);
-        stock.server.role = Some(server.role);
-        stock.read_only = server.read_only;
+        answers.server.version = Some(server.version);
+        answers.server.role = Some(server.role);
+        answers.read_only = server.read_only;
     }
-    stock.server.connections = answer(failed, "connections", questions::connections(connection)).await;
+    answers.server.connections = answer(failed, "connections", questions::connections(connection)).await;
     if let Some(state) = answer(failed, "its schema", migrate::state(connection)).await {
         let current = state.applied.last().cloned();
-        stock.server.schema = Some(Schema { current, pending: state.pending });
+        answers.server.schema = Some(Schema { current, pending: state.pending });
     }
-    stock.pauses = answer(failed, "pauses", questions::pauses(connection, group)).await.unwrap_or_default();
-    stock.skips = answer(failed, "skips", questions::skips(connection, group)).await.unwrap_or_default();
-    stock.instances = answer(failed, "instances", questions::instances(connection, group)).await;
-    stock.waits = answer(failed, "what waits", questions::waits(connection, group)).await.unwrap_or_default();
+    answers.pauses = answer(failed, "pauses", questions::pauses(connection, group)).await.unwrap_or_default();
+    answers.skips = answer(failed, "skips", questions::skips(connection, group)).await.unwrap_or_default();
+    answers.instances = answer(failed, "instances", questions::instances(connection, group)).await;
+    answers.waits =
+        answer(failed, "what waits", questions::waits(connection, group)).await.unwrap_or_default();
     let letters = answer(failed, "dead letters", questions::letters(connection)).await;
     let kinds = answer(failed, "kinds of dead letters", letters::groups(connection, questions::KINDS)).await;
-    stock.letters = letters.zip(kinds);
-    stock.cache = answer(failed, "the voice cache", questions::cache(connection)).await;
-    stock.outbox = answer(failed, "the outbox", questions::outbox(connection)).await;
+    answers.letters = letters.zip(kinds);
+    answers.cache = answer(failed, "the voice cache", questions::cache(connection)).await;
+    answers.outbox = answer(failed, "the outbox", questions::outbox(connection)).await;
 }
 
-/// The answer; where there is none, the reason goes to the others.
+/// Returns the answer; adds the reason to `failed` where there is none.
 async fn answer<T, E: std::fmt::Display>(
     failed: &mut Vec<(&'static str, String)>,
     question: &'static str,
     asked: impl Future<Output = Result<T, E>>,
 ) -> Option<T> {
-    match timely(ANSWER + Duration::from_secs(1), asked).await {
+    match timely(ANSWER_TIMEOUT + Duration::from_secs(1), asked).await {
         Ok(answer) => Some(answer),
         Err(why) => {
             failed.push((question, why));
@@ -193,20 +197,20 @@ async fn answer<T, E: std::fmt::Display>(
     }
 }
 
-type Reached = Result<(std::sync::Arc<Brokers>, Cluster), Unanswered>;
+type BrokersAndAnswers = Result<(std::sync::Arc<Brokers>, BrokerAnswers), Unanswered>;
 
-async fn reach_brokers(settings: &Settings) -> anyhow::Result<Reached> {
+async fn reach_brokers(settings: &Settings) -> anyhow::Result<BrokersAndAnswers> {
     let settings = settings.clone();
     tokio::task::spawn_blocking(move || {
         let names = kafka::topic_names(&settings);
-        let reached = match kafka::admin::Cluster::reach(&settings, ANSWER) {
-            Ok(reached) => reached,
+        let connected = match kafka::admin::Cluster::reach(&settings, ANSWER_TIMEOUT) {
+            Ok(connected) => connected,
             Err(why) => {
                 let what = why.sentence().replace('\n', "; ");
                 return Ok(Err(Unanswered { what, fix: why.remedy().to_owned() }));
             }
         };
-        let states = reached.topics(&names);
+        let states = connected.topics(&names);
         let unseen = names.iter().zip(states).filter_map(|(name, state)| {
             let refused = match state {
                 TopicState::There { .. } => return None,
@@ -224,8 +228,8 @@ async fn reach_brokers(settings: &Settings) -> anyhow::Result<Reached> {
                 return Ok(Err(Unanswered { what: format!("{why:#}"), fix }));
             }
         };
-        let cluster = Cluster {
-            broker: Broker { id: reached.broker(), brokers: reached.brokers() },
+        let cluster = BrokerAnswers {
+            broker: ClusterInfo { id: connected.broker(), brokers: connected.brokers() },
             unseen,
             ids: topics.ids,
             leaders: topics.leaders,
@@ -237,13 +241,17 @@ async fn reach_brokers(settings: &Settings) -> anyhow::Result<Reached> {
         Ok(Ok((brokers, cluster)))
     })
     .await
-    .context("the question to the brokers broke off")?
+    .context("the requests to the brokers failed")?
 }
 
-async fn ask_group(settings: &Settings, cluster: &mut Result<Cluster, Unanswered>) -> anyhow::Result<()> {
+async fn ask_group(
+    settings: &Settings,
+    cluster: &mut Result<BrokerAnswers, Unanswered>,
+) -> anyhow::Result<()> {
     let Ok(cluster) = cluster else { return Ok(()) };
     let (settings, partitions) = (settings.clone(), cluster.leaders.keys().copied().collect::<Vec<_>>());
-    let asked = tokio::task::spawn_blocking(move || group_state(&settings, &partitions, ANSWER)).await?;
+    let asked =
+        tokio::task::spawn_blocking(move || group_state(&settings, &partitions, ANSWER_TIMEOUT)).await?;
     let words = |error: &anyhow::Error| format!("{error:#}");
     match asked {
         Ok(GroupState { members, committed }) => {

@@ -17,10 +17,10 @@ use crate::support::prometheus::{Prometheus, promtool};
 use crate::support::scene::Scene;
 use crate::support::wait::eventually;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
-/// The rules without the time for which a fault must last.
+/// The rules without `for`.
 fn rules_at_once() -> String {
     let at_once = |line: &str| {
         let indent = line.len() - line.trim_start().len();
@@ -52,7 +52,7 @@ fn wait_for_end(prometheus: &Prometheus, alert: &str) {
     });
 }
 
-/// The alerts that are written down, those that are off included, with their runbooks.
+/// The documented alerts, including disabled ones, with their runbooks.
 fn alerts() -> Vec<(String, String)> {
     let text = text("deploy/prometheus/rules.yml");
     let values = |name: &str| -> Vec<String> {

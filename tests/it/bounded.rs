@@ -1,4 +1,4 @@
-//! Memory stays bounded: Kafka is full, PostgreSQL stands still, and the daemon waits in its group.
+//! Memory stays bounded while Kafka is full, PostgreSQL is blocked, and the daemon waits in its group.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,21 +10,21 @@ use crate::support::left_out::real_kafka;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, holds};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(300);
 
-/// The group throws a member out that does not poll for so long, or is not heard of.
+/// Maximum time without a poll or heartbeat before the group removes a member.
 const GROUP: [(&str, &str); 2] =
     [("KAFKA_MAX_POLL_INTERVAL_MS", "10000"), ("KAFKA_SESSION_TIMEOUT_MS", "6000")];
 
-/// Longer than either.
+/// Longer than both.
 const STALL: Duration = Duration::from_secs(15);
 
 /// Resident memory at its peak, in MiB.
 const MOST: u64 = 200;
 
-/// A daemon is started while a session holds all that it writes, stays in its group for longer than the group
-/// waits, and is let go.
+/// A daemon is started while a session locks all tables that it writes, stays in its group for longer than the group
+/// waits, and can then write.
 fn stall_and_release(scene: &Scene, deadline: Duration) {
     let migrated = crate::support::daemon::run_command(&["migrate", "up"], &scene.variables(&[]), MINUTES);
     assert_eq!(migrated.code, 0, "{migrated:?}");

@@ -1,4 +1,4 @@
-//! `check` finds what would keep `run` from working, with real servers.
+//! `check` finds everything that would keep `run` from working, on real servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,10 +13,10 @@ use crate::support::postgres::Database;
 use crate::support::scene::Scene;
 use crate::support::wait::eventually;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(120);
 
-/// A stage on which `check` has nothing to say.
+/// A stage on which `check` finds nothing.
 fn good_scene(kafka: &crate::support::kafka::Kafka, database: Database) -> Scene {
     let scene = Scene::on(kafka, database, 2);
     scene.compact_mappings();
@@ -45,7 +45,7 @@ fn findings(steps: &[Value], outcome: &str) -> Vec<String> {
         .collect()
 }
 
-/// What `check` calls wrong, when it must find exactly one thing.
+/// The one finding of `check`, which must be the only one.
 fn the_fault(scene: &Scene, more: &[(&str, &str)], status: i32) -> String {
     let (ended, steps) = check(scene, more);
     let wrong = findings(&steps, "wrong");

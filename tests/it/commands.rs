@@ -11,7 +11,7 @@ use crate::support::left_out::real_kafka;
 use crate::support::scene::Scene;
 use crate::support::wait::SOON;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(120);
 
 fn json(finished: &Finished) -> Value {

@@ -1,4 +1,4 @@
-//! `DATABASE_URL` and what it leads to: poolers, fail-over, limits, encodings, statements that hang.
+//! `DATABASE_URL`: poolers, fail-over, limits, encodings, statements that hang.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -25,7 +25,7 @@ use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq, holds};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 /// The contract's limit for a fail-over.
 const FAIL_OVER: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ fn wait_for_line(daemon: &Daemon, parts: &[&str], deadline: Duration) -> String 
     })
 }
 
-/// Sends so many different events to each topic. `round` makes them differ from those of other rounds.
+/// Sends `count` different events to each topic. `round` makes them differ from those of other rounds.
 fn send(scene: &Scene, round: u32, count: u32) {
     let mut events = Vec::new();
     for n in 0..count {

@@ -10,7 +10,7 @@ use crate::support::daemon::{Daemon, run_command};
 use crate::support::processes::{Signal, folder};
 use crate::support::wait::{SOON, eventually};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 /// A folder for temporary files that PostgreSQL gets through to.

@@ -1,4 +1,4 @@
-//! What deploys the daemon: manifests, chart, unit, package; and two versions beside each other, as in a rolling change.
+//! The deployment: manifests, chart, unit, package; and two versions beside each other, as in a rolling update.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,7 +15,7 @@ use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually};
 use voiceclone_events::traffic::{Scenario, traffic};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -24,7 +24,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
 }
 
-/// What the checks print of the files in a folder, and whether they pass.
+/// The output of the checks for the files in a folder, and whether they pass.
 fn checks(files: &Path) -> (String, bool) {
     let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("tools");
     let mut checks = Command::new(Path::new(ROOT).join("scripts/check-deploy.sh"));
@@ -141,7 +141,7 @@ fn every_setting_that_manifests_chart_and_unit_give_is_one_of_the_program() {
         ];
         for (name, value) in &given {
             match name.as_str() {
-                // nobody is to be reached
+                // no server may be reached
                 "DATABASE_URL" => assert!(value.starts_with("postgresql://voice"), "{file}: {value}"),
                 "KAFKA_BOOTSTRAP_SERVERS" => assert!(value.ends_with(":9093"), "{file}: {value}"),
                 "KAFKA_SSL_CA_LOCATION" => variables.push((name, &certificate)),
@@ -208,7 +208,7 @@ fn a_version_goes_on_beside_a_newer_one_and_its_schema_and_does_not_roll_that_ba
          CREATE TABLE ingest.of_a_newer_version (id int);
          INSERT INTO public.__diesel_schema_migrations (version) VALUES ('20991231000001')",
     );
-    // another instance that starts now stands for a roll-back of the program alone, too
+    // another instance that starts now also covers a roll-back of the program alone
     let mut another = scene.daemon(&[]);
     another.wait_ready(MINUTES);
     older.wait_ready(SOON);

@@ -57,7 +57,7 @@ fn goods(topic: Topic, count: i64) -> Vec<Record> {
     (0..count).map(|offset| good(topic, offset)).collect()
 }
 
-/// A writer whose offsets of partition 0 of each topic begin at 0.
+/// A writer with offset 0 for partition 0 of each topic.
 async fn with_offsets(url: &str) -> Ingest {
     let writer = Ingest { group: Some(GROUP.to_owned()), ..ingest(url) };
     for topic in Topic::ALL {

@@ -12,7 +12,7 @@ use crate::support::tables;
 use crate::support::wait::{SOON, eventually, eventually_eq};
 use voiceclone_events::traffic::{Scenario, traffic};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(300);
 
 fn plan(calls: u64, seed: u64) -> Scenario {

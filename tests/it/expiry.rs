@@ -24,13 +24,13 @@ use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq, holds};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
-/// 2020-01-01T00:00:00Z in seconds: `ready_at` of clones whose time is over.
+/// 2020-01-01T00:00:00Z in seconds: `ready_at` of clones that have reached the end of their TTL.
 const LONG_AGO: i64 = 1_577_836_800;
 
-/// The contract's `uid`, written down once more.
+/// The contract's `uid`, written independently.
 fn uid(kind: &str, parts: &[&str]) -> String {
     let namespace: Uuid = uuid!("32912be5-e948-560b-b792-7dcb8baa72b1");
     let name = [&[kind], parts].concat().join("\u{1f}");
@@ -243,7 +243,7 @@ fn a_daemon_killed_after_the_publishing_and_before_its_commit_has_the_event_repe
 }
 
 #[test]
-fn rows_that_expire_while_the_broker_is_away_are_told_when_it_is_back() {
+fn rows_that_expire_while_the_broker_is_away_are_published_when_it_is_back() {
     let mut broker = private_kafka!();
     let scene = Scene::new(&Kafka::at(&broker.servers), 1);
     for number in 0..20 {
@@ -273,7 +273,7 @@ fn a_partition_without_a_leader_delays_its_own_events_only_and_no_event_goes_out
     const ROWS: usize = 200;
     let cluster = MockCluster::new(2).unwrap();
     let database = Database::new();
-    // Whoever waits for the broker inside a transaction is thrown out.
+    // A session that waits for the broker inside a transaction is ended.
     let name = database.value("SELECT current_database()");
     database.run(&format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '5s'"));
     let topics = ["clone.ready", "clone.failed", "clone.transfer", "call.lifecycle", "caller.voice_mapping"];
@@ -336,7 +336,7 @@ fn a_row_made_live_again_by_a_later_clone_expires_again_with_an_event_of_its_own
 
 // -------- The store alone, without a daemon
 
-/// Fills the cache with rows whose time was over long ago, a second apart, numbered from 1 on.
+/// Fills the cache with rows that were due long ago, a second apart, numbered from 1.
 fn due_rows(rows: usize) -> String {
     format!(
         "INSERT INTO voice_clone_cache (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, reuse_count,
@@ -353,7 +353,7 @@ async fn migrated() -> (Database, Store) {
     (database, store)
 }
 
-/// One run of the expiry, in chunks of this size; how many rows expired.
+/// Runs the expiry once, in chunks of this size; returns the number of expired rows.
 async fn run(store: &Store, chunk: i64) -> usize {
     let (mut reached, mut total) = (Reached::default(), 0);
     loop {
@@ -366,18 +366,22 @@ async fn run(store: &Store, chunk: i64) -> usize {
 }
 
 /// Id, key, value, time.
-type Told = (Uuid, Option<String>, String, String);
+type ExpiryEvent = (Uuid, Option<String>, String, String);
 
-fn told(event: &Expired) -> Told {
+fn told(event: &Expired) -> ExpiryEvent {
     let value = String::from_utf8(event.value.clone()).unwrap();
     (event.event_id, event.key.clone(), value, event.event_time.clone())
 }
 
-/// Publishes so many chunks to nobody, who takes the events at the places that `takes` says. What was there, and what
-/// was taken.
-async fn publish(store: &Store, chunks: i64, takes: impl Fn(usize) -> bool + Sync) -> (Vec<Told>, Vec<Told>) {
+/// Publishes `chunks` chunks to a fake broker, which accepts the events at the indices given by `takes`. Returns all
+/// events and the accepted ones.
+async fn publish(
+    store: &Store,
+    chunks: i64,
+    takes: impl Fn(usize) -> bool + Sync,
+) -> (Vec<ExpiryEvent>, Vec<ExpiryEvent>) {
     let claimed = store.claim_expired(chunks).await.unwrap();
-    let seen: Vec<Told> = claimed.events.iter().map(told).collect();
+    let seen: Vec<ExpiryEvent> = claimed.events.iter().map(told).collect();
     let places: HashSet<usize> = (0..seen.len()).filter(|place| takes(*place)).collect();
     store.settle_expired(&claimed, &places).await.unwrap();
     let taken = (0..seen.len()).filter(|place| places.contains(place)).map(|place| seen[place].clone());
@@ -388,15 +392,15 @@ async fn publish(store: &Store, chunks: i64, takes: impl Fn(usize) -> bool + Syn
 const ALL_DUE: &str =
     "UPDATE ingest.outbox SET publish_at = created_at, publish_claim = NULL, publish_tries = 0";
 
-/// What waits, in order.
-async fn all_waiting(database: &Database, store: &Store) -> Vec<Told> {
+/// The waiting events, in order.
+async fn all_waiting(database: &Database, store: &Store) -> Vec<ExpiryEvent> {
     database.run(ALL_DUE);
     let events = store.claim_expired(i64::MAX).await.unwrap().events.iter().map(told).collect();
     database.run(ALL_DUE);
     events
 }
 
-fn sorted(mut events: Vec<Told>) -> Vec<Told> {
+fn sorted(mut events: Vec<ExpiryEvent>) -> Vec<ExpiryEvent> {
     events.sort();
     events
 }
@@ -433,9 +437,9 @@ async fn of_a_chunk_that_went_out_in_part_exactly_the_rest_waits_and_lets_others
     let (others, none) = publish(&store, i64::MAX, |_| false).await;
     assert_eq!((&others[..], none.len()), (&all[30..], 0), "what was refused has its pause");
     let left = all_waiting(&database, &store).await;
-    let expected: Vec<Told> = all.iter().filter(|event| !taken.contains(event)).cloned().collect();
+    let expected: Vec<ExpiryEvent> = all.iter().filter(|event| !taken.contains(event)).cloned().collect();
     assert_eq!(sorted(left.clone()), sorted(expected));
-    let rest: Vec<&Told> = first.iter().filter(|event| !taken.contains(event)).collect();
+    let rest: Vec<&ExpiryEvent> = first.iter().filter(|event| !taken.contains(event)).collect();
     let place = left.iter().position(|event| event == rest[0]).unwrap();
     assert_eq!(left[place..place + rest.len()].iter().collect::<Vec<_>>(), rest, "in their order");
 
@@ -485,7 +489,7 @@ async fn three_instances_claim_each_event_exactly_once() {
     let (first, second, third) =
         tokio::join!(instance(&stores[0]), instance(&stores[1]), instance(&stores[2]));
     assert_eq!(first.len() + second.len() + third.len(), 3000, "none is claimed twice");
-    let different: BTreeSet<Told> = [first, second, third].concat().into_iter().collect();
+    let different: BTreeSet<ExpiryEvent> = [first, second, third].concat().into_iter().collect();
     assert_eq!(different.len(), 3000);
     assert_eq!(waiting(&database), "0");
 }
@@ -659,7 +663,7 @@ async fn two_instances_expire_each_row_exactly_once_while_rows_change_and_live_a
         let client = database.client().await;
         let mut kept = 0;
         for number in 0..300 {
-            // One row in a hundred, others each time.
+            // One row in a hundred, different ones each time.
             let some = format!("hashtext(caller_id || '{number}') % 100 = 0");
             let touched = format!("UPDATE voice_clone_cache SET reuse_count = reuse_count + 1 WHERE {some}");
             client.batch_execute(&touched).await.unwrap();

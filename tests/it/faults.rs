@@ -1,4 +1,4 @@
-//! What goes wrong with the world: each fault once, with the tables that the contract describes afterwards.
+//! Faults of the infrastructure: each once, with the tables that the contract describes afterwards.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -22,7 +22,7 @@ use voiceclone_events::config::{Need, Settings};
 use voiceclone_events::store::connect;
 use voiceclone_events::traffic::{Scenario, traffic};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 fn send_traffic(scene: &Scene, calls: u64, seed: u64) {
@@ -147,7 +147,7 @@ fn a_database_restored_from_a_backup_is_filled_up_again() {
     let _daemon = scene.daemon(&[]);
     send_traffic(&scene, 100, 15);
     scene.assert_as_the_model_says(MINUTES);
-    // As a dump of before the first record would be.
+    // As in a dump from before the first record.
     scene.database.run(
         "BEGIN; TRUNCATE call_log, caller_voice_mapping, voice_clone_cache, voice_clone_log, clone_ready_events,
             clone_failed_events, clone_transfer_events, ingest.calls, ingest.mappings, ingest.voices,
@@ -189,21 +189,21 @@ fn send_transfers(scene: &Scene, agents: &[&str]) {
     }
 }
 
-fn make_anew(scene: &Scene, topic: &str) {
+fn recreate_topic(scene: &Scene, topic: &str) {
     let topic = scene.topic(topic);
     scene.kafka.delete_topic(&topic);
     scene.kafka.create_topic(&topic, 1, &[]);
 }
 
 #[test]
-fn a_topic_made_anew_that_already_has_the_stored_offset_is_told_from_the_old_one() {
+fn a_recreated_topic_that_already_has_the_stored_offset_is_distinguished_from_the_old_one() {
     let scene = Scene::new(real_kafka!(), 1);
     send_transfers(&scene, &["before", "before too"]);
     let mut daemon = scene.daemon(&[]);
     scene.wait_until_consumed(SOON);
     daemon.signal(Signal::Term);
     assert_eq!(daemon.wait_exit(SOON), 0);
-    make_anew(&scene, "clone.transfer");
+    recreate_topic(&scene, "clone.transfer");
     send_transfers(&scene, &["after", "after too", "the third"]);
     let daemon = scene.daemon(&[]);
     eventually_eq(MINUTES, "the transfers", "5".to_owned(), || {
@@ -213,12 +213,12 @@ fn a_topic_made_anew_that_already_has_the_stored_offset_is_told_from_the_old_one
 }
 
 #[test]
-fn a_topic_made_anew_beside_the_running_daemon_is_read_from_its_first_record() {
+fn a_topic_recreated_beside_the_running_daemon_is_read_from_its_first_record() {
     let scene = Scene::new(real_kafka!(), 1);
     send_transfers(&scene, &["before", "before too"]);
     let mut daemon = scene.daemon(&[]);
     scene.wait_until_consumed(SOON);
-    make_anew(&scene, "clone.transfer");
+    recreate_topic(&scene, "clone.transfer");
     send_transfers(&scene, &["after", "after too", "the third"]);
     eventually_eq(MINUTES, "the transfers", "5".to_owned(), || {
         scene.database.value("SELECT count(*) FROM clone_transfer_events")

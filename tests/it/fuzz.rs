@@ -1,7 +1,7 @@
-//! Any bytes into the decoder (contract, section 2): an event or a reason, never a panic; an event is such that
-//! PostgreSQL cannot refuse it, and is what the model makes of the same record.
+//! Feeds any bytes to the decoder (contract, section 2): it returns an event or a reason, and never panics. PostgreSQL
+//! cannot refuse the event, and the model decodes the same record to the same event.
 //!
-//! `make fuzz N=10000000` tries so many inputs, optimised, and measures how the time grows with the size of a record.
+//! `make fuzz N=10000000` tries that many inputs, optimised, and measures how the time grows with the size of a record.
 //! Each input follows from its number alone: `FUZZ_FROM=7 FUZZ_INPUTS=1` tries just that one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -27,7 +27,7 @@ const LIMITS: Limits = Limits { record_max_bytes: RECORD_MAX_BYTES, cache_ttl_se
 /// 2026-01-01T00:00:00Z in milliseconds: the timestamp of most records.
 const SENT: i64 = 1_767_225_600_000;
 
-// -------- Making up inputs
+// -------- Generating inputs
 
 struct Dice(ChaCha8Rng);
 
@@ -48,7 +48,7 @@ impl Dice {
     }
 }
 
-/// What inputs are made from, by topic.
+/// The parts of inputs, by topic.
 const VALID: [&[&str]; 5] = [
     &[
         r#"{"caller_id":"+491","greeting_call_id":"g","cloned_voice_id":"v","ready_at":"2026-01-01T00:00:01.5Z","clone_duration_ms":7,"clone_created_at":1767225600,"api_response_time_ms":9,"sample_file_size_bytes":5.0,"ttl_seconds":60}"#,
@@ -237,7 +237,7 @@ const PIECES: &[&[u8]] = &[
     b"\xc2\xa0",
 ];
 
-/// What a long run repeats.
+/// The parts that a long run repeats.
 const RUNS: &[&[u8]] = &[
     b"[",
     b"]",
@@ -383,7 +383,7 @@ fn input(number: u64) -> Record {
 
 // -------- What must hold
 
-/// What PostgreSQL stores in a column of so many characters, and the contract calls a text.
+/// Asserts that PostgreSQL stores the text in a column of `most` characters, and that it is a text by the contract.
 fn assert_text(text: &str, most: usize) {
     assert!(!text.contains('\0') && (text.len() <= most || text.chars().count() <= most), "{text:?}");
     assert!(!text.chars().all(char::is_whitespace), "{text:?}");
@@ -484,7 +484,7 @@ fn assert_storable(event: &Event<'_>) {
 /// Some columns of some tables, as text.
 type Columns = BTreeMap<(&'static str, &'static str), Option<String>>;
 
-/// What an event alone puts into its rows.
+/// The values that a single event puts into its rows.
 fn columns(event: &Event<'_>, timestamp: i64) -> Columns {
     let mut columns = Columns::new();
     let time = |time: Option<Time>| time.map(|time| model::printed(time.micros()));
@@ -592,7 +592,7 @@ const HANGS_AFTER: Duration = Duration::from_secs(60);
 
 const NONE: u64 = u64::MAX;
 
-/// Notes that a worker has ended, however it did.
+/// Notes the end of a worker, including by panic.
 struct Ended<'a>(&'a AtomicU64);
 
 impl Drop for Ended<'_> {
@@ -601,8 +601,8 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Waits until all workers have ended. Where one has had the same input in hand for too long it ends the process, as
-/// nothing else can end a thread.
+/// Waits until all workers have ended. Ends the process where a worker takes too long for one input, as nothing else can
+/// end a thread.
 fn end_at_a_hang(in_hand: &[AtomicU64]) {
     let mut seen = vec![(NONE, Instant::now()); in_hand.len()];
     loop {
@@ -696,7 +696,7 @@ fn very_many_bytes() {
 
 // -------- How the time grows
 
-/// Fills a record of about so many bytes with something, between a beginning and an end.
+/// Fills a record of about this many bytes with something, between a beginning and an end.
 fn filled(size: usize, begin: &str, end: &str, mut piece: impl FnMut(usize) -> String) -> Vec<u8> {
     let mut value = begin.to_owned();
     let mut count = 0;
@@ -719,7 +719,7 @@ fn nested(size: usize, field: &str, open: &str, close: &str) -> Vec<u8> {
     call(size, field, &format!("{}0{}", open.repeat(levels), close.repeat(levels)), "", |_| " ".to_owned())
 }
 
-/// Hostile records, by what is hostile about them.
+/// Hostile records, by kind.
 fn shapes(size: usize) -> Vec<(&'static str, Vec<u8>)> {
     let same = |piece: &'static str| move |_: usize| piece.to_owned();
     // An odd number times the count, cut to 32 bits, meets each number once and in no order.

@@ -2,7 +2,7 @@
 //! any order, cut into any batches, by several writers at once, through offsets and beside them, with any part read
 //! again, each ends in the model's tables and dead letters, and always in the same bytes.
 //!
-//! `HISTORY_SEEDS=1000` tries so many histories; `HISTORY_SEED=7` begins with that one.
+//! `HISTORY_SEEDS=1000` tries that many histories; `HISTORY_SEED=7` begins with that one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -36,7 +36,7 @@ pub const EMPTY: &str = "
     DELETE FROM caller_voice_mapping; DELETE FROM ingest.voices; DELETE FROM ingest.calls;
     DELETE FROM ingest.mappings; DELETE FROM ingest.dead_letters; DELETE FROM ingest.consumer_offsets;";
 
-/// What the daemon writes batches with; no group, so it moves no offsets.
+/// The writer of the daemon, without a group, so that it moves no offsets.
 pub fn ingest(database: &Database) -> Ingest {
     let flags = voiceclone_events::cli::SettingFlags::default();
     // Connections are made as they are needed: most tests need one.
@@ -87,7 +87,7 @@ pub fn inputs(records: &[Record]) -> Vec<Input> {
         .collect()
 }
 
-// -------- Making up histories
+// -------- Generating histories
 
 /// Random choices of a seed.
 struct Dice(ChaCha8Rng);
@@ -97,7 +97,7 @@ impl Dice {
         (self.0.next_u64() % limit as u64) as usize
     }
 
-    /// True once in so many times.
+    /// True once in `times` on average.
     fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
@@ -113,13 +113,13 @@ impl Dice {
     }
 }
 
-/// What a field holds.
+/// The kind of value in a field.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Caller,
     Call,
     Voice,
-    /// A text of at most so many characters.
+    /// A text of at most this many characters.
     Text(usize),
     /// A text of any length.
     LongText,
@@ -204,12 +204,12 @@ fn texts(raws: &[&str]) -> Vec<String> {
     raws.iter().map(|raw| (*raw).to_owned()).collect()
 }
 
-/// An object that nests so many levels.
+/// An object nested to this depth.
 fn nested(levels: usize) -> String {
     format!("{}{{}}{}", r#"{"a":"#.repeat(levels - 1), "}".repeat(levels - 1))
 }
 
-/// Few values for each kind, so that they meet often; as they stand in JSON.
+/// Few values for each kind, so that they collide often; as raw JSON.
 fn values(kind: Kind) -> Vec<String> {
     match kind {
         Kind::Caller => {
@@ -272,7 +272,7 @@ fn longer_texts() -> Vec<String> {
     ])
 }
 
-/// What no field of this kind may hold.
+/// Values that a field of this kind may not hold.
 fn faults(kind: Kind) -> Vec<String> {
     let mut faults = texts(&["[]", r#""\ud800""#, r#""\udc00\ud800""#, "1e400", r#""\u0000""#]);
     let limit = match kind {
@@ -636,7 +636,7 @@ fn number_from_environment(name: &str, default: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn a_batch_of_a_topic_that_was_deleted_does_not_move_the_offset_of_the_one_made_anew() {
+async fn a_batch_of_a_topic_that_was_deleted_does_not_move_the_offset_of_the_recreated_one() {
     let database = migrated().await;
     let writer = Ingest { group: Some("group".to_owned()), ..ingest(&database) };
     let [old, new] = [1, 2].map(|id| Position::at(0, Some(Uuid::from_u128(id))));
@@ -663,7 +663,7 @@ async fn a_batch_of_a_topic_that_was_deleted_does_not_move_the_offset_of_the_one
     assert_eq!(stored, BTreeMap::from([(partition, Position::at(1, new.topic_id))]));
 }
 
-/// Whoever waited for a lock must see what its holder wrote: of a voice, how often it was transferred.
+/// A writer that waited for a lock must see what the holder wrote: here the number of transfers of a voice.
 #[tokio::test]
 async fn transactions_see_what_was_committed_before_each_statement_whatever_the_databases_default_is() {
     let database = Database::new();
@@ -708,7 +708,7 @@ async fn every_history_ends_in_the_models_tables_and_dead_letters_whichever_way_
         }
     }
     println!("{usable} usable records; the reasons of the others: {reasons:?}");
-    // What the histories are for: that each reason occurs, and that most records make rows.
+    // The histories must cover every reason, and most records must make rows.
     if count >= 12 {
         assert_eq!(reasons.len(), 10, "{reasons:?}");
     }
@@ -760,9 +760,9 @@ async fn ready_and_transfer_events_of_one_voice_written_at_the_same_moment_leave
     assert_tables("as the model has it", &folded.tables, &tables::read_with_ids(&database), &ready);
 }
 
-// -------- What the decoder accepts, PostgreSQL takes
+// -------- PostgreSQL accepts everything that the decoder accepts
 
-/// The extremes of a kind, as texts that stand for themselves or as raw JSON. `number` makes ids different.
+/// The extreme values of a kind, as plain texts or as raw JSON. `number` makes ids different.
 fn extremes(kind: Kind, number: usize) -> Vec<Value> {
     let filled = |limit: usize, filling: &str| {
         let start = format!("{number:06}");

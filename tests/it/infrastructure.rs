@@ -1,4 +1,4 @@
-//! The tests' own tools: what they promise, each tried once.
+//! Tests of the tests' own helpers, one for each promise.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

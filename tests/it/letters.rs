@@ -26,7 +26,7 @@ use crate::support::scene::Scene;
 use crate::support::tables;
 use crate::support::wait::{eventually, eventually_eq, holds};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 async fn migrated() -> Database {
@@ -35,7 +35,7 @@ async fn migrated() -> Database {
     database
 }
 
-/// A `clone.transfer` record of this offset, whose value takes more than so many bytes.
+/// A `clone.transfer` record of this offset, with a value of more than `bytes` bytes.
 fn transfer(offset: i64, bytes: usize) -> Record {
     let value = json!({
         "greeting_call_id": format!("g{offset}"), "agent_call_id": "a", "cloned_voice_id": "v",
@@ -60,7 +60,7 @@ fn letters(database: &Database) -> Vec<String> {
     database.rows(sql).into_iter().map(shown).collect()
 }
 
-/// One that takes records of only so many bytes.
+/// An ingest with this maximum size of records.
 fn with_limit(database: &Database, record_max_bytes: usize, mode: Mode) -> Ingest {
     let mut ingest = ingest(database);
     ingest.limits.record_max_bytes = record_max_bytes;
@@ -121,7 +121,7 @@ async fn a_daemon_that_reads_records_again_resolves_their_letters() {
         |offsets: &[i64]| offsets.iter().map(|offset| format!("{offset} open - 0")).collect::<Vec<_>>();
     assert_eq!(letters(&database), open(&[2, 7, 12, 17]));
 
-    // A new process with another setting, whose offsets were set back.
+    // A new process with another setting, after an operator has set the offsets back.
     let live = with_limit(&database, 10_000, Mode::Live);
     write(&live, &records[5..10]).await;
     assert_eq!(letters(&database)[1], "7 resolved replayed 0");

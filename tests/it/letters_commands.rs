@@ -17,7 +17,7 @@ use crate::support::postgres::Database;
 use crate::support::scene::Scene;
 use crate::support::wait::eventually_eq;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 const PHONE: &str = "+12025550143";
@@ -209,7 +209,7 @@ async fn letters_are_resolved_by_a_retry_once_the_constraint_is_fixed() {
     let failed = run(&database, &["retry", "--offset", "0..2", "--yes"]);
     assert_eq!(failed.code, 1, "{failed:?}");
     assert!(failed.stdout.contains("clone.transfer/0@1: rejected_by_database: "), "{failed:?}");
-    assert!(failed.stdout.contains("3 tried: 0 resolved, 3 cannot be used still."), "{failed:?}");
+    assert!(failed.stdout.contains("3 tried: 0 resolved, 3 still cannot be used."), "{failed:?}");
     assert_eq!(states(&database)[..4], ["0 open - 1", "1 open - 1", "2 open - 1", "3 open - 0"]);
 
     database.run("ALTER TABLE clone_transfer_events DROP CONSTRAINT no_bad");

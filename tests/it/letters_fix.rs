@@ -17,7 +17,7 @@ use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{eventually, eventually_eq};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 const PHONE: &str = "+12025550143";

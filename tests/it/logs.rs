@@ -45,7 +45,7 @@ fn is_plain(value: &Value) -> bool {
 }
 
 #[test]
-fn the_log_tells_what_runs_when_it_has_caught_up_what_could_not_be_used_and_that_it_ends() {
+fn the_log_says_what_runs_when_it_has_caught_up_what_could_not_be_used_and_that_it_ends() {
     let scene = Scene::new(real_kafka!(), 2);
     let (calls, failed) = (scene.topic("call.lifecycle"), scene.topic("clone.failed"));
     let good = |n: i32| {

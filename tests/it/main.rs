@@ -1,4 +1,4 @@
-//! The tests that need the world outside: a broker, a database, the compiled program.
+//! The tests that need infrastructure: a broker, a database, the compiled program.
 
 mod alerts;
 mod analytics;

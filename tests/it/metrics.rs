@@ -1,4 +1,4 @@
-//! What `/metrics` shows: that it is what the docs say, and that it counts what happens.
+//! `/metrics` is as documented, and counts correctly.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -17,7 +17,7 @@ use crate::support::prometheus::promtool;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 /// A file of the repository.
@@ -34,7 +34,7 @@ pub fn text(path: &str) -> String {
 #[derive(Debug, Default)]
 pub struct Listed {
     kind: String,
-    /// Everything that stands in backticks in the docs; names and values of labels of a daemon.
+    /// In the docs, everything in backticks; of a daemon, names and values of labels.
     labels: BTreeMap<String, BTreeSet<String>>,
     words: BTreeSet<String>,
 }

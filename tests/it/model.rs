@@ -9,7 +9,7 @@
 //! - a bare object has no attributes, so `type`, `time` and `data` in it are unknown fields;
 //! - the text of `specversion` may be anything, and the media type of `content-type` may have parameters;
 //! - `data` is an attribute, but what its object holds is judged by the rules of fields alone;
-//! - a number with a fraction or an exponent is the double it stands for, in integer fields too;
+//! - a number with a fraction or an exponent is the double that it denotes, in integer fields too;
 //! - a delete ignores the values of the fields it does not look at, but what section 2 calls invalid JSON is no
 //!   delete: a field given twice, or that is a text with a lone surrogate or a number beyond a double.
 
@@ -19,7 +19,7 @@ use chrono::{DateTime, NaiveDate};
 use serde_json::Value;
 use uuid::{Uuid, uuid};
 
-/// A record as it stands in the log.
+/// A record as it is in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Input {
     /// The topic's name without its prefix, for example `clone.ready`.
@@ -40,7 +40,7 @@ pub type Row = BTreeMap<&'static str, Option<String>>;
 /// Table name -> rows by id (lower-case, hyphenated).
 pub type Tables = BTreeMap<&'static str, BTreeMap<String, Row>>;
 
-/// What a set of records makes.
+/// The result of a set of records.
 #[derive(Clone, Debug)]
 pub struct Folded {
     /// All seven tables. `voice_clone_cache.deleted_at` is left out: it belongs to the expiry run.
@@ -204,7 +204,7 @@ fn members(raw: &str) -> Vec<(&str, &str)> {
     found
 }
 
-/// The text that a JSON string stands for, or `None` where it holds a lone surrogate.
+/// The text that a JSON string denotes, or `None` where it has a lone surrogate.
 fn unescape(raw: &str) -> Option<String> {
     let mut units: Vec<u16> = Vec::new();
     let mut characters = raw.strip_prefix('"')?.strip_suffix('"')?.chars();
@@ -287,7 +287,7 @@ fn members_of_metadata(raw: &str) -> Option<BTreeMap<String, String>> {
     members(raw).into_iter().map(|(name, value)| Some((unescape(name)?, compact(value)?))).collect()
 }
 
-/// The same for an object whose values are printed already.
+/// An object of values that are already printed, as compact JSON.
 fn compact_object(map: &BTreeMap<String, String>) -> String {
     let members: Vec<_> = map.iter().map(|(name, json)| format!("{}:{json}", quoted(name))).collect();
     format!("{{{}}}", members.join(","))
@@ -457,7 +457,7 @@ impl Fields {
         Some(text)
     }
 
-    /// A required text; `None` stands for a fault.
+    /// A required text; `None` is a fault.
     fn required(&mut self, name: &str, limit: usize) -> Option<String> {
         if self.value(name).is_none() {
             self.fault("missing_field");
@@ -538,7 +538,7 @@ impl Fields {
         if count_values(&raw) > 65_536 {
             self.fault("invalid_value");
         }
-        // What is unsound has no compact form, and is a fault already.
+        // An unsound value has no compact form, and is a fault already.
         members_of_metadata(&raw)
     }
 }
@@ -554,7 +554,7 @@ enum Cell {
     Time(i64),
 }
 
-/// What a record says.
+/// The event of a record.
 #[derive(Default)]
 struct Fact {
     /// Event time, in microseconds since 1970.
@@ -636,7 +636,7 @@ const RULES: [Rules; 5] = [
     },
 ];
 
-/// What a record says, or why it cannot be used.
+/// The event of a record, or why it is unusable.
 fn decode(record: &Input, rules: &Rules, cache_ttl: i64, record_max_bytes: usize) -> Result<Fact, Faults> {
     // Decided before anything else (section 2).
     if record.headers.len() > 1_000 || key_and_header_bytes(record) > 1_048_576 {
@@ -708,7 +708,7 @@ fn open_envelope(record: &Input, value: &[u8]) -> (Fields, Option<Fields>) {
         structured |= body.value("specversion").is_some();
         if structured {
             let data = body.value("data").filter(|data| data.starts_with('{'));
-            // What the data's object holds is for the rules of fields to judge.
+            // The rules of fields judge the object in `data`.
             let mut attributes = Fields::of(raw.unwrap_or_default());
             attributes.at_most_once("data");
             let fields = data.map(|data| Fields::of(&data));

@@ -1,4 +1,4 @@
-//! The page at `/` and `/status.json`: what they say, to whom, and how a browser shows it.
+//! The page at `/` and `/status.json`: their contents, who may read them, and how a browser shows the page.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ use crate::support::scene::{Scene, TOPICS};
 use crate::support::unique;
 use crate::support::wait::{SOON, eventually, holds};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(120);
 
 const CALLER: &str = "2025550143";
@@ -27,7 +27,7 @@ fn failed_clone(scene: &Scene, id: &str) -> Send {
     Send::to(&scene.topic("clone.failed")).partition(0).value(value.to_string())
 }
 
-/// A record that cannot be used, and tells what nobody may see.
+/// An unusable record with personal data, which nobody may see.
 fn bad_call(scene: &Scene) -> Send {
     let value =
         json!({"call_id": "c", "status": 7, "caller_id": format!("+1{CALLER}"), "transcript": TRANSCRIPT});
@@ -85,7 +85,7 @@ fn status_json_is_the_document_of_the_command() {
 }
 
 #[test]
-fn a_topic_whose_table_drifted_is_told_with_the_reason_and_is_forgotten_once_it_is_mended() {
+fn a_topic_whose_table_drifted_is_shown_with_the_reason_and_no_longer_once_it_is_fixed() {
     let scene = Scene::new(real_kafka!(), 1);
     let mut daemon = scene.daemon(&[]);
     daemon.wait_ready(SOON);
@@ -186,7 +186,7 @@ fn the_page_and_the_document_are_there_while_postgresql_is_away() {
     assert!(page.contains("database_away") && page.contains("start PostgreSQL"), "{page}");
     let document = json_when(&daemon, "the verdict down", |document| document["verdict"] == "down");
     assert!(problem(&document, "database_away").is_some(), "{document:#}");
-    // what this instance counted is in its memory
+    // the counts of this instance are in its memory
     eventually(SOON, "the 20 records in the plot", || match daemon.http_get("/").1 {
         page if page.contains("class=\"line\" d=\"M") => Ok(()),
         page => Err(page),

@@ -1,5 +1,5 @@
-//! Records that PostgreSQL refuses for good among many that it takes, the world's faults in between, and rows of
-//! unusable records (contract, section 6).
+//! Records that PostgreSQL refuses for good among many that it accepts, faults of the infrastructure in between, and
+//! runs of unusable records (contract, section 6).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -26,16 +26,16 @@ use crate::support::tables;
 
 use crate::support::wait::{SOON, eventually, eventually_async, eventually_eq};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 pub const MINUTES: Duration = Duration::from_secs(180);
 
 pub fn ingest(url: &str) -> Ingest {
     ingest_with(url, &[])
 }
 
-pub fn ingest_with(url: &str, further: &[(&str, &str)]) -> Ingest {
+pub fn ingest_with(url: &str, extra: &[(&str, &str)]) -> Ingest {
     let flags = voiceclone_events::cli::SettingFlags::default();
-    let variables = std::iter::once(("DATABASE_URL", url)).chain(further.iter().copied());
+    let variables = std::iter::once(("DATABASE_URL", url)).chain(extra.iter().copied());
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let need = voiceclone_events::config::Need { database: true, broker: false };
     let settings = voiceclone_events::config::Settings::from(&flags, variables, need).unwrap();
@@ -62,7 +62,7 @@ pub fn record(topic: Topic, offset: i64, value: &Value) -> Record {
     }
 }
 
-/// So many `clone.failed` records; those at `poisoned` offsets say `poison`.
+/// `count` `clone.failed` records; those at `poisoned` offsets say `poison`.
 pub fn failures(count: i64, poisoned: &[i64]) -> Vec<Record> {
     let value = |offset: i64| {
         let message = if poisoned.contains(&offset) { "poison" } else { "e" };
@@ -76,11 +76,11 @@ pub async fn migrated(database: Database) -> Database {
     database
 }
 
-/// A constraint whose violation has a kind of its own, so that there is no doubt.
+/// A constraint; its violation has an error kind of its own.
 pub const CONSTRAINT: &str =
     "ALTER TABLE clone_failed_events ADD CONSTRAINT sound CHECK (error_message <> 'poison')";
 
-/// A trigger whose error is of no kind that Diesel names.
+/// A trigger that raises an error of a kind unknown to Diesel.
 const TRIGGER: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
      BEGIN
          IF NEW.error_message = 'poison' THEN RAISE EXCEPTION 'the account of % does not exist', NEW.caller_id; END IF;
@@ -88,7 +88,7 @@ const TRIGGER: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
      END $$;
      CREATE TRIGGER refuse BEFORE INSERT ON clone_failed_events FOR EACH ROW EXECUTE FUNCTION refuse()";
 
-/// Writes them, and counts the transactions that this took: each that writes or tries to gets an id of its own.
+/// Writes the records, and counts the transactions: each one that writes or tries to has an id of its own.
 async fn transactions(database: &Database, records: &[Record]) -> u64 {
     let next = || database.value("SELECT pg_current_xact_id()").parse::<u64>().unwrap();
     let writer = ingest(database.url());
@@ -105,11 +105,11 @@ fn refused_offsets(database: &Database) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_neighbours_of_a_refused_record_among_5000_land_in_about_twice_log2_of_n_further_transactions() {
+async fn the_neighbours_of_a_refused_record_among_5000_land_in_about_twice_log2_of_n_more_transactions() {
     // nothing else may count: no other test, no autovacuum
     let server = PrivateServer::start(&[("autovacuum", "off")]);
     let levels = 13; // 2^13 is the first power of two above 5,000
-    // a thorough write begins anew, looks whether a good record is taken, and counts the offsets at its end
+    // a thorough write starts again, tests a good record first, and counts the offsets at its end
     let thorough = 3;
     // three times the suspect, three times a good record
     let alone = 6;
@@ -134,7 +134,7 @@ async fn a_batch_without_a_refused_record_takes_one_transaction() {
     assert_eq!(transactions(&database, &failures(5000, &[])).await, 1);
 }
 
-/// Every so many statements on the table one of the world's faults, in turn; the last one is of no known kind.
+/// Raises faults of the infrastructure in turn, one every few statements on the table; the last one is of an unknown kind.
 const WORLD: &str = "CREATE SEQUENCE calls;
     CREATE FUNCTION world() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE n bigint := nextval('calls');
@@ -164,7 +164,7 @@ async fn the_worlds_faults_in_the_middle_of_halving_never_make_a_dead_letter() {
         let name = database.value("SELECT current_database()");
         database.run(&format!("ALTER DATABASE {name} SET statement_timeout = '1s'"));
         let writer = ingest(database.url());
-        // until each was met
+        // until each has occurred
         while database.value("SELECT last_value FROM calls").parse::<i64>().unwrap() < 40 {
             for offset in [3, 70] {
                 let records = failures(100, &[offset]);
@@ -187,7 +187,7 @@ async fn a_server_that_crashes_again_and_again_in_the_middle_of_halving_never_ma
         let mut server = PrivateServer::start(&[]);
         let database = migrated(Database::on(&server)).await;
         database.run(refusal);
-        // slow enough to be met in the middle
+        // slow enough to be interrupted in the middle
         database.run(
             "CREATE SEQUENCE calls;
              CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
@@ -221,7 +221,7 @@ async fn a_server_that_crashes_again_and_again_in_the_middle_of_halving_never_ma
     }
 }
 
-/// What becomes of one record.
+/// The outcome of one record.
 #[derive(Debug, PartialEq)]
 enum Fate {
     Landed,
@@ -406,7 +406,7 @@ async fn each_sqlstate_is_the_worlds_or_the_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn genuine_faults_of_the_world_keep_the_record_which_lands_once_they_are_mended() {
+async fn genuine_faults_of_the_infrastructure_keep_the_record_which_lands_once_they_are_fixed() {
     let sleeps = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN IF NEW.agent_call_id = 'bad' THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END $$;
          CREATE TRIGGER wait BEFORE INSERT ON clone_transfer_events FOR EACH ROW EXECUTE FUNCTION wait();
@@ -504,7 +504,11 @@ async fn messages_in_another_language_divert_no_good_record() {
     );
     let german = ingest(&database.url_as("german", "geheim"));
     assert_eq!(fate(&german, &transfer("slow")).await, Fate::Kept);
-    assert_eq!(fate(&german, &transfer("bad")).await, Fate::Kept, "it cannot be told from the world's");
+    assert_eq!(
+        fate(&german, &transfer("bad")).await,
+        Fate::Kept,
+        "it looks like a fault of the infrastructure"
+    );
     assert_eq!(fate(&german, &transfer("twice")).await, Fate::DeadLetter, "what has a kind of its own can");
     assert!(server.log().contains("FEHLER"), "the messages were German");
     database.run("GRANT SET ON PARAMETER lc_messages TO german");
@@ -602,7 +606,7 @@ fn at(next_offset: i64, dead_in_a_row: i64) -> (String, String) {
 fn a_row_of_unusable_records_stops_its_partition_until_it_is_accepted() {
     let scene = Scene::new(real_kafka!(), 2);
     let limit = [("DEAD_LETTER_LIMIT", "50")];
-    // a usable record in between begins the count anew, and each partition has its own
+    // a usable record in between resets the count, and each partition has its own
     bad(&scene, 0, 30);
     good(&scene, 0);
     bad(&scene, 0, 30);
@@ -621,7 +625,7 @@ fn a_row_of_unusable_records_stops_its_partition_until_it_is_accepted() {
     });
     assert_eq!(tables::dead_letters(&scene.database).len(), 125);
 
-    // a restart finds the stop and reads nothing further of that partition; the other one goes on
+    // a restart finds the stop and reads nothing more of that partition; the other one goes on
     bad(&scene, 0, 5);
     daemon.signal(Signal::Term);
     assert_eq!(daemon.wait_exit(MINUTES), 0);

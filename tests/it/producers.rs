@@ -1,5 +1,5 @@
-//! The producers that `docs/producers.md` shows, in Python and TypeScript: what they send becomes rows, and what a schema
-//! refuses is not sent.
+//! The producers of `docs/producers.md`, in Python and TypeScript: their events become rows, and events that a schema
+//! refuses are not sent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -1,5 +1,5 @@
-//! Why a broker or database cannot be reached: each cause has its own sentence and remedy in `check`.
-//! One broker with a listener for each kind of security, and one whose certificate has expired.
+//! Unreachable brokers and databases: each cause has its own sentence and remedy in `check`. One broker has a listener
+//! for each kind of security, another an expired certificate.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,7 +18,7 @@ use crate::support::postgres::Database;
 use crate::support::processes::{folder, free_port};
 use crate::support::scene::{Scene, TOPICS};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(120);
 const PASSWORD: &str = "geheimnis";
 const MECHANISM: (&str, &str) = ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512");
@@ -91,7 +91,7 @@ fn json(ended: &Finished) -> Vec<Value> {
     report["checks"].as_array().unwrap().clone()
 }
 
-/// What `check` calls wrong with the brokers: sentence and remedy.
+/// The finding of `check` on the brokers: sentence and remedy.
 fn brokers_fault(servers: &str, more: &[(&str, &str)]) -> (String, String) {
     let mut variables = vec![
         ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none"),
@@ -216,7 +216,7 @@ fn missing_rights_are_named_with_the_command_that_grants_them() {
         .map(|(name, value)| (name, if name == "KAFKA_BOOTSTRAP_SERVERS" { servers.as_str() } else { value }))
         .collect();
     let mut granted = 0;
-    // what is granted lets the next look see further
+    // with this right, the next check gets further
     for round in 1.. {
         let ended = run_command(&["check", "--json"], &variables, MINUTES);
         let steps = json(&ended);

@@ -1,4 +1,4 @@
-//! `replay`: a range of a topic once more, beside the daemon, and a database filled anew.
+//! `replay`: a range of a topic read again, beside the daemon, and an empty database filled again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ use crate::support::tables;
 use crate::support::wait::{SOON, eventually};
 use voiceclone_events::traffic::{Scenario, traffic};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(300);
 
 /// 2026-01-15T10:00:00Z in milliseconds.
@@ -95,7 +95,7 @@ fn a_replay_repairs_a_table_beside_the_daemon_and_a_dry_run_foretells_it_without
     let (done, _) = replay(&scene, &["clone.ready"], &[]);
     tables::assert_same(&tables::read(&scene.database), &whole);
     assert_eq!(done["tables"]["clone_ready_events"]["made"], 5);
-    assert_eq!(told["tables"], done["tables"], "foretold and done are the same");
+    assert_eq!(told["tables"], done["tables"], "predicted and done are the same");
     assert_eq!(offsets(), offsets_before, "the group's offsets are not moved");
     assert!(daemon.is_running());
     let assigned = daemon.logs().iter().filter(|line| line.contains("partitions are assigned")).count();
@@ -147,7 +147,7 @@ fn a_range_of_offsets_of_one_partition_or_of_all() {
 }
 
 #[test]
-fn a_range_that_retention_has_eaten_is_said_before_it_is_read() {
+fn a_range_that_retention_has_removed_is_reported_before_it_is_read() {
     let scene = Scene::new(real_kafka!(), 1);
     migrate(&scene);
     send_ten_transfers(&scene, 0);
@@ -175,7 +175,7 @@ fn a_dry_run_foretells_what_the_run_does_whatever_the_batches_and_writes_nothing
     let small = [("BATCH_MAX_RECORDS", "23")];
     let large = [("BATCH_MAX_RECORDS", "150")];
     for topic in TOPICS {
-        // A part of it is there before.
+        // A part of the rows exists before.
         replay(&scene, &[topic, "--partition", "0", "--from", "10", "--to", "40"], &[]);
         let before = tables::read(&scene.database);
         let letters = tables::dead_letters(&scene.database);
@@ -240,7 +240,7 @@ fn ctrl_c_leaves_whole_batches_and_prints_the_commands_that_go_on_from_there() {
         .collect();
     assert!(!commands.is_empty(), "{logs:#?}");
 
-    // What is said to be done is what is done: a replay of just that makes the same rows.
+    // The commands are exact: a replay of only the finished part makes the same rows.
     for command in &commands {
         let word = |after: &str| {
             let mut words = command.split(' ').skip_while(|word| *word != after);

@@ -1,5 +1,5 @@
-//! Every merge rule of the contract, sections 3 and 4, by its name, on a real PostgreSQL. What a test expects stands
-//! in it as it stands in the contract: nothing here is computed, so each test can be checked by reading.
+//! Every merge rule of the contract, sections 3 and 4, by its name, on a real PostgreSQL. Each test states its expected
+//! values literally, as the contract does: nothing is computed, so each test can be checked by reading.
 //!
 //! Each test's records are written in every order, as one batch and as one batch each, once and twice over. The
 //! database sorts texts as a dictionary does, so that a rule that forgets to compare bytes is found.
@@ -72,14 +72,14 @@ fn tombstone(sent: i64) -> Record {
 /// A query, and the rows it must have: their values joined by ` | `.
 type Expected<'a> = (&'a str, &'a [&'a str]);
 
-/// Asserts that the records come to these rows whichever way they are written.
+/// Asserts that the records make these rows however they are written.
 async fn rule(records: &[Record], expected: &[Expected<'_>]) {
     rule_after(&[], "", records, expected).await;
 }
 
 /// As [`rule`], where some records are written and some SQL is run before.
 async fn rule_after(before: &[Record], sql: &str, records: &[Record], expected: &[Expected<'_>]) {
-    // To make a database takes longer than all that follows, so one that a rule is done with serves the next.
+    // Creating a database takes longer than the rest, so databases are reused.
     static FREE: Mutex<Vec<Database>> = Mutex::new(Vec::new());
     let free = FREE.lock().unwrap().pop();
     let database = match free {
@@ -590,7 +590,7 @@ async fn of_failures_the_error_message_that_is_greater_by_bytes_counts() {
         ("10", "9", "9"),
         ("a", "a ", "a "),
         ("a b", "a-b", "a-b"),
-        // U+FFFF stands before U+10000 in bytes of UTF-8, after it in UTF-16
+        // U+FFFF is before U+10000 in bytes of UTF-8, after it in UTF-16
         ("\u{ffff}", "\u{10000}", "\u{10000}"),
     ] {
         let records = [failed(0, json!({"error_message": one})), failed(0, json!({"error_message": other}))];
@@ -776,7 +776,7 @@ async fn a_call_is_initiated_until_there_is_a_terminal_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_terminal_status_stands_also_against_a_later_initiated() {
+async fn a_terminal_status_is_kept_also_against_a_later_initiated() {
     let records = [
         call(0, json!({"occurred_at": t(1), "status": "completed"})),
         call(0, json!({"occurred_at": t(2), "status": "initiated"})),
@@ -1133,7 +1133,7 @@ async fn no_event_reads_a_large_table_as_a_whole() {
         mapping(1, of),
     ];
     let writer = ingest(&database);
-    // What was there already is looked up instead of written: another statement.
+    // Existing rows are looked up instead of written, with another statement.
     for _ in 0..2 {
         for record in &records {
             write(&writer, std::slice::from_ref(record)).await;

@@ -17,7 +17,7 @@ use crate::support::processes::{Signal, folder, free_port};
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 const PASSWORD: &str = "geheimnis";
 
@@ -27,8 +27,8 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
     file.display().to_string()
 }
 
-/// PostgreSQL that shows a certificate for `localhost` of this authority, valid for so many days. The role `tls_only` is
-/// let in with TLS and its password alone.
+/// A PostgreSQL with a certificate for `localhost` of this authority, valid for `days`. The role `tls_only` may log in only
+/// with TLS and its password.
 fn server(authority: &Authority, days: i64) -> PrivateServer {
     let shown = authority.sign("localhost", (-1, days));
     let (certificate, key) = (shown.pem(), shown.key());
@@ -61,7 +61,7 @@ fn each_sslmode_checks_of_a_real_server_what_it_says_and_no_more() {
     let url = database.url_as("tls_only", PASSWORD);
     let checked = |mode: &str, root: &str| format!("sslmode={mode}&sslrootcert={root}");
     let cases = [
-        // a host whose name the certificate does not have
+        // a host name that is not in the certificate
         ("127.0.0.1", "sslmode=disable".to_owned(), Some("pg_hba.conf")),
         ("127.0.0.1", "sslmode=prefer".to_owned(), None),
         ("127.0.0.1", "sslmode=require".to_owned(), None),
@@ -102,7 +102,7 @@ struct Stage {
     mutual: String,
 }
 
-/// Its certificate is valid for `days`.
+/// Starts the broker with a certificate that is valid for `days`.
 fn stage(files: &Path, authority: &Authority, days: i64) -> Result<Stage, String> {
     let shown = write(files, "broker.pem", &authority.sign("localhost", (-1, days)).key_and_certificate());
     let root = write(files, "ca.pem", &authority.pem());
@@ -215,7 +215,7 @@ fn the_daemon_does_its_work_with_the_documented_rights_alone_over_scram_and_over
     }
 }
 
-/// Those of PostgreSQL, the broker and, `with_own`, the client end within 14 days.
+/// The certificates of PostgreSQL, the broker and, with `with_own`, the client expire within 14 days.
 fn assert_certificates_are_said(daemon: &Daemon, variables: &[(&str, &str)], with_own: bool) {
     let mut expected =
         vec![("the PostgreSQL server localhost", "in 2 days"), ("the broker localhost", "in 4 days")];

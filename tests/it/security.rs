@@ -1,4 +1,4 @@
-//! What the daemon may do, what it shows, and what a stranger can do to it.
+//! The rights of the daemon, the data that it shows, and attacks over HTTP.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -17,7 +17,7 @@ use crate::support::scene::Scene;
 use crate::support::tables;
 use crate::support::wait::{SOON, eventually, eventually_eq};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 /// Migrates, runs roles.sql as an operator does, and gives the URL of a login that is a member of nothing but the
@@ -66,7 +66,7 @@ fn roles_sql(url: &str) -> Result<(), String> {
 #[test]
 fn roles_sql_takes_an_owner_without_createrole_beside_tables_of_others() {
     let database = Database::new();
-    // the roles are there, from whoever may create them
+    // an administrator has created the roles
     url_of_the_daemons_role(&Database::new());
     let owner = crate::support::unique("owner");
     let name = database.value("SELECT current_database()");
@@ -77,7 +77,7 @@ fn roles_sql_takes_an_owner_without_createrole_beside_tables_of_others() {
     let url = database.url_as(&owner, "owner");
     let migrated = run_command(&["migrate", "up"], &[("DATABASE_URL", &url)], MINUTES);
     assert_eq!(migrated.code, 0, "{migrated:?}");
-    // grants to one role from several sessions may meet each other
+    // concurrent grants to one role from several sessions may conflict
     eventually(MINUTES, "roles.sql", || roles_sql(&url));
     for table in ["public.call_log", "ingest.consumer_offsets"] {
         let may = format!("SELECT has_table_privilege('voiceclone_events', '{table}', 'INSERT')");
@@ -132,7 +132,7 @@ fn the_backfill_recipe_keeps_dead_letters_and_the_rights_of_the_daemons_role() {
     assert_eq!(database.value(may), "t");
 }
 
-/// What went wrong with a statement of the daemon's role; `None` where nothing did.
+/// The error of a statement of the daemon's role; `None` where it succeeds.
 fn refusal(url: &str, sql: &str) -> Option<String> {
     let done = Command::new("psql").arg(url).args(["--no-psqlrc", "--command", sql]).output().unwrap();
     (!done.status.success()).then(|| String::from_utf8_lossy(&done.stderr).into_owned())
@@ -475,7 +475,7 @@ fn a_stranger_on_http_gets_three_pages_and_takes_little() {
     let head = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     let answer = talk(address, head.as_bytes());
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
-    // a body that never comes to an end is answered without being read
+    // an endless body is answered without being read
     let body = b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000000\r\n\r\n";
     assert!(talk(address, body).starts_with("HTTP/1.1 405"));
     // more half requests than there are places: all are closed, and others are answered then

@@ -11,7 +11,7 @@ use crate::support::left_out::real_kafka;
 use crate::support::scene::Scene;
 use crate::support::tables;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 fn simulate(scene: &Scene, words: &[&str]) -> Finished {

@@ -1,4 +1,4 @@
-//! `status`: what an operator gets to know, on a real broker and a real database.
+//! `status`, on a real broker and a real database.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,7 +13,7 @@ use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(120);
 
 fn run(scene: &Scene, arguments: &[&str], more: &[(&str, &str)]) -> Finished {
@@ -35,7 +35,7 @@ fn document_with(scene: &Scene, verdict: &str) -> Value {
     })
 }
 
-/// The problem of this code, which must be there.
+/// The problem of this code, which must exist.
 fn problem<'a>(document: &'a Value, code: &str) -> &'a Value {
     let problems = document["problems"].as_array().unwrap();
     let found = problems.iter().find(|problem| problem["code"] == code);
@@ -50,8 +50,8 @@ fn partition<'a>(scene: &Scene, document: &'a Value, topic: &str, number: i64) -
     partitions.iter().find(is_it).unwrap_or_else(|| panic!("no {topic}/{number}: {document:#}"))
 }
 
-/// The age of the oldest record that waits in a partition. On a busy machine the 1 s for the look may not be enough:
-/// then the document says so, and the question is put again.
+/// The age of the oldest waiting record of a partition. On a busy machine the 1 s for reading it may not be enough: then
+/// the document says so, and the test asks again.
 fn age(scene: &Scene, topic: &str, number: i64) -> f64 {
     eventually(MINUTES, "the age of the oldest record that waits", || {
         let document = document(scene, &[]);
@@ -60,7 +60,7 @@ fn age(scene: &Scene, topic: &str, number: i64) -> f64 {
     })
 }
 
-/// What a person reads: the problem with its command, nothing wider than 100 columns.
+/// The text for a person: the problem with its command, in at most 100 columns.
 fn assert_readable(finished: &Finished, first: &str, parts: &[&str]) {
     assert!(finished.stdout.starts_with(first), "{}", finished.stdout);
     let wide = finished.stdout.lines().find(|line| line.chars().count() > 100);
@@ -176,7 +176,7 @@ fn a_stopped_partition_is_named_with_the_command_that_lets_it_go_on() {
 }
 
 #[test]
-fn status_tells_what_it_can_while_the_database_or_the_brokers_are_away() {
+fn status_shows_what_it_can_while_the_database_or_the_brokers_are_away() {
     let scene = Scene::new(real_kafka!(), 1);
     let topic = scene.topic("clone.failed");
     // a day ahead of this machine's clock
@@ -198,7 +198,7 @@ fn status_tells_what_it_can_while_the_database_or_the_brokers_are_away() {
     let seconds = age(&scene, "clone.failed", 0);
     assert!(seconds.abs() < f64::EPSILON, "a time ahead of the clock counts as now: {seconds}");
 
-    // as after an ANALYZE of so many rows
+    // as after an ANALYZE of this many rows
     let sql = "UPDATE pg_class SET reltuples = 2000000 WHERE oid = 'public.voice_clone_cache'::regclass";
     scene.database.run(sql);
     let large = document(&scene, &[]);

@@ -233,7 +233,7 @@ fn indexes(database: &Database) -> Vec<String> {
         let (table, definition) = (row[0].as_deref().unwrap(), row[1].as_deref().unwrap());
         let unique = if definition.starts_with("CREATE UNIQUE INDEX ") { " unique" } else { "" };
         let (_, columns) = definition.split_once(" USING btree (").expect(definition);
-        // What follows the bracket, a condition for one, stays and would differ.
+        // The text after the bracket, such as a condition, is kept and would differ.
         format!("{table} {}{unique}", columns.strip_suffix(')').unwrap_or(columns))
     };
     sorted(definitions.iter().map(line).collect())

@@ -1,4 +1,4 @@
-//! `tap`: records with what becomes of each, without a group and without a trace (contract, section 8).
+//! `tap`: records with the outcome of each, without a group and without lasting effects (contract, section 8).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,7 +13,7 @@ use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{eventually, eventually_eq};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 /// 2026-01-15T10:00:00Z in milliseconds.
@@ -64,7 +64,7 @@ fn offsets(finished: &Finished) -> Vec<i64> {
     objects(finished).iter().map(|object| object["offset"].as_i64().unwrap()).collect()
 }
 
-/// What became of the record of `call.lifecycle` partition 0 at this offset.
+/// The outcome of the record of `call.lifecycle` partition 0 at this offset.
 fn one(variables: &[(&str, &str)], offset: &str, more: &[&str]) -> Value {
     let words =
         [&["--json", "--topic", "call.lifecycle", "--partition", "0", "--offset", offset], more].concat();
@@ -130,7 +130,7 @@ fn a_range_is_filtered_by_what_is_not_masked() {
 }
 
 #[test]
-fn effects_are_told_and_rolled_back() {
+fn effects_are_reported_and_rolled_back() {
     let scene = Scene::new(real_kafka!(), 1);
     five_calls(&scene);
     let variables = scene.variables(&[]);
@@ -149,7 +149,7 @@ fn effects_are_told_and_rolled_back() {
 }
 
 #[test]
-fn what_became_of_one_record_is_told_by_its_offset() {
+fn the_outcome_of_one_record_is_reported_by_its_offset() {
     let scene = Scene::new(real_kafka!(), 1);
     let topic = scene.topic("call.lifecycle");
     five_calls(&scene);

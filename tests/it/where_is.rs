@@ -13,7 +13,7 @@ use crate::histories::{ingest, write};
 use crate::support::daemon::{Finished, run_command_with_input};
 use crate::support::postgres::Database;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
 const ADA: &str = "+12025550143";
@@ -138,7 +138,7 @@ async fn every_place_that_holds_a_caller_is_counted_with_what_leads_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_caller_may_be_given_on_standard_input_and_one_that_stands_nowhere_has_no_row() {
+async fn the_caller_may_be_given_on_standard_input_and_an_unknown_one_has_no_row() {
     let database = stage().await;
     let given = where_is(&database, &["--caller", "-", "--json"], &format!("{ADA}\n"));
     assert_eq!(places(&given), places(&where_is(&database, &["--caller", ADA, "--json"], "")));

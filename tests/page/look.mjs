@@ -1,5 +1,5 @@
-// Looks at the page in Chromium: with and without JavaScript, narrow and wide, light and dark. Prints what it found as
-// one line of JSON. Arguments: the folder with node_modules, Chromium's path, the page's URL, and a file for a
+// Opens the page in Chromium: with and without JavaScript, narrow and wide, light and dark. Prints its findings as one
+// line of JSON. Arguments: the folder with node_modules, the path of Chromium, the URL of the page, and a file for a
 // screenshot.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -1,10 +1,10 @@
-//! The brokers: reached, the group (without joining it), each topic with its leaders, rights and settings.
+//! Checks of the brokers: connection, the group (without joining it), each topic with its leaders, rights and settings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::PATIENCE;
-use super::report::Report;
+use super::STEP_TIMEOUT;
+use super::report::CheckReport;
 use super::topics;
 use crate::config::{SESSION_TIMEOUT_MS, Settings, variable};
 use crate::kafka::admin::{Cluster, TopicState, configs, group_usable};
@@ -13,11 +13,11 @@ use crate::kafka::reason::{Kind, Reason};
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
 use crate::kafka::topic_names;
 
-/// How long the group's coordinator may take: a new cluster makes it at the first question.
-const COORDINATOR: Duration = Duration::from_secs(10);
+/// Maximum time for the group's coordinator to answer: a new cluster creates it at the first request.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the brokers answered, gathered on a thread that may block.
-struct Answers {
+/// The brokers' answers.
+struct ClusterDescription {
     broker: Option<i32>,
     brokers: usize,
     states: Vec<TopicState>,
@@ -26,7 +26,7 @@ struct Answers {
     group_operations: Allowed,
 }
 
-pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn check(settings: &Settings, report: &mut CheckReport) -> anyhow::Result<()> {
     let names = topic_names(settings);
     let (ours, asked) = (settings.clone(), names.clone());
     let answers = match tokio::task::spawn_blocking(move || ask(&ours, &asked)).await? {
@@ -44,7 +44,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::R
     };
     let servers = &settings.kafka_bootstrap_servers;
     report.ok("brokers", format!("{servers} answers; {} in the cluster", answers.brokers));
-    let described = configs(settings, &names, answers.broker, PATIENCE).await?;
+    let described = configs(settings, &names, answers.broker, STEP_TIMEOUT).await?;
     let (of_topics, of_broker) = described.split_at(names.len().min(described.len()));
     group(settings, &answers, report);
     session_timeout(settings, of_broker.first(), report);
@@ -60,14 +60,17 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) -> anyhow::R
     Ok(())
 }
 
-/// Blocks.
-fn ask(settings: &Settings, names: &[String]) -> Result<Answers, crate::kafka::admin::Unreachable> {
-    let cluster = Cluster::reach(settings, PATIENCE)?;
+/// Asks the brokers. Blocks.
+fn ask(
+    settings: &Settings,
+    names: &[String],
+) -> Result<ClusterDescription, crate::kafka::admin::Unreachable> {
+    let cluster = Cluster::reach(settings, STEP_TIMEOUT)?;
     let states = cluster.topics(names);
     let known = names.iter().zip(&states).find(|(_, state)| matches!(state, TopicState::There { .. }));
-    let group = known.map(|(name, _)| group_usable(settings, name, COORDINATOR));
+    let group = known.map(|(name, _)| group_usable(settings, name, COORDINATOR_TIMEOUT));
     let has_group = matches!(group, Some(Ok(())));
-    Ok(Answers {
+    Ok(ClusterDescription {
         broker: cluster.broker(),
         brokers: cluster.brokers(),
         operations: cluster.operations_on_topics(names),
@@ -77,7 +80,7 @@ fn ask(settings: &Settings, names: &[String]) -> Result<Answers, crate::kafka::a
     })
 }
 
-fn group(settings: &Settings, answers: &Answers, report: &mut Report) {
+fn group(settings: &Settings, answers: &ClusterDescription, report: &mut CheckReport) {
     let what = "consumer group";
     let group = &settings.kafka_group_id;
     let lacks_read =
@@ -108,11 +111,11 @@ fn group(settings: &Settings, answers: &Answers, report: &mut Report) {
     }
 }
 
-/// A join with a session that the broker does not take is refused, so that nothing would be read.
+/// Checks `session.timeout.ms`: the broker refuses members with a value outside its bounds.
 fn session_timeout(
     settings: &Settings,
     broker: Option<&Result<BTreeMap<String, String>, Reason>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let property = "session.timeout.ms";
     let name = variable(property);
@@ -142,8 +145,8 @@ fn session_timeout(
     );
 }
 
-/// Makes it as `run` does. It introduces itself to the brokers only when it first sends.
-fn producer(settings: &Settings, report: &mut Report) {
+/// Creates the producer as `run` does. The brokers are contacted only at the first send.
+fn producer(settings: &Settings, report: &mut CheckReport) {
     match Sender::new(settings) {
         Ok(_) => {
             report.ok("producer", "can be made as `run` makes it");
@@ -155,7 +158,7 @@ fn producer(settings: &Settings, report: &mut Report) {
     }
 }
 
-fn topic(settings: &Settings, name: &str, state: &TopicState, report: &mut Report) {
+fn topic(settings: &Settings, name: &str, state: &TopicState, report: &mut CheckReport) {
     let what = format!("topic {name}");
     match state {
         TopicState::There { partitions, leaderless } if leaderless.is_empty() => {
@@ -183,7 +186,7 @@ fn topic(settings: &Settings, name: &str, state: &TopicState, report: &mut Repor
     }
 }
 
-/// What `run` does with a topic.
+/// The operations of `run` on a topic.
 fn needed(settings: &Settings, name: &str) -> &'static [Operation] {
     let is_written =
         [EXPIRED_TOPIC, DEAD_LETTER_TOPIC].iter().any(|topic| settings.topic_name(topic) == name);
@@ -198,7 +201,7 @@ fn right(
     settings: &Settings,
     name: &str,
     allowed: Option<&std::collections::BTreeSet<Operation>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let what = format!("rights on {name}");
     let needed = needed(settings, name);
@@ -218,7 +221,7 @@ fn names_of(operations: &[Operation]) -> String {
     operations.iter().map(|operation| operation.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The command that grants rights.
+/// The command that grants the operations.
 fn acls(settings: &Settings, resource: &str, operations: &[Operation]) -> String {
     let user = settings.kafka_properties.get("sasl.username").map_or("NAME", String::as_str);
     let operations: Vec<String> =

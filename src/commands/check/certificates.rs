@@ -1,12 +1,12 @@
-//! Certificates of the servers and of this client that end soon.
+//! Checks for server and client certificates that expire soon.
 
 use chrono::Utc;
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::certificates::Certificate;
 
-/// `remedy` of one that ends soon.
-pub(super) fn check(certificates: Vec<Certificate>, remedy: &str, report: &mut Report) {
+/// Adds a warning with `remedy` for each certificate that expires soon.
+pub(super) fn check(certificates: Vec<Certificate>, remedy: &str, report: &mut CheckReport) {
     let now = Utc::now();
     for certificate in certificates {
         let what = format!("certificate of {}", certificate.whose);

@@ -1,8 +1,8 @@
-//! The database: reached, writable, its schema, rights, and a write of each topic's rows that is rolled back.
+//! Checks of the database: connection, writability, schema, rights, and a write of each topic's rows that is rolled back.
 
 use diesel_async::AsyncPgConnection;
 
-use super::report::Report;
+use super::report::CheckReport;
 use super::timely;
 use crate::config::Settings;
 use crate::event::{Time, decode};
@@ -15,7 +15,7 @@ use crate::store::{Store, migrate};
 
 const SERVERS_LOG: &str = "see the log of PostgreSQL";
 
-pub(super) async fn check(settings: &Settings, report: &mut Report) {
+pub(super) async fn check(settings: &Settings, report: &mut CheckReport) {
     let mut connection = match timely(connect(&settings.database_url)).await {
         Ok(connection) => connection,
         Err(why) => {
@@ -36,7 +36,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     match timely(migrate::disagreements(&mut connection)).await {
         Err(why) => report.wrong("column types", why, SERVERS_LOG),
         Ok(list) if list.is_empty() => {
-            report.ok("column types", "as documented, of the tables that are there");
+            report.ok("column types", "as documented, for the existing tables");
         }
         Ok(list) => report.wrong(
             "column types",
@@ -47,7 +47,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     match timely(lacking(&mut connection)).await {
         Err(why) => report.wrong("table permissions", why, SERVERS_LOG),
         Ok(list) if list.is_empty() => {
-            report.ok("table permissions", "this role may read and write the tables that are there");
+            report.ok("table permissions", "this role may read and write the existing tables");
         }
         Ok(list) => report.wrong(
             "table permissions",
@@ -55,7 +55,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
             format!("as the tables' owner:\n{};", list.join(";\n")),
         ),
     }
-    // A role may have no more connections than one.
+    // The role may be limited to one connection.
     drop(connection);
     if is_current {
         write(settings, report).await;
@@ -65,7 +65,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     }
 }
 
-fn describe(settings: &Settings, server: &Server, report: &mut Report) {
+fn describe(settings: &Settings, server: &Server, report: &mut CheckReport) {
     report.ok("database", format!("PostgreSQL {}, as {}", server.version, server.role));
     if server.read_only {
         report.wrong(
@@ -85,7 +85,7 @@ fn describe(settings: &Settings, server: &Server, report: &mut Report) {
             "use a database that was made with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0",
         );
     }
-    // the expiry, the publisher and a migration take a connection each beside the writers
+    // beside the writers, the expiry, the publisher and a migration take a connection each
     let wanted = i64::from(settings.db_pool_size) + i64::from(settings.db_max_overflow);
     if let Some(bound) = server.bounded_by.as_ref().filter(|_| server.connections < wanted) {
         report.warning(
@@ -97,10 +97,10 @@ fn describe(settings: &Settings, server: &Server, report: &mut Report) {
             "lower DB_POOL_SIZE and DB_MAX_OVERFLOW, or raise the limit; each instance takes its own",
         );
     }
-    // POOLER: a step of its own belongs here, once `store::connect` can tell a transaction-mode pooler.
+    // TODO: add a step here, once `store::connect` can detect a transaction-mode pooler.
 }
 
-async fn schema(connection: &mut AsyncPgConnection, report: &mut Report) -> bool {
+async fn schema(connection: &mut AsyncPgConnection, report: &mut CheckReport) -> bool {
     let what = "schema";
     match timely(migrate::state(connection)).await {
         Err(why) => report.wrong(
@@ -129,8 +129,8 @@ async fn schema(connection: &mut AsyncPgConnection, report: &mut Report) -> bool
     false
 }
 
-/// Writes in the daemon's own sessions, and rolls back.
-async fn write(settings: &Settings, report: &mut Report) {
+/// Writes in sessions like the daemon's, and rolls back.
+async fn write(settings: &Settings, report: &mut CheckReport) {
     // one connection is enough, and leaves those of a running daemon alone
     let one = Settings { db_pool_size: 1, db_max_overflow: 0, ..settings.clone() };
     let store = match pool(&one) {
@@ -167,7 +167,7 @@ fn tables(topic: Topic) -> &'static str {
     }
 }
 
-/// Tries the rows of one plain record of the topic.
+/// Writes the rows of an ordinary record of the topic, and rolls back.
 async fn rehearse(settings: &Settings, store: &Store, topic: Topic) -> Result<(), String> {
     let record = plain(topic);
     let event = decode(&record, settings.limits()).map_err(|unusable| unusable.message)?;
@@ -177,7 +177,7 @@ async fn rehearse(settings: &Settings, store: &Store, topic: Topic) -> Result<()
     store.write(&plan, &[], &[], Mode::Rehearse).await.map(drop).map_err(|fault| fault.to_string())
 }
 
-/// A record like those of every day, with ids that no other record has.
+/// An ordinary record with unique ids.
 fn plain(topic: Topic) -> Record {
     let now = chrono::Utc::now().timestamp_micros();
     let id = format!("check-{now}");
@@ -197,8 +197,8 @@ fn plain(topic: Topic) -> Record {
     }
 }
 
-/// The partitions of the group that `DEAD_LETTER_LIMIT` has stopped.
-async fn stopped(settings: &Settings, store: &Store, report: &mut Report) {
+/// Reports the partitions of the group that `DEAD_LETTER_LIMIT` has stopped.
+async fn stopped(settings: &Settings, store: &Store, report: &mut CheckReport) {
     let what = "stopped partitions";
     let positions = match timely(store.positions(&settings.kafka_group_id)).await {
         Ok(positions) => positions,

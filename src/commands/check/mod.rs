@@ -12,39 +12,39 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use self::report::Report;
+use self::report::CheckReport;
 use crate::config::{SettingError, Settings};
 use crate::{kafka, store};
 
-/// How long a step may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for a step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What to do about a certificate that ends soon.
+/// Remedies for a certificate that expires soon.
 const RENEW_DATABASE: &str =
     "renew it: the server's and then reload PostgreSQL, this client's in the file of sslcert";
 const RENEW_KAFKA: &str =
     "renew it: a broker's, or this client's (KAFKA_SSL_CERTIFICATE_LOCATION) and then restart `run`";
 
-/// Whether `run` would work.
+/// The verdict: would `run` work?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It would; exit status 0.
+    /// `run` would work; exit status 0.
     Works,
-    /// It would not; exit status 1.
+    /// `run` would not work; exit status 1.
     Fails,
-    /// It would not, and a setting is wrong; exit status 2.
+    /// A setting is wrong; exit status 2.
     WrongSetting,
 }
 
-/// Prints the settings as they hold and, for each thing that the daemon needs, whether it is there and what to do where
-/// it is not. Changes nothing. `wrong` are the settings that are wrong; in `settings` defaults stand in for them.
+/// Prints the effective settings, and the state and remedy of each thing that the daemon needs. Changes nothing. `wrong`
+/// lists the wrong settings; `settings` has their defaults instead.
 pub async fn run(
     settings: &Settings,
     wrong: &[SettingError],
     warnings: &[String],
     json: bool,
 ) -> anyhow::Result<Verdict> {
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     for SettingError { name, problem, remedy } in wrong {
         report.wrong(name, problem, remedy);
     }
@@ -80,7 +80,7 @@ pub async fn run(
     })
 }
 
-async fn http(settings: &Settings, report: &mut Report) {
+async fn http(settings: &Settings, report: &mut CheckReport) {
     let what = "HTTP_ADDR";
     let Some(address) = settings.http_addr else {
         report.ok(what, "turned off");
@@ -88,7 +88,7 @@ async fn http(settings: &Settings, report: &mut Report) {
     };
     match TcpListener::bind(address).await {
         Ok(_) => report.ok(what, format!("{address} is free")),
-        // most likely the daemon itself, beside which one may well check
+        // most likely the daemon itself is running
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             report.ok(what, format!("{address} is taken, by a running daemon or by another program"));
         }
@@ -100,10 +100,10 @@ async fn http(settings: &Settings, report: &mut Report) {
     }
 }
 
-/// The result, unless the step takes too long or fails.
+/// Returns the result of a step, or an error where it fails or takes too long.
 async fn timely<T, E: std::fmt::Display>(work: impl Future<Output = Result<T, E>>) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, work).await {
+    match tokio::time::timeout(STEP_TIMEOUT, work).await {
         Ok(result) => result.map_err(|error| format!("{error:#}")),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("no answer within {} s", STEP_TIMEOUT.as_secs())),
     }
 }

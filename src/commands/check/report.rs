@@ -1,4 +1,4 @@
-//! What `check` found, laid out for a person or as JSON.
+//! The report of `check`, for a person or as JSON.
 
 use serde::Serialize;
 use serde_json::json;
@@ -6,34 +6,34 @@ use serde_json::json;
 use crate::config::Settings;
 use crate::output::print;
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Outcome {
+pub(super) enum StepOutcome {
     Ok,
-    /// `run` works, and not as one may expect.
+    /// `run` works, but perhaps not as expected.
     Warning,
     /// `run` would not work.
     Wrong,
-    /// Something before it is wrong, or it cannot be tried without doing it.
+    /// An earlier step failed, or the step cannot be tried without side effects.
     Untried,
 }
 
-impl Outcome {
+impl StepOutcome {
     fn word(self) -> &'static str {
         match self {
-            Outcome::Ok => "ok",
-            Outcome::Warning => "warning",
-            Outcome::Wrong => "WRONG",
-            Outcome::Untried => "untried",
+            StepOutcome::Ok => "ok",
+            StepOutcome::Warning => "warning",
+            StepOutcome::Wrong => "WRONG",
+            StepOutcome::Untried => "untried",
         }
     }
 }
 
 /// One line of the report.
 #[derive(Debug, Serialize)]
-struct Step {
-    outcome: Outcome,
+struct CheckStep {
+    outcome: StepOutcome,
     what: String,
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,13 +41,13 @@ struct Step {
 }
 
 #[derive(Default)]
-pub(super) struct Report {
-    steps: Vec<Step>,
+pub(super) struct CheckReport {
+    steps: Vec<CheckStep>,
 }
 
-impl Report {
+impl CheckReport {
     pub(super) fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
-        self.add(Outcome::Ok, what, found, None);
+        self.add(StepOutcome::Ok, what, found, None);
     }
 
     pub(super) fn wrong(
@@ -56,7 +56,7 @@ impl Report {
         found: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Outcome::Wrong, what, found, Some(remedy.into()));
+        self.add(StepOutcome::Wrong, what, found, Some(remedy.into()));
     }
 
     pub(super) fn warning(
@@ -65,29 +65,29 @@ impl Report {
         found: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Outcome::Warning, what, found, Some(remedy.into()));
+        self.add(StepOutcome::Warning, what, found, Some(remedy.into()));
     }
 
     pub(super) fn untried(&mut self, what: impl Into<String>, why: impl Into<String>) {
-        self.add(Outcome::Untried, what, why, None);
+        self.add(StepOutcome::Untried, what, why, None);
     }
 
     fn add(
         &mut self,
-        outcome: Outcome,
+        outcome: StepOutcome,
         what: impl Into<String>,
         found: impl Into<String>,
         remedy: Option<String>,
     ) {
-        self.steps.push(Step { outcome, what: what.into(), found: found.into(), remedy });
+        self.steps.push(CheckStep { outcome, what: what.into(), found: found.into(), remedy });
     }
 
-    fn count(&self, outcome: Outcome) -> usize {
+    fn count(&self, outcome: StepOutcome) -> usize {
         self.steps.iter().filter(|step| step.outcome == outcome).count()
     }
 
     pub(super) fn is_good(&self) -> bool {
-        self.count(Outcome::Wrong) == 0
+        self.count(StepOutcome::Wrong) == 0
     }
 
     pub(super) fn print(&self, settings: &Settings, json: bool) -> anyhow::Result<()> {
@@ -102,8 +102,8 @@ impl Report {
         lines.extend(effective.iter().map(|(name, value)| format!("  {name:width$}  {value}")));
         lines.extend([String::new(), "Checks".to_owned()]);
         let width = self.steps.iter().map(|step| step.what.chars().count()).max().unwrap_or(0);
-        for Step { outcome, what, found, remedy } in &self.steps {
-            // what goes on over several lines stays in its column
+        for CheckStep { outcome, what, found, remedy } in &self.steps {
+            // further lines are indented to the column
             let found = found.replace('\n', &format!("\n{:1$}", "", width + 13));
             lines.push(format!("  {:7}  {what:width$}  {found}", outcome.word()));
             if let Some(remedy) = remedy {
@@ -115,11 +115,12 @@ impl Report {
         print(lines.join("\n"))
     }
 
-    /// The last line: what is wrong, and what to do first.
+    /// The last line: the number of failures and the first remedy.
     fn verdict(&self) -> String {
-        let wrong: Vec<&Step> = self.steps.iter().filter(|step| step.outcome == Outcome::Wrong).collect();
+        let wrong: Vec<&CheckStep> =
+            self.steps.iter().filter(|step| step.outcome == StepOutcome::Wrong).collect();
         let Some(first) = wrong.first() else {
-            let warnings = match self.count(Outcome::Warning) {
+            let warnings = match self.count(StepOutcome::Warning) {
                 0 => "",
                 1 => " There is one warning.",
                 _ => " There are warnings.",

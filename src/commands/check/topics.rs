@@ -1,21 +1,21 @@
-//! The settings of topics that decide what becomes of records.
+//! Checks of the topic settings that affect records: size, retention, compaction, timestamps.
 
 use std::collections::BTreeMap;
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::config::Settings;
 use crate::kafka::reason::Reason;
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::record::Topic;
 
-/// What key and headers of a record may take beside its value (contract, section 2).
-const BESIDE_THE_VALUE: usize = 1 << 20;
+/// Maximum size in bytes of key and headers together (contract, section 2).
+const MAX_KEY_AND_HEADER_BYTES: usize = 1 << 20;
 
 pub(super) fn settings_of(
     settings: &Settings,
     name: &str,
     config: &Result<BTreeMap<String, String>, Reason>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let what = format!("settings of {name}");
     let config = match config {
@@ -44,22 +44,22 @@ pub(super) fn settings_of(
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Fault {
-    /// Else `run` survives it.
+struct SettingProblem {
+    /// Whether it fails the check; otherwise it is a warning.
     is_wrong: bool,
     sentence: String,
     change: String,
 }
 
-/// What is wrong with the settings of a topic, named without its prefix.
-fn faults(settings: &Settings, topic: &str, config: &BTreeMap<String, String>) -> Vec<Fault> {
+/// The problems in the settings of a topic, given by its name without prefix.
+fn faults(settings: &Settings, topic: &str, config: &BTreeMap<String, String>) -> Vec<SettingProblem> {
     let value = |name: &str| config.get(name).map(String::as_str).unwrap_or_default();
     let mut faults = Vec::new();
     let policy = value("cleanup.policy");
     let is_compacted = policy.split(',').any(|part| part.trim() == "compact");
     let mapping = topic == Topic::CallerVoiceMapping.name();
     if mapping && !policy.is_empty() && !is_compacted {
-        faults.push(Fault {
+        faults.push(SettingProblem {
             is_wrong: true,
             sentence: format!(
                 "cleanup.policy is {policy}: mappings that are older than its retention are lost"
@@ -68,7 +68,7 @@ fn faults(settings: &Settings, topic: &str, config: &BTreeMap<String, String>) -
         });
     }
     if !mapping && is_compacted {
-        faults.push(Fault {
+        faults.push(SettingProblem {
             is_wrong: topic == DEAD_LETTER_TOPIC,
             sentence: if topic == DEAD_LETTER_TOPIC {
                 format!("cleanup.policy is {policy}: the broker takes no dead letter without a key")
@@ -78,10 +78,10 @@ fn faults(settings: &Settings, topic: &str, config: &BTreeMap<String, String>) -
             change: "cleanup.policy=delete".to_owned(),
         });
     }
-    let needed = settings.record_max_bytes.saturating_add(BESIDE_THE_VALUE);
+    let needed = settings.record_max_bytes.saturating_add(MAX_KEY_AND_HEADER_BYTES);
     let most = value("max.message.bytes").parse::<usize>();
     if topic == DEAD_LETTER_TOPIC && most.as_ref().is_ok_and(|most| *most < needed) {
-        faults.push(Fault {
+        faults.push(SettingProblem {
             is_wrong: true,
             sentence: format!(
                 "max.message.bytes is {}: a dead letter may take {needed} (RECORD_MAX_BYTES, key and headers)",
@@ -92,7 +92,7 @@ fn faults(settings: &Settings, topic: &str, config: &BTreeMap<String, String>) -
     }
     let is_read = topic != DEAD_LETTER_TOPIC && topic != EXPIRED_TOPIC;
     if is_read && value("message.timestamp.type") == "LogAppendTime" {
-        faults.push(Fault {
+        faults.push(SettingProblem {
             is_wrong: false,
             sentence: "message.timestamp.type is LogAppendTime: an event without a time of its own gets that of its \
                        arrival, another one each time that it is sent"

@@ -1,4 +1,4 @@
-//! `dead-letters accept`: an operator says that a row of unusable records is known (contract, section 6).
+//! `dead-letters accept`: an operator acknowledges a run of unusable records (contract, section 6).
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
@@ -9,8 +9,8 @@ use crate::output::print;
 use crate::record::Topic;
 use crate::store::dead_letters::Accepted;
 
-/// Lets stopped partitions of the group go on, for one topic or partition or for all, and says which they were. Nothing to
-/// accept is no error.
+/// Resumes stopped partitions of the group, of one topic or partition or of all, and lists them. Nothing to accept is not
+/// an error.
 pub async fn accept(
     settings: &Settings,
     topic: Option<Topic>,

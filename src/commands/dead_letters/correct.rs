@@ -1,4 +1,4 @@
-//! A dead letter's record with what is to be changed of it. No I/O.
+//! Applies the corrections of `fix` to a dead letter's record. No I/O.
 
 use anyhow::{anyhow, bail};
 
@@ -6,14 +6,14 @@ use crate::cli::dead_letters::FixArgs;
 use crate::event::edit;
 use crate::record::{Header, Record};
 
-/// Headers with this beginning come from the topic of the dead letters, not from a producer.
-const OF_THE_DEAD_LETTER: &[u8] = b"__connect.errors.";
+/// Prefix of the headers that the dead-letter topic adds; no producer sends them.
+const DEAD_LETTER_HEADER_PREFIX: &[u8] = b"__connect.errors.";
 
-/// The corrected record; what is not changed is as it was. `value` is what `--value` names. The error says what the
-/// record lacks.
+/// Returns the corrected record. `value` holds the bytes of `--value`. An error names the header or field that the record
+/// lacks.
 pub fn corrected(record: Record, args: &FixArgs, value: Option<Vec<u8>>) -> anyhow::Result<Record> {
     let mut corrected = record;
-    corrected.headers.retain(|header| !header.name.starts_with(OF_THE_DEAD_LETTER));
+    corrected.headers.retain(|header| !header.name.starts_with(DEAD_LETTER_HEADER_PREFIX));
     for name in &args.drop_headers {
         let before = corrected.headers.len();
         corrected.headers.retain(|header| header.name != name.as_bytes());

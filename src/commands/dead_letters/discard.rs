@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::store::letters::State;
 
-/// Discards.
+/// Discards the selected letters.
 pub async fn run(
     settings: &Settings,
     args: &FilterArgs,

@@ -1,4 +1,4 @@
-//! `dead-letters export`: letters as lines that `publish` takes again, or for a spreadsheet.
+//! `dead-letters export`: letters as lines for `publish`, or as CSV for a spreadsheet.
 
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
@@ -21,7 +21,7 @@ use crate::store::letters::{Letter, State};
 const COLUMNS: &str =
     "id,topic,partition,offset,timestamp,reason,message,created_at,state,key,value,key_base64,value_base64";
 
-/// Exports to a file that is not there yet, or to standard output. What was exported is said on standard error.
+/// Exports to a new file or to standard output, and prints the count to standard error.
 pub async fn run(
     settings: &Settings,
     args: &FilterArgs,
@@ -43,7 +43,7 @@ pub async fn run(
                 .create_new(true)
                 .mode(0o600)
                 .open(path)
-                .with_context(|| format!("{} cannot be made", path.display()))?,
+                .with_context(|| format!("{} cannot be created", path.display()))?,
         ),
     });
     let unwritable = "the dead letters could not be written";
@@ -75,7 +75,7 @@ pub async fn run(
     Ok(())
 }
 
-/// What `publish` takes, where it is to be revealed and is a JSON object; else the letter with its place.
+/// With `reveal`, a JSON object as `publish` takes it; anything else is exported as the letter with its place.
 fn line(letter: &Letter, reveal: bool) -> Vec<u8> {
     if !reveal {
         return layout::object(letter, false).to_string().into_bytes();
@@ -93,7 +93,7 @@ fn line(letter: &Letter, reveal: bool) -> Vec<u8> {
     line.to_string().into_bytes()
 }
 
-/// A JSON object in one line, otherwise byte by byte as it was: JSON allows line ends only between its parts.
+/// A JSON object in one line, its other bytes unchanged: JSON allows line ends only between tokens.
 fn one_line(value: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(value).ok()?;
     serde_json::from_str::<IgnoredAny>(text).ok()?;
@@ -134,7 +134,7 @@ fn cells(letter: &Letter, reveal: bool) -> [String; 13] {
     ]
 }
 
-/// A cell of CSV; one that a spreadsheet would take for a formula begins with an apostrophe.
+/// A CSV cell. An apostrophe precedes text that a spreadsheet would take for a formula.
 pub fn cell(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = if formula { format!("'{text}") } else { text.to_owned() };

@@ -1,5 +1,5 @@
-//! `dead-letters fix`: a corrected record into the letter's own topic and partition. What would be written to the tables
-//! alone would be lost in the next replay.
+//! `dead-letters fix`: publishes a corrected record to the letter's own topic and partition. A write to the tables alone
+//! would be lost in the next replay.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::stamp::{Stamp, stamp};
 use crate::cli::Usage;
 use crate::cli::dead_letters::FixArgs;
 use crate::commands::tap::effects::{Effects, rehearse};
-use crate::commands::view::View;
+use crate::commands::view::RecordView;
 use crate::config::Settings;
 use crate::event::{Unusable, decode, states_every_time};
 use crate::ingest::{Ingest, Memory};
@@ -26,8 +26,8 @@ use crate::record::{Outgoing, Record};
 use crate::store::letters::{Head, Letter, hold};
 use crate::store::write::Mode;
 
-/// How long the broker may take for a question.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for a request to the broker.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fixes a letter; `false` where the corrected record still cannot be used.
 pub async fn run(
@@ -44,14 +44,14 @@ pub async fn run(
     let value = args.value.as_deref().map(|file| read(file, settings.record_max_bytes)).transpose()?;
     let store = crate::commands::store(settings).await?;
     let unread = "the dead letter could not be read";
-    // Somebody who fixes the same letter at this moment is waited for, and what they did is seen.
+    // Wait for another `fix` of the same letter, so that its outcome is read below.
     let _held = hold(&settings.database_url, args.id).await.context(unread)?;
     let Some(letter) = store.load_letters(&[args.id]).await.context(unread)?.pop() else {
         bail!("there is no dead letter {}: `voiceclone-events dead-letters list` shows them", args.id);
     };
-    let said = Said { head: &letter.head, dry_run: args.dry_run, json };
+    let report = FixReport { head: &letter.head, dry_run: args.dry_run, json };
     if letter.head.resolved_at.is_some() {
-        return said.resolved_before();
+        return report.resolved_before();
     }
     let Some(record) = letter.record(&settings.topic_prefix) else {
         bail!(
@@ -64,7 +64,7 @@ pub async fn run(
     };
     let mut record = corrected(record, args, value)?;
     if let Err(unusable) = decode(&record, settings.limits()) {
-        return said.unusable(unusable);
+        return report.unusable(unusable);
     }
     let stamp = allowed_stamp(settings, &letter, &record).await?;
     if stamp == Stamp::Now {
@@ -81,11 +81,11 @@ pub async fn run(
     };
     let effects = match rehearse(&ingest, &record, &cancel).await? {
         Some(Ok(effects)) => effects,
-        Some(Err(unusable)) => return said.unusable(unusable),
+        Some(Err(unusable)) => return report.unusable(unusable),
         None => bail!("interrupted: nothing was sent, and the dead letter stays as it was"),
     };
     if args.dry_run {
-        return said.would_publish(&record, &effects);
+        return report.would_publish(&record, &effects);
     }
     let again = "run the same command again: a record that is sent twice counts once";
     let (topic, partition) = (record.topic.name(), record.partition);
@@ -98,15 +98,15 @@ pub async fn run(
         Err(error) if error.refused => {
             bail!("the broker refuses the corrected record ({error}); nothing was sent")
         }
-        Err(error) => bail!("the corrected record could not be sent ({error}); once that is mended, {again}"),
+        Err(error) => bail!("the corrected record could not be sent ({error}); once that is fixed, {again}"),
     };
     let place = format!("{}/{partition}@{offset}", letter.head.topic);
     let settled = store.settle_fix(args.id, &format!("fixed by the record {place}")).await;
     settled.with_context(|| format!("the corrected record is {place}, which could not be noted; {again}"))?;
-    said.published(&place, offset)
+    report.published(&place, offset)
 }
 
-/// The bytes of `--value`; more than a record may have are not read.
+/// Reads `--value`, at most one byte more than a record may have.
 fn read(file: &Path, most: usize) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
@@ -119,10 +119,10 @@ fn read(file: &Path, most: usize) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Under which timestamp the topic takes the record.
+/// The timestamp with which the topic accepts the record.
 async fn allowed_stamp(settings: &Settings, letter: &Letter, record: &Record) -> anyhow::Result<Stamp> {
     let topic = letter.head.topic.clone();
-    let config = admin::configs(settings, std::slice::from_ref(&topic), None, PATIENCE).await?.pop();
+    let config = admin::configs(settings, std::slice::from_ref(&topic), None, BROKER_TIMEOUT).await?.pop();
     let config = match config {
         Some(Ok(config)) => Ok(config),
         Some(Err(reason)) => Err(reason.sentence),
@@ -133,15 +133,15 @@ async fn allowed_stamp(settings: &Settings, letter: &Letter, record: &Record) ->
     decided.map_err(|why| anyhow::anyhow!("{}: {why}. Nothing was sent", letter.head.place()))
 }
 
-/// What is told of the letter.
-struct Said<'a> {
+/// Prints the outcome for a letter.
+struct FixReport<'a> {
     head: &'a Head,
     dry_run: bool,
     json: bool,
 }
 
-impl Said<'_> {
-    fn tell(&self, outcome: &str, more: Value, words: &str) -> anyhow::Result<()> {
+impl FixReport<'_> {
+    fn print_outcome(&self, outcome: &str, more: Value, words: &str) -> anyhow::Result<()> {
         if !self.json {
             return print(format!("{} {}: {words}", self.head.id, self.head.place()));
         }
@@ -154,18 +154,18 @@ impl Said<'_> {
         print(object)
     }
 
-    /// The letter is resolved. One that is fixed is as it should be.
+    /// Reports a letter that is already resolved: success if it was fixed, else an error.
     fn resolved_before(&self) -> anyhow::Result<bool> {
         let (id, state) = (self.head.id, self.head.state());
         let at = self.head.resolved_at.as_deref().unwrap_or_default();
         if state != "fixed" {
             bail!(
-                "dead letter {id} is resolved already ({state} at {at}), and nothing was sent: `publish` sends a \
-                 further event"
+                "dead letter {id} is resolved already ({state} at {at}), and nothing was sent: `publish` sends \
+                 another event"
             );
         }
         let note = self.head.note.as_deref().unwrap_or("fixed");
-        self.tell(
+        self.print_outcome(
             "fixed_before",
             json!({ "note": note, "resolved_at": at }),
             &format!("already {note} at {at}; nothing is sent"),
@@ -174,8 +174,8 @@ impl Said<'_> {
     }
 
     fn unusable(&self, Unusable { reason, message }: Unusable) -> anyhow::Result<bool> {
-        let words = format!("the corrected record cannot be used still: {reason}: {message}");
-        self.tell("unusable", json!({ "reason": reason.name(), "message": message }), &words)?;
+        let words = format!("the corrected record still cannot be used: {reason}: {message}");
+        self.print_outcome("unusable", json!({ "reason": reason.name(), "message": message }), &words)?;
         say(
             "Nothing was sent, and the dead letter stays as it was: change the options, and run the command again.",
         );
@@ -183,18 +183,23 @@ impl Said<'_> {
     }
 
     fn would_publish(&self, record: &Record, effects: &Effects) -> anyhow::Result<bool> {
-        let view = View::new(record.key.as_deref(), record.value.as_deref(), &record.headers, None, false);
+        let view =
+            RecordView::new(record.key.as_deref(), record.value.as_deref(), &record.headers, None, false);
         let place = format!("{}/{}", self.head.topic, self.head.partition);
         let shown: serde_json::Map<String, Value> = view.members().into_iter().collect();
         let more = json!({ "timestamp": record.timestamp, "rows": effects.rows, "record": shown });
         let words = format!("this record would be published to {place}; rows: {effects}\n{}", view.text());
-        self.tell("would_be_fixed", more, &words)?;
+        self.print_outcome("would_be_fixed", more, &words)?;
         Ok(true)
     }
 
     fn published(&self, place: &str, offset: i64) -> anyhow::Result<bool> {
         let more = json!({ "offset": offset, "record": place });
-        self.tell("fixed", more, &format!("fixed by the record {place}; the daemon takes it as any other"))?;
+        self.print_outcome(
+            "fixed",
+            more,
+            &format!("fixed by the record {place}; the daemon takes it as any other"),
+        )?;
         Ok(true)
     }
 }

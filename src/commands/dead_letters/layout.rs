@@ -1,13 +1,13 @@
-//! One letter laid out for a person, or as an object for a program. No I/O.
+//! A letter as text or as JSON. No I/O.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::commands::view::{View, printable};
+use crate::commands::view::{RecordView, printable};
 use crate::store::letters::Letter;
 
-/// The whole letter.
+/// The whole letter as text.
 pub fn text(letter: &Letter, reveal: bool) -> String {
     let head = &letter.head;
     let mut text = String::new();
@@ -35,16 +35,16 @@ pub fn text(letter: &Letter, reveal: bool) -> String {
     }
     let headers = letter.headers();
     let (key, value) = (letter.key.as_deref(), letter.value.as_deref());
-    text.push_str(&View::new(key, value, &headers, Some(&head.message), reveal).text());
+    text.push_str(&RecordView::new(key, value, &headers, Some(&head.message), reveal).text());
     text
 }
 
-/// The same for a program.
+/// The whole letter as JSON.
 pub fn object(letter: &Letter, reveal: bool) -> Value {
     let mut object = json!(letter.head);
     let headers = letter.headers();
     let (key, value) = (letter.key.as_deref(), letter.value.as_deref());
-    let view = View::new(key, value, &headers, Some(&letter.head.message), reveal);
+    let view = RecordView::new(key, value, &headers, Some(&letter.head.message), reveal);
     if let Some(members) = object.as_object_mut() {
         members.extend(view.members());
     }

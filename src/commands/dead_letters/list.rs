@@ -1,4 +1,4 @@
-//! `dead-letters list`: one line a letter.
+//! `dead-letters list`: one line per letter.
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -10,16 +10,16 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::store::letters::{Head, State};
 
-/// So many are listed where no `--limit` is given.
-const MOST: i64 = 100;
+/// Default of `--limit`.
+const DEFAULT_LIMIT: i64 = 100;
 
 /// Prints the list.
 pub async fn run(settings: &Settings, args: &FilterArgs, json: bool) -> anyhow::Result<()> {
     let store = crate::commands::store(settings).await?;
-    // a letter that is named is shown whatever its state
+    // a letter given by its id is shown whatever its state
     let state = if args.named().is_some() { State::All } else { State::Unresolved };
     let mut filter = filter(settings, args, state);
-    let limit = *filter.limit.get_or_insert(MOST);
+    let limit = *filter.limit.get_or_insert(DEFAULT_LIMIT);
     let context = "the dead letters could not be read";
     let listed = store.list_letters(&filter).await.context(context)?;
     let kinds = store.letter_kinds(&filter).await.context(context)?;

@@ -1,13 +1,13 @@
-//! `dead-letters`: an operator looks through records that could not be used, and settles them (contract, section 8).
+//! `dead-letters`: an operator inspects unusable records and resolves them (contract, section 8).
 //!
 //! ```text
-//! summary, list, show    -> what there is
-//! retry, discard, purge  -> what changes it
-//! fix                    -> a corrected record into the topic; correct and stamp decide, pure
-//! export                 -> a file
-//! accept                 -> stopped partitions
-//! select                 -> which letters, and whether to go on
-//! layout                 -> pure: one letter laid out
+//! summary, list, show    -> read only
+//! retry, discard, purge  -> change letters
+//! fix                    -> publishes a corrected record; correct and stamp decide, pure
+//! export                 -> writes letters to a file
+//! accept                 -> resumes stopped partitions
+//! select                 -> selects letters and asks for confirmation
+//! layout                 -> pure: one letter as text or JSON
 //! ```
 
 mod accept;
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::DeadLetters;
 use crate::config::Settings;
 
-/// Does what the command line asks for; `false` where some of it was not done.
+/// Runs the subcommand; `false` where part of it was not done.
 pub async fn run(
     settings: &Settings,
     what: Option<&DeadLetters>,

@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::store::letters::State;
 
-/// Deletes.
+/// Deletes the selected letters.
 pub async fn run(
     settings: &Settings,
     older_than: Option<Duration>,

@@ -1,4 +1,4 @@
-//! `dead-letters retry`: takes records through the code of live records again.
+//! `dead-letters retry`: processes records again, through the code of live records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,20 +19,20 @@ use crate::retry::pause_for;
 use crate::store::letters::{Head, Retried, State};
 use crate::store::write::Mode;
 
-/// How often the progress is said where no line is printed for each letter.
-const SAY_EVERY: Duration = Duration::from_secs(5);
+/// Time between two lines of progress with `--json`, which prints no line for each letter.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// What became of one letter.
+/// The outcome of one letter.
 #[derive(Serialize)]
-struct Line {
+struct LetterOutcome {
     id: i64,
     place: String,
-    /// `resolved`, or the new reason.
+    /// `resolved`, or the name of the new reason.
     outcome: &'static str,
     message: Option<String>,
 }
 
-/// Retries; `false` where some records still cannot be used, or were not tried.
+/// Retries the selected letters; `false` where some are still unusable or were not tried.
 pub async fn run(
     settings: &Settings,
     args: &FilterArgs,
@@ -68,8 +68,8 @@ pub async fn run(
         if !retry.take(&ids, &cancel).await? {
             break;
         }
-        // a person sees a line for each letter
-        if json && said.elapsed() >= SAY_EVERY {
+        // without --json each letter has its own line
+        if json && said.elapsed() >= PROGRESS_EVERY {
             said = tokio::time::Instant::now();
             say(format!("{} of {} tried", retry.lines.len(), selected.len()));
         }
@@ -82,7 +82,7 @@ pub async fn run(
     retry.report(selected.len())
 }
 
-/// Letters of one second; at least one.
+/// Letters per second; at least one.
 fn per_second(rate: f64) -> usize {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is above 0")]
     let whole = rate as usize;
@@ -93,11 +93,11 @@ struct Retry {
     ingest: Ingest,
     dry_run: bool,
     json: bool,
-    lines: Vec<Line>,
+    lines: Vec<LetterOutcome>,
 }
 
 impl Retry {
-    /// Tries a chunk of letters; false where it was interrupted.
+    /// Retries a chunk of letters; `false` where it was interrupted.
     async fn take(&mut self, ids: &[i64], cancel: &CancellationToken) -> anyhow::Result<bool> {
         let letters =
             self.ingest.store.load_letters(ids).await.context("the dead letters could not be read")?;
@@ -131,7 +131,7 @@ impl Retry {
         let written = match self.ingest.write(&records, &mut Positions::new(), cancel).await {
             Ok(written) => written,
             Err(Stop::Cancelled) => return Ok(false),
-            Err(Stop::Fenced) => bail!("this is a bug: a retry moves no offsets and met a fence"),
+            Err(Stop::Fenced) => bail!("this is a bug: a retry moves no offsets and hit a fence"),
         };
         let refused: BTreeMap<(TopicPartition, i64), Unusable> =
             written.refused.into_iter().map(|(partition, offset, why)| ((partition, offset), why)).collect();
@@ -159,7 +159,7 @@ impl Retry {
             let would = if self.dry_run && message.is_none() { "would be " } else { "" };
             print(format!("{} {}: {would}{outcome}{why}", head.id, head.place()))?;
         }
-        self.lines.push(Line { id: head.id, place: head.place(), outcome, message });
+        self.lines.push(LetterOutcome { id: head.id, place: head.place(), outcome, message });
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl Retry {
             print("No unresolved dead letter matches: nothing is tried.")?;
         } else {
             let would = if self.dry_run { "would be " } else { "" };
-            print(format!("{tried} tried: {resolved} {would}resolved, {failed} cannot be used still."))?;
+            print(format!("{tried} tried: {resolved} {would}resolved, {failed} still cannot be used."))?;
         }
         if tried < selected {
             say(format!(
@@ -188,7 +188,7 @@ impl Retry {
     }
 }
 
-/// In offset order within each partition. A topic that was recreated has further records at the same places, which go into
+/// Sorts the records by offset within each partition. A recreated topic has other records at the same offsets; they get
 /// batches of their own.
 fn batches(mut letters: Vec<(Head, Record)>) -> Vec<Vec<(Head, Record)>> {
     letters.sort_by_key(|(_, record)| (record.topic_partition(), record.offset, record.timestamp));

@@ -1,4 +1,4 @@
-//! Which letters a command is about, and the question before it changes many of them.
+//! Selects the letters of a command, and asks for confirmation before many of them are changed.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -12,11 +12,11 @@ use crate::output::say;
 use crate::store::Store;
 use crate::store::letters::{Filter, Kind, Selected, State};
 
-/// So many letters, and so many bytes of them, are taken at once.
-const CHUNK: usize = 500;
+/// Maximum number of letters loaded at once, and of bytes of their records.
+const CHUNK_LETTERS: usize = 500;
 const CHUNK_BYTES: i64 = 16 << 20;
 
-/// The filter that the arguments describe.
+/// The filter given by the arguments.
 pub fn filter(settings: &Settings, args: &FilterArgs, default: State) -> Filter {
     Filter {
         ids: args.ids.clone(),
@@ -38,8 +38,8 @@ pub fn filter(settings: &Settings, args: &FilterArgs, default: State) -> Filter 
     }
 }
 
-/// Whether a command that changes letters may go on as it was given. `narrowed` is what else narrows the choice.
-/// Nothing is contacted before.
+/// Checks the arguments of a command that changes letters, before any server is contacted. `narrowed`: the command has
+/// another option that restricts the selection.
 pub fn allow(verb: &str, args: &FilterArgs, bulk: Bulk, narrowed: bool) -> anyhow::Result<()> {
     if !args.narrows() && !narrowed && !bulk.all {
         let text =
@@ -57,12 +57,12 @@ pub fn allow(verb: &str, args: &FilterArgs, bulk: Bulk, narrowed: bool) -> anyho
     Ok(())
 }
 
-/// Letters that are named one by one are meant.
+/// Whether to ask for confirmation; letters given by their ids need none.
 fn asks(args: &FilterArgs, bulk: Bulk) -> bool {
     !bulk.yes && !bulk.dry_run && args.named().is_none()
 }
 
-/// An error where an id that was named is none.
+/// Returns an error for an id that does not exist.
 pub async fn require_known(store: &Store, args: &FilterArgs) -> anyhow::Result<()> {
     let Some(ids) = args.named() else { return Ok(()) };
     let unknown = store.unknown_letters(&ids).await.context("the dead letters could not be read")?;
@@ -72,8 +72,8 @@ pub async fn require_known(store: &Store, args: &FilterArgs) -> anyhow::Result<(
     Ok(())
 }
 
-/// The letters that a command is about, once it was said how many and of which kinds, and a person has agreed. `None`
-/// where the person has not.
+/// Prints the number and kinds of the selected letters, asks for confirmation, and returns the letters; `None` where the
+/// user declines.
 pub async fn chosen(
     store: &Store,
     verb: &str,
@@ -124,12 +124,13 @@ fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-/// The letters in chunks whose records fit into memory; of at most so many.
+/// Splits the letters into chunks of at most `most` letters whose records fit into memory.
 pub fn chunks(selected: &[Selected], most: usize) -> Vec<Vec<i64>> {
     let mut chunks: Vec<Vec<i64>> = Vec::new();
     let (mut chunk, mut bytes) = (Vec::new(), 0_i64);
     for letter in selected {
-        let is_full = chunk.len() >= most.clamp(1, CHUNK) || bytes.saturating_add(letter.bytes) > CHUNK_BYTES;
+        let is_full =
+            chunk.len() >= most.clamp(1, CHUNK_LETTERS) || bytes.saturating_add(letter.bytes) > CHUNK_BYTES;
         if is_full && !chunk.is_empty() {
             chunks.push(std::mem::take(&mut chunk));
             bytes = 0;

@@ -8,7 +8,7 @@ use super::layout;
 use crate::config::Settings;
 use crate::output::{print, say};
 
-/// Shows the letter; an error where there is none of this id.
+/// Prints the letter; an error where the id does not exist.
 pub async fn run(settings: &Settings, id: i64, reveal: bool, raw: bool, json: bool) -> anyhow::Result<()> {
     let store = crate::commands::store(settings).await?;
     let letters = store.load_letters(&[id]).await.context("the dead letter could not be read")?;

@@ -1,19 +1,19 @@
-//! The timestamp under which a corrected record is published. A topic that takes no records of the past, or that writes
-//! the time of arrival into each, would give an event that states no time another one. No I/O, no clock.
+//! The timestamp of a corrected record. A topic that rejects old timestamps, or overwrites them with the time of arrival,
+//! would change the time of an event that takes it from the timestamp. No I/O, no clock.
 
 use std::collections::BTreeMap;
 
 /// The timestamp of a corrected record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stamp {
-    /// The record's own.
+    /// The original timestamp of the record.
     Own,
-    /// The moment of sending; nothing of the event depends on it.
+    /// The time of sending; no field of the event depends on it.
     Now,
 }
 
-/// Which timestamp a topic with these settings takes, of a record of `millis` at the moment `now`; both in milliseconds
-/// since 1970. The error says what keeps the record from being published.
+/// Chooses the timestamp that a topic with these settings accepts for a record of `millis` at `now`, both in milliseconds
+/// since 1970. The error says why the record cannot be published.
 pub fn stamp(
     config: &Result<BTreeMap<String, String>, String>,
     (millis, now): (i64, i64),
@@ -30,7 +30,7 @@ pub fn stamp(
     ))
 }
 
-/// Why the topic does not keep the record's timestamp.
+/// The reason why the topic does not keep the record's timestamp.
 fn obstacle(config: &Result<BTreeMap<String, String>, String>, millis: i64, now: i64) -> Option<String> {
     let config = match config {
         Ok(config) => config,

@@ -1,4 +1,4 @@
-//! `dead-letters summary`: what there is, by topic, reason and message.
+//! `dead-letters summary`: the number of letters by topic, reason and message.
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -10,16 +10,16 @@ use crate::config::Settings;
 use crate::output::print;
 use crate::store::letters::{Backlog, Group, InARow};
 
-/// So many groups are shown.
-const MOST: i64 = 200;
+/// Maximum number of groups shown.
+const MAX_GROUPS: i64 = 200;
 
 /// Prints the summary.
 pub async fn run(settings: &Settings, json: bool) -> anyhow::Result<()> {
     let store = crate::commands::store(settings).await?;
     let context = "the dead letters could not be read";
-    let groups = store.letter_groups(MOST).await.context(context)?;
+    let groups = store.letter_groups(MAX_GROUPS).await.context(context)?;
     let backlog = store.letter_backlog().await.context(context)?;
-    // at least four fifths of the limit
+    // partitions with four fifths of the limit are shown
     let near = settings.dead_letter_limit.saturating_sub(settings.dead_letter_limit / 5).max(1);
     let partitions = store
         .partitions_in_a_row(&settings.kafka_group_id, near)
@@ -38,8 +38,10 @@ pub async fn run(settings: &Settings, json: bool) -> anyhow::Result<()> {
         let shown: i64 = groups.iter().map(|group| group.count).sum();
         print(format!("{} unresolved.", letters(shown)))?;
     }
-    if i64::try_from(groups.len()).is_ok_and(|count| count >= MOST) {
-        print(format!("These are the {MOST} most frequent kinds: `dead-letters list` shows the others."))?;
+    if i64::try_from(groups.len()).is_ok_and(|count| count >= MAX_GROUPS) {
+        print(format!(
+            "These are the {MAX_GROUPS} most frequent kinds: `dead-letters list` shows the others."
+        ))?;
     }
     if let Some(line) = unpublished(&backlog) {
         print(line)?;

@@ -1,4 +1,4 @@
-//! What is probably a mistake in a record that can be used: the daemon takes it, and its author would not. No I/O.
+//! Likely mistakes in usable records: the daemon accepts them, but the author probably meant something else. No I/O.
 
 use serde_json::{Map, Value};
 use strsim::damerau_levenshtein;
@@ -7,18 +7,18 @@ use crate::event::{Event, Time, field_names};
 use crate::mask;
 use crate::record::Topic;
 
-/// An event time so far ahead, in microseconds, is most likely in another unit or time zone.
-const AHEAD_MICROS: i64 = 86_400_000_000;
+/// An event time further in the future, in microseconds, is most likely in another unit or time zone.
+const MAX_FUTURE_MICROS: i64 = 86_400_000_000;
 
 /// A longer `ttl_seconds` is most likely in milliseconds: an hour in milliseconds is 41 days in seconds.
-const TTL_SECONDS: f64 = 30.0 * 86_400.0;
+const MAX_TTL_SECONDS: f64 = 30.0 * 86_400.0;
 
 /// A likely mistake.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Advice {
     /// The field, as the record names it.
     pub field: String,
-    /// What is likely wrong, and what to do; quotes no value.
+    /// The likely mistake and its remedy; quotes no value.
     pub message: String,
 }
 
@@ -26,9 +26,9 @@ fn advice(field: &str, message: impl Into<String>) -> Advice {
     Advice { field: mask::id(field), message: message.into() }
 }
 
-/// The likely mistakes of a record's value: the event that it holds, if it holds one, at the moment `now`.
+/// The likely mistakes in a record's value, at `now`. `event` is the decoded value, if it is usable.
 pub fn on(topic: Topic, value: &[u8], event: Option<&Event>, now: Time) -> Vec<Advice> {
-    // A value that serde_json cannot hold, such as a number beyond a double in an unknown field, gets no advice on names.
+    // No advice on the names of a value that serde_json cannot hold, such as an unknown number too large for a double.
     let value = serde_json::from_slice(value).unwrap_or(Value::Null);
     let fields = match value.get("specversion") {
         None | Some(Value::Null) => value.as_object(),
@@ -41,7 +41,7 @@ pub fn on(topic: Topic, value: &[u8], event: Option<&Event>, now: Time) -> Vec<A
         all.extend(ahead(event, now));
         all.extend(caller(event));
         let ttl_seconds = fields.get("ttl_seconds").and_then(Value::as_f64);
-        if let Some(ttl) = ttl_seconds.filter(|ttl| topic == Topic::CloneReady && *ttl > TTL_SECONDS) {
+        if let Some(ttl) = ttl_seconds.filter(|ttl| topic == Topic::CloneReady && *ttl > MAX_TTL_SECONDS) {
             let days = ttl / 86_400.0;
             let message =
                 format!("is {days:.0} days: it counts seconds; divide by 1000 if it is in milliseconds");
@@ -56,7 +56,7 @@ fn misspelt(topic: Topic, name: &str) -> Option<Advice> {
     Some(advice(name, format!("is not a field of {topic} and is ignored: perhaps {likely} is meant")))
 }
 
-/// The field whose name is nearest to one that is no field, where that is near enough.
+/// The known field with the name closest to an unknown one, if it is close enough.
 fn likely(topic: Topic, name: &str) -> Option<&'static str> {
     let names = field_names(topic);
     if names.contains(&name) || matches!(name, "specversion" | "type" | "time" | "data") {
@@ -65,7 +65,7 @@ fn likely(topic: Topic, name: &str) -> Option<&'static str> {
     let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
     let near = |field: &&'static str| {
         let (name, plain_field) = (plain(name), plain(field));
-        // one slip in a short name, two in a longer one
+        // one typing error in a short name, two in a longer one
         let most = if plain_field.len() < 10 { 1 } else { 2 };
         let distance = damerau_levenshtein(&name, &plain_field);
         (distance <= most).then_some((distance, *field))
@@ -82,8 +82,8 @@ fn ahead(event: &Event, now: Time) -> Option<Advice> {
         Event::Mapping(event) => ("updated_at", event.updated_at),
     };
     let ahead = time.micros().saturating_sub(now.micros());
-    let days = ahead / AHEAD_MICROS;
-    (ahead > AHEAD_MICROS).then(|| {
+    let days = ahead / MAX_FUTURE_MICROS;
+    (ahead > MAX_FUTURE_MICROS).then(|| {
         let noun = if days == 1 { "day" } else { "days" };
         advice(field, format!("is {days} {noun} ahead of now: check the year, the unit and the time zone"))
     })
@@ -104,7 +104,7 @@ fn caller(event: &Event) -> Option<Advice> {
     Some(advice("caller_id", message))
 }
 
-/// Whether a text is `+` and 2 to 15 digits, the first of which is not 0 (ITU-T E.164).
+/// Whether a text is `+` and 2 to 15 digits that do not start with 0 (ITU-T E.164).
 fn is_e164(text: &str) -> bool {
     let Some(digits) = text.strip_prefix('+') else { return false };
     (2..=15).contains(&digits.len())

@@ -1,4 +1,4 @@
-//! `publish --check`: says of each line whether the daemon could use it. Needs no broker and no database.
+//! `publish --check`: reports for each line whether the daemon could use it. Needs no broker and no database.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{KEPT, Refused, advice, lines_of, open, record_of, topic_of};
+use super::{MAX_REFUSED_KEPT, Refused, advice, lines_of, open, record_of, topic_of};
 use crate::config::Settings;
 use crate::event::{Time, Unusable, decode, field_names};
 use crate::output::{print, say};
 use crate::record::Topic;
 
-/// A line that the daemon takes, or would but for another fault, and a likely mistake in it.
+/// A likely mistake in a line, whether or not the daemon could use the line.
 #[derive(Serialize)]
 struct Warning {
     line: u64,
@@ -22,7 +22,7 @@ struct Warning {
 }
 
 /// Checks the lines of a file (standard input for none or `-`); `false` where one of them would be a dead letter.
-/// Warnings do not change that.
+/// Warnings do not count.
 pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bool) -> anyhow::Result<bool> {
     let topic = topic_of(settings, topic)?;
     let limits = settings.limits();
@@ -34,7 +34,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
     let (mut checked, mut refused_count, mut warnings_count) = (0_u64, 0_u64, 0_u64);
     let (mut refused, mut warnings) = (Vec::new(), Vec::new());
     while let Some(chunk) = chunks.recv().await {
-        for line in chunk.context("the input cannot be read on")? {
+        for line in chunk.context("the input cannot be read any further")? {
             checked += 1;
             let number = line.number;
             let record = match record_of(topic, line, Utc::now().timestamp_millis()) {
@@ -74,18 +74,18 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
         print(format!("{lines} checked for {topic}: {refused_count} cannot be used, {warnings}"))?;
         if refused_count > 0 {
             let lines = of(refused_count, "line");
-            say(format!("{lines} cannot be used by the daemon: correct what stands above"));
+            say(format!("{lines} cannot be used by the daemon: correct the errors above"));
         }
     }
     Ok(refused_count == 0)
 }
 
-/// Prints a finding for a person at once, and keeps it for a program.
+/// Prints a finding at once as text, or keeps it for the JSON.
 fn report<F>(kept: &mut Vec<F>, json: bool, finding: F, text: impl Fn(&F) -> String) -> anyhow::Result<()> {
     if !json {
         return print(text(&finding));
     }
-    if kept.len() < KEPT {
+    if kept.len() < MAX_REFUSED_KEPT {
         kept.push(finding);
     }
     Ok(())
@@ -95,7 +95,7 @@ fn refusal(topic: Topic, line: u64, Unusable { reason, message }: Unusable) -> R
     Refused { line, field: field(topic, &message), reason: reason.name(), message }
 }
 
-/// The field that a message is about: the first name in it that counts.
+/// The field of a message: the first field name in it.
 fn field(topic: Topic, message: &str) -> Option<&'static str> {
     let names = || field_names(topic).iter().chain(&["specversion", "type", "time", "data"]);
     let words = message.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');

@@ -1,10 +1,10 @@
-//! The report as CSV, one value a line: section, time, name, value. No I/O.
+//! The report as CSV, one value per line: section, time, name, value. No I/O.
 
 use super::{kind, steps};
 use crate::commands::dead_letters::export::cell;
 use crate::store::analytics::Report;
 
-/// The whole report; a value that there is not has no line.
+/// The whole report; a missing value has no line.
 pub fn csv(report: &Report) -> String {
     let mut lines = vec!["section,time,name,value".to_owned()];
     let mut add = |section: &str, time: &str, name: &str, value: Option<f64>| {

@@ -1,9 +1,9 @@
-//! `report`: what happened with calls and voices, from the views of schema `analytics`.
+//! `report`: statistics of calls and voices, from the views of schema `analytics`.
 //!
 //! ```text
-//! sheets  -> what the tables say
-//! text    -> as tables for a terminal
-//! csv     -> one value a line
+//! sheets  -> the contents of the tables
+//! text    -> tables for a terminal
+//! csv     -> one value per line
 //! page    -> one HTML file; plot -> its plots
 //! ```
 
@@ -29,27 +29,27 @@ use crate::store::connect;
 
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
-/// Up to so long the periods are hours: on a terminal, and elsewhere.
+/// Maximum length of a report by hours, in seconds: on a terminal, and elsewhere. A longer one is by days.
 const HOURS_AS_TEXT: i64 = 3 * DAY;
 const HOURS: i64 = 31 * DAY;
-/// Characters of an error that are shown.
+/// Maximum number of characters shown of an error.
 const ERROR: usize = 100;
 
-/// What the report becomes.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form<'a> {
-    /// Tables.
+    /// Tables for a terminal.
     Text,
     /// One JSON object.
     Json,
-    /// One value a line.
+    /// CSV, one value per line.
     Csv,
-    /// A page in this file.
+    /// An HTML page, written to this file.
     Page(&'a Path),
 }
 
 impl Form<'_> {
-    /// The form that the flags ask for.
+    /// The format given by the flags.
     pub fn of(html: Option<&Path>, csv: bool, json: bool) -> Form<'_> {
         match html {
             Some(path) => Form::Page(path),
@@ -60,7 +60,7 @@ impl Form<'_> {
     }
 }
 
-/// Reports on the time from `since` (a day before `until`) up to `until` (now).
+/// Reports on the time from `since` (default: a day before `until`) to `until` (default: now).
 pub async fn run(
     settings: &Settings,
     since: Option<Time>,
@@ -100,7 +100,7 @@ async fn gather(settings: &Settings, since: Time, until: Time, step: &'static st
     analytics::report(&mut connection, since, until, step).await.context(context)
 }
 
-/// An error of a voice API in one short line, without phone numbers.
+/// An error of the voice API as one short line, without phone numbers.
 fn shown(error: &str) -> String {
     let plain: String = error.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     let masked = mask::numbers(&plain);
@@ -110,7 +110,7 @@ fn shown(error: &str) -> String {
     masked.chars().take(ERROR - 1).chain(['…']).collect()
 }
 
-/// The steps of the funnel, each with its name.
+/// The steps of the funnel with their names.
 fn steps(funnel: &Funnel) -> [(&'static str, i64); 5] {
     [
         ("greetings that cloned or handed over", funnel.greetings),
@@ -121,22 +121,22 @@ fn steps(funnel: &Funnel) -> [(&'static str, i64); 5] {
     ]
 }
 
-/// What a kind of call is called.
+/// The displayed name of a kind of call.
 fn kind(kind: Option<&str>) -> &str {
     kind.unwrap_or("not known")
 }
 
-/// `12.5 %` of a whole; a dash where that is nothing.
+/// A share as `12.5 %`; a dash where the whole is 0.
 fn percent(part: i64, whole: i64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
 }
 
-/// A number with so many digits after the point; a dash where there is none.
+/// A number with `digits` decimals; a dash for `None`.
 fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// The start of a period, as a person reads it: `2026-01-05 13:00`, or `2026-01-05` for a day.
+/// The start of a period: `2026-01-05 13:00`, or `2026-01-05` for a day.
 fn moment(at: &str, step: &str) -> String {
     let length = if step == "day" { 10 } else { 16 };
     at.get(..length).unwrap_or(at).replace('T', " ")

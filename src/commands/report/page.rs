@@ -1,4 +1,4 @@
-//! The report as one HTML file without any other. No I/O.
+//! The report as one self-contained HTML file. No I/O.
 
 use anyhow::Context as _;
 use askama::Template;
@@ -9,41 +9,41 @@ use crate::store::analytics::{Period, Report};
 
 #[derive(Template)]
 #[template(path = "report.html")]
-struct Page<'a> {
+struct ReportPage<'a> {
     report: &'a Report,
     version: &'static str,
     first: String,
     last: String,
     plots: Vec<Plot>,
-    sections: Vec<Shown>,
-    periods: Shown,
+    sections: Vec<ReportTable>,
+    periods: ReportTable,
 }
 
-/// A table with the classes of its cells.
-struct Shown {
+/// A table with the CSS classes of its cells.
+struct ReportTable {
     title: String,
     header: Vec<(&'static str, String)>,
-    rows: Vec<Row>,
+    rows: Vec<ReportRow>,
     has_bars: bool,
     note: Option<String>,
 }
 
-struct Row {
+struct ReportRow {
     cells: Vec<(&'static str, String)>,
-    /// Length of the bar, of a hundred.
+    /// Length of the bar in percent.
     bar: String,
 }
 
-impl From<Sheet> for Shown {
-    fn from(sheet: Sheet) -> Shown {
+impl From<Sheet> for ReportTable {
+    fn from(sheet: Sheet) -> ReportTable {
         let classed = |cells: Vec<String>| -> Vec<(&'static str, String)> {
             let class = |place: usize| if place == 0 { "text" } else { "number" };
             cells.into_iter().enumerate().map(|(place, cell)| (class(place), cell)).collect()
         };
         let bar =
             |place: usize| sheet.shares.get(place).map_or_else(String::new, |share| format!("{share:.1}"));
-        let row = |(place, cells)| Row { cells: classed(cells), bar: bar(place) };
-        Shown {
+        let row = |(place, cells)| ReportRow { cells: classed(cells), bar: bar(place) };
+        ReportTable {
             header: classed(sheet.header),
             rows: sheet.rows.into_iter().enumerate().map(row).collect(),
             title: sheet.title,
@@ -53,20 +53,20 @@ impl From<Sheet> for Shown {
     }
 }
 
-/// The page.
+/// Renders the page.
 pub fn page(report: &Report) -> anyhow::Result<String> {
     let slots = plot::slots(report);
     let at = |slot: Option<&(String, Period)>| slot.map_or_else(String::new, |(at, _)| at.clone());
-    let page = Page {
+    let page = ReportPage {
         report,
         version: env!("CARGO_PKG_VERSION"),
         first: at(slots.first()),
         last: at(slots.last()),
         plots: plot::plots(&slots),
-        sections: sheets::sheets(report).into_iter().map(Shown::from).collect(),
+        sections: sheets::sheets(report).into_iter().map(ReportTable::from).collect(),
         periods: sheets::periods(report).into(),
     };
-    page.render().context("the page could not be made")
+    page.render().context("the page could not be rendered")
 }
 
 #[cfg(test)]

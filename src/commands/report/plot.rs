@@ -1,4 +1,4 @@
-//! Plots as inline SVG that stretches to the width of the page; what is written stands beside it. No I/O.
+//! Plots as inline SVG stretched to the width of the page, with their text beside them. No I/O.
 
 use std::fmt::Write as _;
 
@@ -7,36 +7,36 @@ use chrono::{DateTime, Utc};
 use super::moment;
 use crate::store::analytics::{Period, Report};
 
-/// The size of a plot's own coordinates.
+/// The width of a plot, in its own coordinates.
 pub const WIDTH: f64 = 720.0;
-/// See [`WIDTH`].
+/// The height of a plot, in its own coordinates.
 pub const HEIGHT: f64 = 120.0;
-/// Periods in a plot; where there are more, the latest ones are shown.
-const MOST: usize = 3660;
+/// Maximum number of periods in a plot; the latest are shown.
+const MAX_PERIODS: usize = 3660;
 
 /// A plot.
 #[derive(Debug, PartialEq)]
 pub struct Plot {
-    /// What is plotted, with its unit.
+    /// The plotted quantity with its unit.
     pub title: &'static str,
-    /// The same for who does not see it.
+    /// The text for screen readers.
     pub label: String,
-    /// The largest value.
+    /// The largest value in the plot.
     pub most: String,
-    /// Each series' class and name.
+    /// The CSS class and name of each series.
     pub legend: [(&'static str, &'static str); 2],
-    /// Of a bar plot.
+    /// The bars of a bar plot.
     pub bars: Vec<Bar>,
-    /// Of a line plot: class and path.
+    /// The lines of a line plot: CSS class and path.
     pub lines: Vec<(&'static str, String)>,
-    /// One for each period, for the pointer: what the tables say of it.
+    /// A tooltip for each period, with its values from the tables.
     pub fields: Vec<Field>,
 }
 
-/// A part of a bar.
+/// A segment of a bar.
 #[derive(Debug, PartialEq)]
 pub struct Bar {
-    /// Its series.
+    /// The CSS class of the segment's series.
     pub class: &'static str,
     /// Left edge.
     pub x: String,
@@ -48,34 +48,34 @@ pub struct Bar {
     pub height: String,
 }
 
-/// The field of a period, as high as the plot.
+/// The area of a period, over the whole height of the plot.
 #[derive(Debug, PartialEq)]
 pub struct Field {
     /// Left edge.
     pub x: String,
     /// Width.
     pub width: String,
-    /// What happened.
+    /// The text of the tooltip.
     pub title: String,
 }
 
-/// Every period from the first to the last in which anything happened, with the ones between them.
+/// All periods from the first with an event to the last, including empty ones between them.
 pub fn slots(report: &Report) -> Vec<(String, Period)> {
     let seconds = if report.step == "day" { 86_400 } else { 3600 };
     let at = |period: &Period| period.at.parse::<DateTime<Utc>>().ok().map(|at| at.timestamp());
     let mut slots: Vec<(String, Period)> = Vec::new();
     let mut next = None;
-    // from the end, so that it is the latest ones that are kept
+    // from the end, so that the latest periods are kept
     for period in report.periods.iter().rev() {
         let Some(at) = at(period) else { continue };
         while let Some(missing) = next.filter(|next| *next > at)
-            && slots.len() < MOST
+            && slots.len() < MAX_PERIODS
         {
             let start = DateTime::from_timestamp(missing, 0).unwrap_or_default().to_rfc3339();
             slots.push((moment(&start, report.step), Period::default()));
             next = Some(missing - seconds);
         }
-        if slots.len() < MOST {
+        if slots.len() < MAX_PERIODS {
             slots.push((moment(&period.at, report.step), period.clone()));
         }
         next = Some(at - seconds);
@@ -84,7 +84,7 @@ pub fn slots(report: &Report) -> Vec<(String, Period)> {
     slots
 }
 
-/// All plots.
+/// The plots of the report.
 pub fn plots(slots: &[(String, Period)]) -> Vec<Plot> {
     vec![
         bars("Clones", [("good", "successful"), ("bad", "failed")], slots, |period| {
@@ -117,7 +117,7 @@ fn bars(
     let sum = |(_, period): &(String, Period)| values(period).iter().sum::<i64>();
     let most = slots.iter().map(sum).max().unwrap_or_default();
     let width = WIDTH / slots.len().max(1) as f64;
-    // a gap between bars where there is room for it
+    // a gap between bars that are wide enough
     let seen = if width > 4.0 { width - 1.0 } else { width };
     let mut bars = Vec::new();
     for (place, (_, period)) in slots.iter().enumerate() {
@@ -166,7 +166,7 @@ fn lines(
             };
             let x = coordinate((place as f64 + 0.5) * width);
             let y = coordinate(HEIGHT - height(value, most.unwrap_or_default()));
-            // a value that stands alone is a dot: a line of no length
+            // an isolated value is a dot: a line of length 0
             let _ = if before { write!(path, "L{x} {y}") } else { write!(path, "M{x} {y}L{x} {y}") };
             before = true;
         }
@@ -193,7 +193,7 @@ fn fields(slots: &[(String, Period)], said: impl Fn(&Period) -> Vec<String>) -> 
     slots.iter().enumerate().map(field).collect()
 }
 
-/// The largest value stands a little below the upper edge, so that its line is seen whole.
+/// Scales a value. The largest is a little below the upper edge, so that its line is not cut.
 fn height(value: f64, most: f64) -> f64 {
     if most > 0.0 { value / most * (HEIGHT - 2.0) } else { 0.0 }
 }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_bar_stand_on_each_other_and_the_largest_reaches_the_upper_edge() {
+    fn segments_of_a_bar_are_stacked_and_the_largest_bar_reaches_the_upper_edge() {
         let plots = plots(&slots(&report(&[("09", 4, 1, Some(2000.0)), ("10", 2, 0, Some(1000.0))])));
         let bar = |at: usize| {
             let bar = &plots[0].bars[at];
@@ -252,6 +252,6 @@ mod tests {
     fn a_time_far_away_does_not_make_the_page_endless() {
         let mut report = report(&[("09", 1, 0, None), ("10", 1, 0, None)]);
         report.periods[0].at = "1970-01-01T00:00:00Z".to_owned();
-        assert_eq!(slots(&report).len(), MOST);
+        assert_eq!(slots(&report).len(), MAX_PERIODS);
     }
 }

@@ -1,20 +1,20 @@
-//! What the report's tables say, for a terminal and for the page. No I/O.
+//! The contents of the report's tables, for a terminal and for the page. No I/O.
 
 use super::{kind, moment, number, percent, steps};
 use crate::store::analytics::{Period, Report};
 
-/// A table.
+/// A table of the report.
 #[derive(Debug, PartialEq)]
 pub struct Sheet {
-    /// What it is about.
+    /// The title.
     pub title: String,
-    /// Its header.
+    /// The names of the columns.
     pub header: Vec<String>,
-    /// Its cells: the first of a row is text, the others are numbers.
+    /// The cells; the first of a row is text, the others are numbers.
     pub rows: Vec<Vec<String>>,
-    /// For each row its part of a hundred, where that is to be seen.
+    /// The share of each row in percent, for tables with bars.
     pub shares: Vec<f64>,
-    /// What is to be said below.
+    /// A note below the table.
     pub note: Option<String>,
 }
 
@@ -25,7 +25,7 @@ impl Sheet {
     }
 }
 
-/// Hours or days, one a row.
+/// The table of hours or days, one per row.
 pub fn periods(report: &Report) -> Sheet {
     let row = |period: &Period| {
         vec![
@@ -57,7 +57,7 @@ pub fn periods(report: &Report) -> Sheet {
     Sheet::new(&title, &header, report.periods.iter().map(row).collect())
 }
 
-/// The others.
+/// The other tables.
 pub fn sheets(report: &Report) -> [Sheet; 4] {
     [funnel(report), cache(report), failures(report), calls(report)]
 }

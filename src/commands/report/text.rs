@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, pres
 use super::sheets::{Sheet, periods, sheets};
 use crate::store::analytics::Report;
 
-/// The whole report.
+/// The whole report as text.
 pub fn text(report: &Report) -> String {
     let mut text = format!("From {} to {}\n", report.since, report.until);
     if report.periods.is_empty() {
@@ -35,7 +35,7 @@ fn table(sheet: &Sheet) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(&sheet.header)
         .add_rows(&sheet.rows);
-    // no lines between rows: there may be many
+    // no lines between rows, as there may be many rows
     for part in [
         TableComponent::HorizontalLines,
         TableComponent::MiddleIntersections,

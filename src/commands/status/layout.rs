@@ -1,4 +1,4 @@
-//! The document for a person, within 100 columns: verdict, problems, then tables.
+//! The status document as text of at most 100 columns: verdict, problems, then tables.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 
@@ -7,10 +7,10 @@ use crate::status::{Document, Problem};
 
 const WIDTH: usize = 100;
 
-/// Partitions that are shown; `--json` has all.
-const SHOWN: usize = 40;
+/// Maximum number of partitions shown; `--json` has all.
+const MAX_PARTITIONS: usize = 40;
 
-/// All of it.
+/// The whole document.
 pub(super) fn text(document: &Document) -> String {
     let mut parts =
         vec![format!("{}\n{}", document.verdict.sentence(), wrapped(&tables::facts(document), 0))];
@@ -19,7 +19,7 @@ pub(super) fn text(document: &Document) -> String {
     }
     let shown = [
         tables::topics(document),
-        tables::partitions(document, false, SHOWN),
+        tables::partitions(document, false, MAX_PARTITIONS),
         tables::members(document),
         tables::instances(document),
         tables::dead_letters(document),
@@ -42,7 +42,7 @@ fn problem(problem: &Problem) -> String {
     )
 }
 
-/// Words in lines within the width, each indented. A word that is longer has a line of its own.
+/// Wraps text at the width and indents each line. A longer word gets a line of its own.
 fn wrapped(text: &str, indent: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
@@ -59,10 +59,10 @@ fn wrapped(text: &str, indent: usize) -> String {
     lines.iter().map(|line| format!("{:indent$}{line}", "")).collect::<Vec<_>>().join("\n")
 }
 
-fn table(shown: tables::Table) -> String {
+fn table(shown: tables::StatusTable) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(shown.header);
-    // no lines between rows: there may be many
+    // no lines between rows, as there may be many rows
     for part in [
         TableComponent::HorizontalLines,
         TableComponent::MiddleIntersections,

@@ -1,5 +1,5 @@
-//! `status`: a verdict, what is wrong with the command that fixes it, and offsets, lag and backlogs (contract,
-//! section 8). It works while no daemon runs.
+//! `status`: a verdict, the problems with their fixes, offsets, lag and backlogs (contract, section 8). It needs no
+//! running daemon.
 
 mod layout;
 
@@ -14,24 +14,24 @@ use crate::status::judge;
 use crate::status::problems::Severity;
 use crate::survey;
 
-/// Pause of `--watch` between two documents, each of which takes two seconds.
-const WATCH: Duration = Duration::from_secs(3);
+/// Pause of `--watch` between two documents; each takes two seconds to gather.
+const WATCH_PAUSE: Duration = Duration::from_secs(3);
 
-/// Clears a terminal.
-const CLEAR: &str = "\x1b[2J\x1b[H";
+/// Escape sequence that clears a terminal.
+const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
-/// How `status` prints.
+/// The options of `status`.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Again and again until a signal.
+    /// Repeat until a signal.
     pub watch: bool,
-    /// The severity from which on the exit status is 1.
+    /// The exit status is 1 for problems of at least this severity.
     pub fail_on: Option<Severity>,
-    /// For a program: one line a document.
+    /// Print JSON, one document per line.
     pub json: bool,
 }
 
-/// Prints the document. Returns whether nothing is as severe as `fail_on`.
+/// Prints the document. Returns `false` if a problem has at least the severity `fail_on`.
 pub async fn run(settings: &Settings, options: Options, cancel: CancellationToken) -> anyhow::Result<bool> {
     let mut is_good = true;
     loop {
@@ -44,10 +44,10 @@ pub async fn run(settings: &Settings, options: Options, cancel: CancellationToke
         if options.json {
             print(serde_json::to_string(&document)?)?;
         } else {
-            let clear = if options.watch && std::io::stdout().is_terminal() { CLEAR } else { "" };
+            let clear = if options.watch && std::io::stdout().is_terminal() { CLEAR_SCREEN } else { "" };
             print(format!("{clear}{}", layout::text(&document)))?;
         }
-        if !options.watch || !crate::retry::pause_for(WATCH, &cancel).await {
+        if !options.watch || !crate::retry::pause_for(WATCH_PAUSE, &cancel).await {
             return Ok(is_good);
         }
     }

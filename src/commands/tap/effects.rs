@@ -11,10 +11,10 @@ use crate::event::Unusable;
 use crate::ingest::{Ingest, Positions, Stop};
 use crate::record::Record;
 
-/// What a record would do.
+/// The effects of a record, if it were written.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// By table.
+    /// Row counts by table.
     pub rows: BTreeMap<&'static str, Rows>,
 }
 
@@ -35,8 +35,8 @@ impl fmt::Display for Effects {
     }
 }
 
-/// Tries a record with an `ingest` that rehearses: its effects, or why the database does not take it. `None` where it was
-/// interrupted, as while the database is away.
+/// Writes a record and rolls it back, with an `ingest` in rehearsal mode. Returns its effects, or why the database
+/// refuses it; `None` where it was interrupted, for example while the database is away.
 pub async fn rehearse(
     ingest: &Ingest,
     record: &Record,
@@ -44,12 +44,12 @@ pub async fn rehearse(
 ) -> anyhow::Result<Option<Result<Effects, Unusable>>> {
     let mut positions = Positions::new();
     let trial = ingest.write(std::slice::from_ref(record), &mut positions, cancel);
-    // a pause between two tries ends at once; a statement that waits for the server does not
+    // `cancel` ends a pause between two retries at once, but not a statement that waits for the server
     let written = tokio::select! {
         written = trial => match written {
             Ok(written) => written,
             Err(Stop::Cancelled) => return Ok(None),
-            Err(Stop::Fenced) => bail!("this is a bug: a rehearsal moves no offsets and met a fence"),
+            Err(Stop::Fenced) => bail!("this is a bug: a rehearsal moves no offsets and hit a fence"),
         },
         () = cancel.cancelled() => return Ok(None),
     };
@@ -68,14 +68,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn effects_are_told_by_table() {
+    fn effects_are_shown_by_table() {
         let rows = BTreeMap::from([
             ("call_log", Rows { made: 1, changed: 0, left_alone: 0 }),
             ("voice_clone_cache", Rows { made: 0, changed: 2, left_alone: 1 }),
             ("voice_clone_log", Rows::default()),
         ]);
-        let told = Effects { rows }.to_string();
-        assert_eq!(told, "call_log 1 made; voice_clone_cache 2 changed, 1 left alone");
+        let text = Effects { rows }.to_string();
+        assert_eq!(text, "call_log 1 made; voice_clone_cache 2 changed, 1 left alone");
         assert_eq!(Effects::default().to_string(), "none");
     }
 }

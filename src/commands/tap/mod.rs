@@ -1,11 +1,11 @@
-//! `tap`: records as they arrive, or from a place on, decoded and masked, with what becomes of each (contract, section
-//! 8). It reads in no group, and writes nothing that stays.
+//! `tap`: records as they arrive, or from an offset or time on, decoded and masked, with the outcome of each (contract,
+//! section 8). It joins no group, and rolls back every write.
 //!
 //! ```text
-//! mod      -> which partitions from where, and the loop
-//! one      -> `--offset`: what became of one record
+//! mod      -> the ranges of the partitions, and the loop
+//! one      -> `--offset`: the outcome of one record
 //! effects  -> the rows that a record would make or change
-//! record   -> pure: one record told in a line or as an object, and the filters
+//! record   -> pure: one record as a line or as JSON, and the filters
 //! ```
 
 pub mod effects;
@@ -37,16 +37,16 @@ use crate::record::{Record, Topic, TopicPartition};
 use crate::store::Store;
 use crate::store::write::Mode;
 
-/// How long the broker may take for a question.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for a request to the broker.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the client may take to end.
-const END: Duration = Duration::from_secs(3);
+/// Maximum time for the client to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Records that are read ahead of what is shown.
-const AHEAD: usize = 8;
+/// Maximum number of records read ahead of the output.
+const READ_AHEAD: usize = 8;
 
-/// Shows records until Ctrl-C, `--to` or `--limit`; with `--offset` what became of one.
+/// Prints records until Ctrl-C, `--to` or `--limit`; with `--offset` the outcome of one.
 pub async fn run(
     settings: &Settings,
     args: &TapArgs,
@@ -82,7 +82,7 @@ pub async fn run(
         () = cancel.cancelled() => return Ok(()),
     };
     say(heading(settings, args, &spans));
-    let mut reading = Reading::start(tail, spans);
+    let mut reading = TapReader::start(tail, spans);
     let shown = show(&judge, &mut reading, args, json).await;
     reading.end().await;
     shown
@@ -101,7 +101,7 @@ fn rehearsal(settings: &Settings, store: Store) -> Ingest {
     }
 }
 
-/// The topic asked for, which must be there, or those of the five that are there.
+/// The requested topic, which must exist; without one, the existing ones of the five.
 async fn topics(settings: &Settings, wanted: Option<Topic>) -> anyhow::Result<Vec<Topic>> {
     let ours = settings.clone();
     let asked = tokio::task::spawn_blocking(move || {
@@ -110,24 +110,24 @@ async fn topics(settings: &Settings, wanted: Option<Topic>) -> anyhow::Result<Ve
             return Ok(vec![topic]);
         }
         let names = Topic::ALL.map(|topic| ours.topic_name(topic));
-        let states = admin::topic_states(&ours, &names, PATIENCE)?;
-        let mut there = Vec::new();
+        let states = admin::topic_states(&ours, &names, BROKER_TIMEOUT)?;
+        let mut existing = Vec::new();
         for ((topic, name), state) in Topic::ALL.into_iter().zip(names).zip(states) {
             match state {
-                TopicState::There { .. } => there.push(topic),
+                TopicState::There { .. } => existing.push(topic),
                 TopicState::Missing => say(format!("{name} does not exist, and is left out.")),
                 TopicState::Refused(why) => say(format!("{name} is left out: {why}")),
             }
         }
-        if there.is_empty() {
+        if existing.is_empty() {
             bail!("there is nothing to show: correct TOPIC_PREFIX or KAFKA_BOOTSTRAP_SERVERS");
         }
-        Ok(there)
+        Ok(existing)
     });
     asked.await?
 }
 
-/// What is read of each partition. Blocks.
+/// The range to read of each partition. Blocks.
 fn spans(
     tail: &Tail,
     topics: &[Topic],
@@ -174,7 +174,7 @@ fn heading(settings: &Settings, args: &TapArgs, spans: &BTreeMap<TopicPartition,
     format!("Shows {} {place}{end}.", topics.join(", "))
 }
 
-/// Says what becomes of records.
+/// Decides the outcome of records.
 struct Judge<'a> {
     settings: &'a Settings,
     rehearsal: Option<Ingest>,
@@ -182,7 +182,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// `None` where it was interrupted.
+    /// The record with its outcome; `None` where it was interrupted.
     async fn judge<'r>(&self, record: &'r Record) -> anyhow::Result<Option<Judged<'r>>> {
         let mut judged = decoded(self.settings, record, self.settings.limits());
         if let (Some(ingest), None) = (&self.rehearsal, &judged.unusable) {
@@ -201,7 +201,7 @@ fn decoded<'r>(settings: &Settings, record: &'r Record, limits: Limits) -> Judge
     Judged { topic_name: settings.topic_name(record.topic), record, unusable, effects: None }
 }
 
-async fn show(judge: &Judge<'_>, reading: &mut Reading, args: &TapArgs, json: bool) -> anyhow::Result<()> {
+async fn show(judge: &Judge<'_>, reading: &mut TapReader, args: &TapArgs, json: bool) -> anyhow::Result<()> {
     let mut shown = 0_u64;
     loop {
         let seen = tokio::select! {
@@ -235,29 +235,29 @@ async fn show(judge: &Judge<'_>, reading: &mut Reading, args: &TapArgs, json: bo
     }
 }
 
-/// A thread that reads, as librdkafka's own calls block.
-struct Reading {
+/// A thread that reads: librdkafka's calls block.
+struct TapReader {
     seen: mpsc::Receiver<anyhow::Result<Seen>>,
     thread: std::thread::JoinHandle<()>,
 }
 
-impl Reading {
-    fn start(tail: Tail, spans: BTreeMap<TopicPartition, Span>) -> Reading {
-        let (sender, seen) = mpsc::channel(AHEAD);
+impl TapReader {
+    fn start(tail: Tail, spans: BTreeMap<TopicPartition, Span>) -> TapReader {
+        let (sender, seen) = mpsc::channel(READ_AHEAD);
         let thread = std::thread::spawn(move || {
             let read = tail.read(&spans, |seen| match seen {
                 Seen::Nothing => !sender.is_closed(),
                 seen => sender.blocking_send(Ok(seen)).is_ok(),
             });
             if let Err(error) = read {
-                // where nobody listens any more, nobody cares
+                // the receiver is gone only when the command ends
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        Reading { seen, thread }
+        TapReader { seen, thread }
     }
 
-    /// The first record, where there is one; ends the client.
+    /// Returns the first record, if any, and closes the client.
     async fn first(mut self) -> anyhow::Result<Option<Record>> {
         let first = loop {
             match self.seen.recv().await {
@@ -275,7 +275,7 @@ impl Reading {
     async fn end(self) {
         drop(self.seen);
         let ended = tokio::task::spawn_blocking(move || self.thread.join());
-        if tokio::time::timeout(END, ended).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, ended).await.is_err() {
             tracing::debug!("the Kafka client did not end in time");
         }
     }

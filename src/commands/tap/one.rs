@@ -1,4 +1,4 @@
-//! `tap --offset`: what became of one record, as far as the topic and the database tell.
+//! `tap --offset`: the outcome of one record, from the topic and the database.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::effects::rehearse;
 use super::record::{Judged, time};
-use super::{Reading, decoded, rehearsal, topics};
+use super::{TapReader, decoded, rehearsal, topics};
 use crate::commands::view::printable;
 use crate::config::Settings;
 use crate::kafka::range::Bound;
@@ -21,24 +21,24 @@ use crate::store::offsets::Position;
 use crate::store::skips::PassedOver;
 
 /// The record at an offset, or why there is none.
-enum Found {
+enum Lookup {
     Record(Box<Record>),
     /// The log begins at this offset.
     Removed(i64),
     /// The log ends at this offset.
     NotYet(i64),
-    /// A marker of a transaction, a record of one that was aborted, or one that compaction has removed.
+    /// A transaction marker, a record of an aborted transaction, or one removed by compaction.
     NoRecord,
 }
 
-/// What the database knows of the offset.
-struct Known {
+/// The database's rows about the offset.
+struct OffsetRows {
     position: Option<Position>,
     skipped: Option<PassedOver>,
     letters: Vec<Head>,
 }
 
-/// Tells what became of the record.
+/// Prints the outcome of the record.
 pub(super) async fn run(
     settings: &Settings,
     place: TopicPartition,
@@ -57,7 +57,7 @@ pub(super) async fn run(
         Err(why) => Err(why.clone()),
     };
     let mut judged = match &found {
-        Found::Record(record) => Some(decoded(settings, record, settings.limits())),
+        Lookup::Record(record) => Some(decoded(settings, record, settings.limits())),
         _ => None,
     };
     if with_effects {
@@ -70,13 +70,13 @@ pub(super) async fn run(
             }
         }
     }
-    let told = Told { group: &settings.kafka_group_id, place, offset, found: &found, judged, known };
+    let findings = Findings { group: &settings.kafka_group_id, place, offset, found: &found, judged, known };
     let topic_name = settings.topic_name(place.topic);
-    if json { print(Value::Object(told.object(&topic_name))) } else { print(told.text(&topic_name)) }
+    if json { print(Value::Object(findings.object(&topic_name))) } else { print(findings.text(&topic_name)) }
 }
 
-/// Looks for the record in the topic.
-async fn find(settings: &Settings, place: TopicPartition, offset: i64) -> anyhow::Result<Found> {
+/// Reads the record from the topic.
+async fn find(settings: &Settings, place: TopicPartition, offset: i64) -> anyhow::Result<Lookup> {
     topics(settings, Some(place.topic)).await?;
     let ours = settings.clone();
     let asked = tokio::task::spawn_blocking(move || {
@@ -90,17 +90,17 @@ async fn find(settings: &Settings, place: TopicPartition, offset: i64) -> anyhow
     let (all, wanted) =
         (all.context("the partition has no log")?, wanted.context("the partition has no log")?);
     if offset < all.start {
-        return Ok(Found::Removed(all.start));
+        return Ok(Lookup::Removed(all.start));
     }
     if wanted.offsets() == 0 {
-        return Ok(Found::NotYet(all.end));
+        return Ok(Lookup::NotYet(all.end));
     }
     let spans = BTreeMap::from([(place, Span { from: wanted.start, to: Some(wanted.end) })]);
-    let record = Reading::start(tail, spans).first().await?;
-    Ok(record.map_or(Found::NoRecord, |record| Found::Record(Box::new(record))))
+    let record = TapReader::start(tail, spans).first().await?;
+    Ok(record.map_or(Lookup::NoRecord, |record| Lookup::Record(Box::new(record))))
 }
 
-/// The database; the error says why it cannot be asked.
+/// Connects to the database; the error says why that failed.
 async fn database(settings: &Settings) -> Result<Store, String> {
     if settings.database_url.is_empty() {
         return Err("DATABASE_URL is not set".to_owned());
@@ -113,7 +113,7 @@ async fn known(
     store: &Store,
     place: TopicPartition,
     offset: i64,
-) -> anyhow::Result<Known> {
+) -> anyhow::Result<OffsetRows> {
     let partition = (settings.topic_name(place.topic), place.partition);
     let group = &settings.kafka_group_id;
     let filter = Filter {
@@ -126,27 +126,28 @@ async fn known(
     let letters = store.list_letters(&filter).await?;
     let skipped = store.passed_over(group, &partition, offset).await?;
     let position = store.positions(group).await?.remove(&partition);
-    Ok(Known { position, skipped, letters })
+    Ok(OffsetRows { position, skipped, letters })
 }
 
-/// All that is known of the record.
-struct Told<'a> {
+/// All findings on the record.
+struct Findings<'a> {
     group: &'a str,
     place: TopicPartition,
     offset: i64,
-    found: &'a Found,
+    found: &'a Lookup,
     judged: Option<Judged<'a>>,
-    known: Result<Known, String>,
+    known: Result<OffsetRows, String>,
 }
 
-impl Told<'_> {
-    /// The letters of this record: one with another timestamp is that of a topic that was recreated.
+impl Findings<'_> {
+    /// The letters of this record. A letter with another timestamp belongs to a topic of the same name from before it was
+    /// recreated.
     fn letters(&self) -> Vec<&Head> {
         let Ok(known) = &self.known else { return Vec::new() };
         let at = self.judged.as_ref().map(|judged| time(judged.record.timestamp));
         let is_its = |letter: &&Head| {
             let written = letter.record_timestamp.as_ref();
-            // a timestamp that cannot be written so is not compared
+            // a timestamp that RFC 3339 cannot express is not compared
             at.as_ref().is_none_or(|at| at.is_none() || at.as_ref() == written)
         };
         known.letters.iter().filter(is_its).collect()
@@ -180,13 +181,13 @@ impl Told<'_> {
         object
     }
 
-    /// Why there is no record.
+    /// The reason why there is no record.
     fn absent(&self) -> Option<String> {
         match self.found {
-            Found::Record(_) => None,
-            Found::Removed(low) => Some(format!("retention has removed it: the log begins at offset {low}")),
-            Found::NotYet(end) => Some(format!("it is not there yet: the log ends at offset {end}")),
-            Found::NoRecord => Some(
+            Lookup::Record(_) => None,
+            Lookup::Removed(low) => Some(format!("retention has removed it: the log begins at offset {low}")),
+            Lookup::NotYet(end) => Some(format!("it is not there yet: the log ends at offset {end}")),
+            Lookup::NoRecord => Some(
                 "the offset holds no record: it is a transaction's marker, belongs to an aborted transaction, or was \
                  removed by compaction"
                     .to_owned(),
@@ -232,10 +233,10 @@ impl Told<'_> {
         let group = self.group;
         match &self.known {
             Err(why) => format!("unknown: {why}"),
-            Ok(Known { position: None, .. }) => {
+            Ok(OffsetRows { position: None, .. }) => {
                 format!("no: group {group} has read nothing of this partition")
             }
-            Ok(Known { position: Some(Position { next_offset, stopped, .. }), .. }) => {
+            Ok(OffsetRows { position: Some(Position { next_offset, stopped, .. }), .. }) => {
                 let answer = if *next_offset > self.offset { "yes" } else { "no" };
                 let stop = match stopped {
                     true => ", and DEAD_LETTER_LIMIT has stopped the partition: see `dead-letters accept`",

@@ -1,24 +1,24 @@
-//! One record, what becomes of it, and how that is told. No I/O.
+//! One record with its outcome, as a line or as JSON. No I/O.
 
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value, json};
 
 use super::effects::Effects;
 use crate::cli::tap::TapArgs;
-use crate::commands::view::{View, printable};
+use crate::commands::view::{RecordView, printable};
 use crate::event::Unusable;
 use crate::mask;
 use crate::record::Record;
 
-/// A record, and what becomes of it.
+/// A record with its outcome.
 pub struct Judged<'a> {
-    /// The topic as Kafka has it.
+    /// The name of the topic, with its prefix.
     pub topic_name: String,
     /// The record.
     pub record: &'a Record,
-    /// Why it cannot be used; `None` where it can.
+    /// The reason why the record is unusable; `None` where it can be used.
     pub unusable: Option<Unusable>,
-    /// What it would do, where that was asked for and it can be used.
+    /// The effects of a usable record, with `--effects`.
     pub effects: Option<Effects>,
 }
 
@@ -28,14 +28,14 @@ impl<'a> Judged<'a> {
         format!("{}/{}@{}", self.topic_name, self.record.partition, self.record.offset)
     }
 
-    /// How it is shown.
-    pub fn view(&self) -> View<'a> {
+    /// The masked view of the record.
+    pub fn view(&self) -> RecordView<'a> {
         let record = self.record;
         let message = self.unusable.as_ref().map(|unusable| unusable.message.as_str());
-        View::new(record.key.as_deref(), record.value.as_deref(), &record.headers, message, false)
+        RecordView::new(record.key.as_deref(), record.value.as_deref(), &record.headers, message, false)
     }
 
-    /// CloudEvents' `type`; the topic's name where none is given.
+    /// The CloudEvents `type`; the topic's name where there is none.
     pub fn event_type(&self) -> String {
         self.view().event_type().unwrap_or_else(|| self.record.topic.name().to_owned())
     }
@@ -57,7 +57,7 @@ impl<'a> Judged<'a> {
         }
     }
 
-    /// A line for a person; its effects on a further one.
+    /// A line for a person; the effects follow on a second line.
     pub fn line(&self) -> String {
         let (at, place, outcome) = (time(self.record.timestamp), self.place(), self.outcome());
         let rows = self.effects.as_ref().map_or_else(String::new, |effects| format!("\n    rows: {effects}"));
@@ -65,7 +65,7 @@ impl<'a> Judged<'a> {
         format!("{at} {place} [{outcome}] {}{rows}", self.view().line())
     }
 
-    /// The same for a program.
+    /// The record as JSON.
     pub fn object(&self) -> Map<String, Value> {
         let mut object = Map::new();
         let unusable = self.unusable.as_ref();
@@ -88,7 +88,7 @@ impl<'a> Judged<'a> {
     }
 }
 
-/// RFC 3339, of milliseconds since 1970; `None` of a record that has no timestamp that can be written so.
+/// Milliseconds since 1970 as RFC 3339; `None` for a missing timestamp, or one that RFC 3339 cannot express.
 pub fn time(millis: i64) -> Option<String> {
     let time = DateTime::from_timestamp_millis(millis).filter(|_| millis >= 0)?;
     Some(time.to_rfc3339_opts(SecondsFormat::Millis, true))

@@ -1,4 +1,4 @@
-//! Schema `analytics`: what its views tell, what they read, and who may read them.
+//! Schema `analytics`: the contents of its views, the rows that they read, and the rights on them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -19,7 +19,7 @@ use crate::support::postgres::Database;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually_eq};
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 pub const MINUTES: Duration = Duration::from_secs(180);
 
 /// The five views.
@@ -72,7 +72,7 @@ fn few_calls() -> Vec<Record> {
             json!({"caller_id": jane, "greeting_call_id": "g3", "error_message": "HTTP 429 after 12 s"}),
         ),
         (ready, "02:00:07", clone("g3", "v3", 3100)),
-        // a call of which nothing else tells, and a transfer whose calls nobody reported
+        // a call without any other event, and a transfer without events of its calls
         (call, "04:00:00", started("x4")),
         (transfer, "04:00:09", handed("g5", "a5", "v5")),
     ];

@@ -1,4 +1,4 @@
-//! `report`, in each of its forms and as each role that may come to it.
+//! `report`, in each of its formats and with each role that may use it.
 
 use serde_json::{Value, json};
 use voiceclone_events::store::migrate;

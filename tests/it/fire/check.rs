@@ -1,4 +1,4 @@
-//! What must hold at the end of a round, when everything was up again and nothing was left to do.
+//! The invariants at the end of a round, when all servers are up again and nothing is left to do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -20,14 +20,14 @@ use crate::support::tables::{self, DeadLetter};
 /// The contract's namespace (section 3).
 const NS: Uuid = uuid!("32912be5-e948-560b-b792-7dcb8baa72b1");
 
-/// A place of the log, and which of its inputs stands there.
+/// A position in the log, and the index of the input there.
 struct Place {
     partition: i32,
     offset: i64,
     input: usize,
 }
 
-/// All records that ever counted. Exact duplicates are one input: the rows are a function of the set of records.
+/// All records that count. Exact duplicates are one input: the rows are a function of the set of records.
 #[derive(Default)]
 pub struct Log {
     inputs: Vec<Input>,
@@ -60,7 +60,7 @@ impl Log {
     }
 }
 
-/// All that a round left, once everything was up again and nothing was left to do.
+/// The results of a round, once all servers are up again and nothing is left to do.
 pub struct Left {
     number: u64,
     prefix: String,
@@ -68,21 +68,21 @@ pub struct Left {
     log: Log,
     tables: tables::Tables,
     dead_letters: Vec<DeadLetter>,
-    /// The records of the topic of the dead letters, deleted ones too.
+    /// The records of the dead-letter topic, including deleted ones.
     dead_letters_published: Vec<Record>,
-    /// Those of `clone.expired`.
+    /// The records of `clone.expired`.
     expiries_published: Vec<Record>,
-    /// Each expiry that the database holds or that its witness saw, of rows too that a later event has brought back:
-    /// the row's id, the moment in microseconds since 1970, and whether that is past the row's end.
+    /// Each expiry in the database or in the log of its trigger, including those of rows that a later event has brought
+    /// back: the row's id, the time in microseconds since 1970, and whether that is past the row's end.
     expired: Vec<[String; 3]>,
-    /// Rows and moments of those that are still to be published.
+    /// Rows and times of the expiries that are still to be published.
     waiting: HashSet<(String, String)>,
     dead_letters_waiting: String,
     log_files: Vec<PathBuf>,
 }
 
 impl Left {
-    /// Reads it. Nothing of it is needed from the servers afterwards.
+    /// Reads the results. The servers are not needed for them afterwards.
     pub fn read(round: &Round, logs: &Path, number: u64) -> Left {
         let database = &round.scene.database;
         let published = |topic: &str| {
@@ -98,7 +98,7 @@ impl Left {
                    UNION SELECT id, deleted_at, ttl_expires_at FROM voice_clone_cache
                          WHERE deleted_at IS NOT NULL) AS every",
         );
-        // The outbox was empty a moment before the instances ended; what came then waits for the next instance.
+        // The outbox was empty a moment before the instances ended; later events wait for the next instance.
         let waiting = database.rows(
             "SELECT unnest(ids)::text, (extract(epoch FROM expired_at) * 1000000)::bigint::text FROM ingest.outbox",
         );
@@ -131,17 +131,17 @@ impl Left {
     }
 }
 
-/// What was compared and found in a round.
+/// The comparison of a round.
 pub struct Verdict {
-    /// The round.
+    /// The number of the round.
     pub number: u64,
-    /// What was compared.
+    /// The things compared.
     pub report: Report,
-    /// Everything that is not as it must be, each with what a person needs to look into it.
+    /// The differences, each with the details for an investigation.
     pub differences: Vec<String>,
 }
 
-/// Compares all that a round left with what it must be.
+/// Compares the results of a round with the model.
 pub fn compare(left: Left) -> Verdict {
     let started = Instant::now();
     let mut report = Report::default();
@@ -188,7 +188,7 @@ fn flat(headers: &[(String, Option<Vec<u8>>)]) -> Vec<Option<Vec<u8>>> {
     headers.iter().flat_map(|(name, value)| [Some(name.clone().into_bytes()), value.clone()]).collect()
 }
 
-/// The table holds exactly the unusable records, and each is on the dead-letter topic, with its bytes.
+/// The table has exactly the unusable records, and each is on the dead-letter topic, with its bytes.
 fn dead_letters(
     left: &Left,
     unusable: &BTreeMap<usize, BTreeSet<&'static str>>,
@@ -197,7 +197,7 @@ fn dead_letters(
 ) {
     let letters = &left.dead_letters;
     report.add("dead letters", letters.len() as u64);
-    // A topic may have been made anew: a place in it may name two records.
+    // The topic may have been recreated: one offset may name two records.
     let mut wanted: HashMap<(String, i32, i64), Vec<&Place>> = HashMap::new();
     for place in &left.log.places {
         if unusable.contains_key(&place.input) {
@@ -256,9 +256,9 @@ fn dead_letters(
     differences.truncate(20);
 }
 
-/// Every expiry has its event, by the row and the moment that both hold; an id stands for one expiry of one row. It
-/// repeats with the same bytes, unless the database was restored in between: the restored row does not know that it
-/// had expired, and does so again, at another moment and with what it has by then.
+/// Every expiry has its event, matched by row and time; an id belongs to one expiry of one row. An event repeats with the
+/// same bytes, unless the database was restored in between: the restored row expires again, at another time and with its
+/// contents of then.
 fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     let shown = |event: &Record| {
         let Record { topic, partition, offset, timestamp, key, value, headers } = event;
@@ -312,7 +312,11 @@ fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
             let restored =
                 earlier < later && left.restores.iter().any(|at| at.end >= earlier && at.start <= later);
             if !same && !restored {
-                differences.push(format!("one expiry told in two ways:\n{}\n{}", shown(first), shown(event)));
+                differences.push(format!(
+                    "one expiry published in two ways:\n{}\n{}",
+                    shown(first),
+                    shown(event)
+                ));
             }
         } else {
             by_id.insert(id, event);
@@ -338,7 +342,7 @@ fn expiries(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     }
 }
 
-/// No line of any instance holds a number, what was said, a text of a payload, or the password.
+/// No log line of any instance has a phone number, a transcript, a text of a payload, or the password.
 fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
     let mut numbers: HashSet<String> = HashSet::new();
     for input in &left.log.inputs {
@@ -358,7 +362,7 @@ fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
                 .split(|c: char| !c.is_ascii_digit())
                 .find(|digits| digits.len() >= 10 && numbers.contains(*digits));
             if let Some(found) = text.copied().or(digits) {
-                differences.push(format!("{found:?} stands in a log line of {file:?}: {line}"));
+                differences.push(format!("{found:?} is in a log line of {file:?}: {line}"));
             }
             for (part, what) in [
                 ("another process moved the stored offset", "log: fenced off, positions read again"),

@@ -1,4 +1,5 @@
-//! A table that takes no good row for a while, and an instance behind a pooler. No record becomes a dead letter for it.
+//! A table that refuses good rows for a while, and an instance behind a pooler. No record becomes a dead letter because of
+//! them.
 
 use super::faults::Lasting;
 use super::stage::{PASSWORD, ROLE, Stage};

@@ -1,4 +1,4 @@
-//! Each kind of fault. Some last for a while, and the next ones strike meanwhile.
+//! The kinds of faults. Some last for a while, and other faults strike meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use crate::support::proxy::Mode;
 use crate::support::scene::TOPICS;
 use crate::support::wait::{SOON, eventually};
 
-/// What strikes.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     /// `kill -9` of an instance, and a new one.
     Killed,
     /// An instance halted for longer than the session timeout: the others have its partitions when it goes on.
     Halted,
-    /// One instance more.
+    /// An additional instance.
     Comes,
-    /// One less, by SIGTERM: exit status 0 within 10 s.
+    /// An instance ended by SIGTERM: exit status 0 within 10 s.
     Goes,
     /// PostgreSQL stopped, mostly as a crash does, and started.
     PostgresStopped,
@@ -32,9 +32,9 @@ pub enum Fault {
     Delay,
     /// The server's direction of each connection ends, the client's does not.
     HalfClosed,
-    /// Commits that happen, of which the client never hears.
+    /// Commits that succeed, without the client receiving the answer.
     AnswerToCommitLost,
-    /// Commits that never reach the server, and the client cannot tell.
+    /// Commits that never reach the server, without the client noticing.
     CommitLost,
     /// Connections that look alive and are not, then cut.
     Stall,
@@ -46,9 +46,9 @@ pub enum Fault {
     LockedTable,
     /// `statement_timeout` and its kin, too short for any batch.
     Timeouts,
-    /// A table that takes no good row: a constraint, a column or a right that somebody changed.
+    /// A table that refuses good rows: a constraint, a column or a right that somebody changed.
     Drift,
-    /// One instance more, through a pooler in session mode, and one less.
+    /// An additional instance through a pooler in session mode, which ends later.
     Pooled,
     /// No byte left on PostgreSQL's disk. Where mounting is not permitted, a trigger that says so instead.
     DiskFull,
@@ -64,9 +64,9 @@ pub enum Fault {
     KafkaStall,
     /// The topic of the dead letters deleted, and made again later.
     DeadLetterTopicGone,
-    /// The same of `clone.expired`.
+    /// The topic `clone.expired` deleted, and made again later.
     ExpiredTopicGone,
-    /// A topic that is read deleted and made anew, once all of it was read, with fewer records than before, or more.
+    /// A topic deleted and recreated, once all of it was read, with fewer records than before, or more.
     TopicAnew,
     /// Retention runs past what was read, and past what was not.
     Retention,
@@ -94,7 +94,7 @@ pub enum Fault {
     Quota,
     /// A batch that unpacks to more than the instances take, and an operator's `skip`.
     OversizeBatch,
-    /// So many bad records in a row that their partition stops, and an operator's `dead-letters accept`.
+    /// A run of bad records that stops their partition, and an operator's `dead-letters accept`.
     LimitReached,
     /// PostgreSQL stopped, and instances killed and started meanwhile.
     PostgresAwayMembersChange,
@@ -103,7 +103,7 @@ pub enum Fault {
 use Fault::*;
 
 impl Fault {
-    /// Of the instances, and between them and PostgreSQL.
+    /// Faults of the instances, and between them and PostgreSQL.
     pub const NEAR_POSTGRES: [Fault; 18] = [
         Killed,
         Halted,
@@ -125,7 +125,7 @@ impl Fault {
         Pooled,
     ];
 
-    /// Of the broker, its topics, and the offsets in it.
+    /// Faults of the broker, its topics, and the offsets in it.
     pub const OF_KAFKA: [Fault; 11] = [
         BrokerStopped,
         BrokerKilled,
@@ -140,10 +140,10 @@ impl Fault {
         GroupDeleted,
     ];
 
-    /// Of what PostgreSQL keeps.
+    /// Faults of the data in PostgreSQL.
     pub const OF_STORAGE: [Fault; 5] = [DiskFull, Dump, RestoreStopped, RestoreInPlace, RestoreRenamed];
 
-    /// Of one partition, one broker of three, or one client.
+    /// Faults of one partition, one broker of three, or one client.
     pub const PARTIAL: [Fault; 8] = [
         DeletedUnread,
         BrokerAway,
@@ -160,10 +160,10 @@ impl Fault {
         [&Self::NEAR_POSTGRES[..], &Self::OF_KAFKA, &Self::OF_STORAGE, &Self::PARTIAL].concat()
     }
 
-    /// Those that need nothing, and last no longer than they strike.
+    /// Faults without requirements that do not last.
     pub const BRIEF: [Fault; 5] = [Killed, Comes, Goes, Cut, KafkaCut];
 
-    /// Whether it wants nothing else to be wrong when it strikes.
+    /// Whether the fault needs everything else to be well when it strikes.
     pub fn wants_calm(self) -> bool {
         matches!(
             self,
@@ -186,7 +186,7 @@ impl Fault {
         )
     }
 
-    /// Whether it needs a PostgreSQL that answers.
+    /// Whether the fault needs a PostgreSQL that answers.
     fn wants_postgres(self) -> bool {
         matches!(
             self,
@@ -208,14 +208,14 @@ impl Fault {
     }
 }
 
-/// What is to be lifted later.
+/// A lasting fault, by how it ends.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Lasting {
     /// An instance goes on.
     Halted(String),
     /// Bytes to and from PostgreSQL pass again.
     Proxy,
-    /// The same of the broker.
+    /// Bytes to and from the broker pass again.
     KafkaProxy,
     /// PostgreSQL is started.
     PostgresDown,
@@ -250,7 +250,7 @@ impl Lasting {
 }
 
 impl Stage {
-    /// Lets a fault strike: at once, or once what it cannot overlap with is over.
+    /// Injects a fault, once those that it cannot overlap with are over.
     pub fn strike(&mut self, fault: Fault) {
         let pause = 200 + self.dice.below(1000);
         self.pass(pause);
@@ -446,7 +446,7 @@ impl Stage {
             }
             DeadLetterTopicGone => self.output_topic_gone("voiceclone.dead-letters", "ingest.dead_letters"),
             ExpiredTopicGone => self.output_topic_gone("clone.expired", "ingest.outbox"),
-            TopicAnew => self.topic_anew(),
+            TopicAnew => self.recreate_topic(),
             Retention => self.retention(),
             OffsetsReset | GroupDeleted => self.group_changed(fault == GroupDeleted),
             Dump => self.dump(),
@@ -462,12 +462,12 @@ impl Stage {
         }
     }
 
-    /// Whether something lasts for so long from now.
+    /// Whether a lasting fault goes on for this time from now.
     pub fn is_struck_for(&mut self, time: Duration) -> bool {
         self.round().lasting.iter().any(|(due, _)| *due > Instant::now() + time)
     }
 
-    /// Lifts all that lasts, each when it is due.
+    /// Ends all lasting faults, each when it is due.
     pub fn lift_all(&mut self) {
         self.lift_when_due(|_| true);
         self.proxy.set(Mode::Pass);
@@ -518,7 +518,7 @@ impl Stage {
             Lasting::PostgresDown => self.server.start_again(),
             Lasting::BrokerDown => self.broker().unwrap().start_again(),
             Lasting::BrokerHalted => self.broker().unwrap().signal(Signal::Cont),
-            // What needs a server that is away waits for it.
+            // A fault that needs a server waits until it is back.
             Lasting::Timeouts if is_down(self, Lasting::stops_postgres) => {
                 self.round().lasting.push((due, Lasting::Timeouts));
             }
@@ -563,7 +563,7 @@ impl Stage {
         self.last(millis, Lasting::Proxy);
     }
 
-    /// Waits until the first commit is lost: the faults that last may keep every batch from its commit for a while.
+    /// Waits until the first commit is lost: lasting faults may block all commits for a while.
     fn lose_commits(&mut self, mode: Mode) {
         let (before, started) = (self.proxy.lost_commits(), Instant::now());
         self.change_proxy(mode, 20_000);
@@ -606,7 +606,7 @@ impl Stage {
         self.round().scene.kafka.create_topic(topic, 4, &[("max.message.bytes", "10485760")]);
     }
 
-    /// Ends sessions of the instances: so many, or all.
+    /// Ends sessions of the instances: a number of them, or all.
     fn terminate(&mut self, most: Option<u64>) {
         let most = most.map_or("ALL".to_owned(), |most| most.to_string());
         let ended = self.round().scene.database.try_rows(&format!(
@@ -633,8 +633,8 @@ impl Stage {
         self.round().scene.database.run(sql);
     }
 
-    /// Deletes a topic that the daemon writes, at a moment at which nothing is on its way to it: the table from which
-    /// it is filled is locked. What it held is kept for the comparison.
+    /// Deletes a topic that the daemon writes, while nothing is in flight to it: the table from which it is filled is
+    /// locked. Its records are kept for the comparison.
     fn output_topic_gone(&mut self, topic: &str, table: &str) {
         let round = self.round();
         let topic = round.scene.topic(topic);
@@ -654,9 +654,9 @@ impl Stage {
         self.last(4000, Lasting::TopicGone(topic));
     }
 
-    /// Nothing of what the old topic held may be unread, as it is lost with it. The new one holds fewer records; or
-    /// more, and the stored offset looks as if it were the new topic's.
-    fn topic_anew(&mut self) {
+    /// All records of the old topic must have been read, as they are lost with it. The new topic has fewer records, or
+    /// more: then the stored offset exists in the new topic, too.
+    fn recreate_topic(&mut self) {
         let with_more = self.dice.chance(300);
         let stopped = self.dice.chance(500);
         let name = self.any_topic();
@@ -691,18 +691,18 @@ impl Stage {
                 sends.push(Send::to(&topic).partition(partition).value(value));
             }
         }
-        self.report.add("records of topics made anew", sends.len() as u64);
+        self.report.add("records of recreated topics", sends.len() as u64);
         self.round().scene.kafka.send_all(sends);
         if stopped {
             self.start_two();
         }
-        // Who never notices is told so, and started again, lest the rest of the run look at nothing else.
+        // An instance that never notices is reported and restarted, so that the rest of the run tests something else.
         let patience = Instant::now() + Duration::from_secs(60);
         while !stopped && !self.lag().0.is_empty() {
             if Instant::now() > patience {
                 let (behind, _) = self.lag();
                 self.difference(format!(
-                    "after 60 s running instances do not read {name}, made anew: {behind:?}"
+                    "after 60 s running instances do not read {name}, recreated: {behind:?}"
                 ));
                 self.stop_instances();
                 self.start_two();
@@ -714,12 +714,12 @@ impl Stage {
         drop(held);
     }
 
-    /// While no instance runs, the records before some offset of each partition of a topic are deleted. Those that
-    /// were read count; those that were not are lost to everyone.
+    /// Deletes the records before some offset of each partition of a topic while no instance runs. Read ones count;
+    /// unread ones are lost.
     fn retention(&mut self) {
         self.stop_instances();
         self.wait_for_no_session();
-        // What comes now is not read before it is gone.
+        // Records that arrive now are deleted unread.
         self.round().producer.hold(false);
         self.pass(1500);
         let name = self.any_topic();
@@ -739,8 +739,8 @@ impl Stage {
                 .iter()
                 .find(|row| row[0] == Some(partition.to_string()))
                 .map_or(0, |row| row[1].as_ref().unwrap().parse().unwrap());
-            // After a restore the table may have forgotten records that were read, and whose dead letters and
-            // expiries were published: deleted now, they would leave those without a row.
+            // A restored table may lack records that were read and have published dead letters and expiries: if they were deleted
+            // now, those would have no row.
             let past = self.dice.chance(500) && self.round().restores.is_empty();
             let next_there = next.clamp(low, high);
             let (from, most) = if past { (next_there, high) } else { (low, next_there) };

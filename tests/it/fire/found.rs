@@ -1,4 +1,4 @@
-//! What the harness found, each as a test of its own that needs no luck.
+//! The findings of the harness, each as a deterministic test.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn a_connection_lost_while_migrating_is_waited_out() {
         });
     };
     std::thread::scope(|scope| {
-        // The lock that whoever migrates holds.
+        // The lock of a migration.
         let hold = "SELECT pg_advisory_lock(x'766f696365636c6f'::bit(64)::bigint); SELECT pg_sleep(300)";
         let holder = scope.spawn(|| scene.database.try_rows(hold));
         eventually(SOON, "the lock to be held", || {
@@ -46,9 +46,9 @@ fn a_connection_lost_while_migrating_is_waited_out() {
 
 /// A restart of the broker raises the leader epoch of each partition, and that of a new topic begins at 0. librdkafka
 /// 2.12 keeps the higher one and ignores the new topic's (`rd_kafka_toppar_leader_update`): it fetches in vain until
-/// the consumer is made anew.
+/// the consumer is recreated.
 #[test]
-fn a_topic_made_anew_after_a_restart_of_the_broker_is_read_by_the_running_instance() {
+fn a_topic_recreated_after_a_restart_of_the_broker_is_read_by_the_running_instance() {
     let mut broker = private_kafka!();
     let scene = Scene::new(&Kafka::at(&broker.servers), 1);
     let topic = scene.topic("clone.transfer");
@@ -74,10 +74,10 @@ fn a_topic_made_anew_after_a_restart_of_the_broker_is_read_by_the_running_instan
     assert!(daemon.is_running());
 }
 
-/// A consumer knows the leader epochs of all topics that it has subscribed to, those of others' partitions too: one that
-/// is given partitions of a topic that was made anew in its lifetime may fetch them in vain.
+/// A consumer knows the leader epochs of all partitions of its topics, including those of other members. When a topic
+/// was recreated in its lifetime and it is assigned partitions of the topic later, it may fetch in vain.
 #[test]
-fn a_topic_made_anew_is_noticed_by_an_instance_that_has_none_of_its_partitions() {
+fn a_recreated_topic_is_noticed_by_an_instance_that_has_none_of_its_partitions() {
     let mut broker = private_kafka!();
     let scene = Scene::new(&Kafka::at(&broker.servers), 1);
     let mut first = scene.daemon(&[]);
@@ -112,15 +112,15 @@ fn a_topic_made_anew_is_noticed_by_an_instance_that_has_none_of_its_partitions()
     assert!(second.is_running());
 }
 
-/// In the log line that says which partitions are read.
+/// Text of the log line with the partitions that are read.
 const READ: &str = r#"read","partitions":"#;
 
-/// Where a daemon says so in its log: the last line.
+/// The index of the last such line in the log of a daemon.
 fn logged(daemon: &Daemon, part: &str) -> Result<usize, String> {
     daemon.logs().iter().rposition(|line| line.contains(part)).ok_or_else(|| format!("nothing of {part}"))
 }
 
-/// Keeps a table from being written, does something, and lets it be written if that did not.
+/// Locks a table against writes, runs something, and unlocks the table if that has not done so.
 fn while_locked(table: &str, scene: &Scene, do_it: impl FnOnce(&dyn Fn())) {
     let held =
         "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
@@ -137,7 +137,7 @@ fn while_locked(table: &str, scene: &Scene, do_it: impl FnOnce(&dyn Fn())) {
     });
 }
 
-/// Waits until so many sessions that insert into a table wait for a lock.
+/// Waits until this number of sessions that insert into a table wait for a lock.
 fn wait_for_blocked_writes(scene: &Scene, table: &str, count: usize) {
     let blocked = format!(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
@@ -146,7 +146,7 @@ fn wait_for_blocked_writes(scene: &Scene, table: &str, count: usize) {
     eventually_eq(SOON, "the writes that wait for the lock", count, || scene.database.rows(&blocked).len());
 }
 
-/// Sends so many transfers, one partition after the other.
+/// Sends `count` transfers, to one partition after the other.
 fn send_transfers(scene: &Scene, count: i32, partitions: i32) {
     scene.kafka.send_all((0..count).map(|number| {
         let value = format!(r#"{{"greeting_call_id":"g","agent_call_id":"{number}","cloned_voice_id":"v"}}"#);
@@ -196,7 +196,7 @@ fn unusable_records_of_a_partition_that_goes_and_comes_back_while_they_are_writt
         partitions_go_to_another_one_and_come_back(&scene, &first);
     });
     scene.wait_until_consumed(SOON);
-    // What was counted twice has been counted by the time that these are.
+    // By the time that these are counted, a double count would have happened.
     send_bad(1);
     scene.wait_until_consumed(SOON);
     let counts = "SELECT DISTINCT next_offset || ', ' || dead_in_a_row FROM ingest.consumer_offsets";
@@ -230,7 +230,7 @@ fn a_replay_whose_client_the_brokers_no_longer_answer_goes_on_with_another_one()
     assert_eq!(scene.database.value("SELECT count(*) FROM clone_failed_events"), "30");
 }
 
-/// A client whom brokers told that there is none (as they do for a moment after they were away) never connects again:
+/// A client that receives metadata without brokers (sent for a moment after an outage) never connects again:
 /// https://github.com/confluentinc/librdkafka/issues/5301. Here its connections go silent, and it waits for answers.
 #[test]
 fn an_instance_whose_clients_the_brokers_no_longer_answer_goes_on_with_others() {
@@ -256,7 +256,7 @@ fn an_instance_whose_clients_the_brokers_no_longer_answer_goes_on_with_others() 
     daemon.wait_ready(SOON);
 }
 
-/// A batch that had been gathered was due, and gone with its partitions: nothing was to be written, at once, for ever.
+/// A gathered batch was due, and its partitions had been revoked: the loop was busy with writing nothing, forever.
 #[test]
 fn an_instance_that_lost_all_that_it_had_gathered_reads_on() {
     let scene = Scene::new(real_kafka!(), 1);
@@ -269,7 +269,7 @@ fn an_instance_that_lost_all_that_it_had_gathered_reads_on() {
         send_transfers(&scene, 10, 1);
         eventually(SOON, "the first instance to pause", || logged(&first, "partitions are paused"));
         first.signal(Signal::Stop);
-        // It notices that the group has changed, and lets the first one in again, only after some seconds.
+        // Only after some seconds does it notice that the group has changed, and lets the first one in again.
         let mut second = scene.daemon(&patient);
         eventually(SOON, "the second one to have its partitions", || logged(&second, READ));
         first.signal(Signal::Cont);
@@ -281,8 +281,8 @@ fn an_instance_that_lost_all_that_it_had_gathered_reads_on() {
     scene.wait_until_consumed(SOON);
 }
 
-/// What asks the broker where partitions start holds the consumer, too, and a consumer leaves its group with its last
-/// holder: the process had ended before.
+/// The task that asks the broker for starting offsets holds the consumer, too, and a consumer leaves its group only when
+/// its last holder drops it: the process had ended before.
 #[test]
 fn an_instance_that_ends_while_it_asks_where_its_partitions_start_leaves_its_group() {
     or_left_out!(crate::support::kafka::available());

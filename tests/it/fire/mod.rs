@@ -1,17 +1,17 @@
 //! Under fire: several instances against a real Apache Kafka and a real PostgreSQL, and everything that goes wrong
-//! with them, at moments drawn from a seed. Afterwards the tables are those of the independent model, no dead letter
-//! and no expiry is lost, and no log line holds what it must not.
+//! with them, at times drawn from a seed. Afterwards the tables are those of the independent model, no dead letter and
+//! no expiry is lost, and no log line has personal data or secrets.
 //!
-//! - [`stage`]: servers, instances, and what is known about a round;
+//! - [`stage`]: servers, instances, and the state of a round;
 //! - [`faults`]: each kind of fault;
-//! - [`partial`]: those that strike one partition, one broker of three, or one client;
-//! - [`drift`]: tables that take no good row, and a pooler;
-//! - [`check`]: what must hold at the end of a round;
-//! - [`traffic`]: what is sent meanwhile;
-//! - [`found`]: what was found, each as a test that needs no luck.
+//! - [`partial`]: faults of one partition, one broker of three, or one client;
+//! - [`drift`]: tables that refuse good rows, and a pooler;
+//! - [`check`]: the invariants at the end of a round;
+//! - [`traffic`]: the traffic meanwhile;
+//! - [`found`]: the findings, each as a deterministic test.
 //!
 //! `FIRE_SEED=7 cargo test --test it fire::` runs the short ones from another seed; `make soak DURATION=10m SEED=1`
-//! goes on for so long.
+//! runs them for this long.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -31,12 +31,12 @@ use self::stage::{Needs, Stage};
 use self::traffic::Pace;
 use crate::support::left_out::{or_left_out, real_kafka};
 
-/// From `FIRE_SEED`, else always the same.
+/// The seed from `FIRE_SEED`, or a fixed one.
 fn seed() -> u64 {
     std::env::var("FIRE_SEED").ok().filter(|seed| !seed.is_empty()).map_or(1, |seed| seed.parse().unwrap())
 }
 
-/// Each of these faults once, in any order. `seen` are lines of the report that are not 0 where they have struck.
+/// Injects each of these faults once, in any order. `seen` are lines of the report that must not be 0 afterwards.
 fn short(
     name: &str,
     kafka: Option<&crate::support::kafka::Kafka>,
@@ -87,7 +87,7 @@ fn the_broker_restarted_topics_deleted_and_made_again_retention_and_offsets_rese
         &[
             "log: revocations",
             "log: stored offsets that the topic no longer had",
-            "records of topics made anew",
+            "records of recreated topics",
         ],
     );
 }
@@ -140,7 +140,7 @@ fn soak() {
         stage.begin_round(pace);
         for _ in 0..20 + stage.dice.below(11) {
             let fault = stage.dice.pick(&faults);
-            // What cannot overlap with others waits for their end; that is no time of rest.
+            // A fault that cannot overlap with others waits for their end, without an additional pause.
             while fault.wants_calm() && stage.is_struck_for(Duration::from_millis(1500)) {
                 let brief = stage.dice.pick(&Fault::BRIEF);
                 stage.strike(brief);

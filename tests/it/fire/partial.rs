@@ -1,4 +1,4 @@
-//! Faults that strike one partition, one broker of three, or one client. Whatever they do to it, the others go on.
+//! Faults of one partition, one broker of three, or one client, while the others go on.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::processes::Signal;
 use crate::support::protocol;
 use crate::support::wait::SOON;
 
-/// How long what has nothing to do with a fault may take to go on, on a busy machine.
+/// Maximum time for unaffected partitions to progress, on a busy machine.
 const GOES_ON: Duration = Duration::from_secs(40);
 
 /// The `client.id` of every instance.
@@ -23,8 +23,8 @@ const CLIENT_ID: &str = "voiceclone-events";
 const OVERSIZE: i64 = 12;
 
 impl Stage {
-    /// Calls of which the instances have read a part are deleted; which part, the rows say: they are those of the first
-    /// so many, and of all that were not deleted.
+    /// Calls are deleted after the instances have read a part of them. The rows show which part: those of the first calls, and
+    /// of all that were not deleted.
     pub(super) fn deleted_unread(&mut self) {
         let (count, kept) = (6000_i64, self.dice.below(300) as i64);
         let partition = self.dice.pick(&[0, 1]);
@@ -90,18 +90,18 @@ impl Stage {
 
     /// The second broker has partitions that no other has; those of the third move. All others go on.
     pub(super) fn broker_away(&mut self) {
-        if self.further_brokers.is_empty() {
+        if self.other_brokers.is_empty() {
             return;
         }
         let at = self.dice.below(2) as usize;
-        // Nothing is under way to the partitions that will have no leader.
+        // Nothing is in flight to the partitions that will have no leader.
         if at == 0 {
             self.round().producer.send_only_to(&[0, 1, 3]);
         }
         let gate = self.round().producer.gate();
         drop(gate.lock().unwrap());
         let how = self.dice.pick(&["stop", "kill", "halt"]);
-        let broker = &mut self.further_brokers[at];
+        let broker = &mut self.other_brokers[at];
         match how {
             "stop" => broker.process.stop(),
             "kill" => broker.process.kill(),
@@ -109,7 +109,7 @@ impl Stage {
         }
         let id = broker.id;
         eprintln!("fire: broker {id}: {how}");
-        // Until the controller has noticed; meanwhile a leader that does not answer may be asked in vain.
+        // Until the controller has noticed, requests to a leader that does not answer are in vain.
         self.pass(6000);
         let away = if at == 0 { vec![2] } else { Vec::new() };
         self.look_whether_others_go_on(&away);
@@ -118,7 +118,7 @@ impl Stage {
     }
 
     pub(super) fn broker_back(&mut self, id: i32) {
-        let broker = self.further_brokers.iter_mut().find(|broker| broker.id == id).unwrap();
+        let broker = self.other_brokers.iter_mut().find(|broker| broker.id == id).unwrap();
         if broker.process.is_running() {
             broker.process.signal(Signal::Cont);
         } else {
@@ -127,7 +127,7 @@ impl Stage {
         self.round().producer.send_only_to(&[]);
     }
 
-    /// All records that are in the partitions but these now are read soon.
+    /// Asserts that all current records of the other partitions are read soon.
     fn look_whether_others_go_on(&mut self, without: &[i32]) {
         let started = Instant::now();
         let round = self.round();
@@ -240,7 +240,7 @@ impl Stage {
         self.look_whether_others_go_on(&[partition]);
         let (partition, to) = (partition.to_string(), to.to_string());
         let skip = ["skip", "--topic", &name, "--partition", &partition, "--to", &to, "--note", "too large"];
-        // It passes over nothing before the daemon has come so far.
+        // `skip` refuses to act before the daemon has reached the offset.
         let started = Instant::now();
         loop {
             let sql = format!(
@@ -289,7 +289,7 @@ impl Stage {
         self.report.add("partitions stopped and accepted", 1);
     }
 
-    /// `dead-letters accept` for all partitions.
+    /// Runs `dead-letters accept` for all partitions.
     pub(super) fn accept_dead_letters(&mut self) {
         let finished = self.command(&["dead-letters", "accept"]);
         if finished.code != 0 {

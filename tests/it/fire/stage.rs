@@ -1,4 +1,4 @@
-//! The servers, the instances, and what is known about the round under way.
+//! The servers, the instances, and the state of the current round.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -27,13 +27,13 @@ pub const PASSWORD: &str = "fire-secret-word";
 
 /// `DEAD_LETTER_LIMIT` of the instances.
 pub const DEAD_LETTER_LIMIT: &str = "100";
-/// The most that a batch may unpack to for the instances.
+/// Maximum size of an uncompressed batch for the instances.
 const RECEIVE_MAX_BYTES: &str = "67108864";
 
 /// Partitions of each topic.
 const PARTITIONS: i32 = 4;
 
-/// Notes each expiry of a cache row, with the row's end: a later event may bring the row back.
+/// A trigger that logs each expiry of a cache row, with the row's end: a later event may bring the row back.
 const WITNESS: &str = "
     CREATE SCHEMA witness;
     CREATE TABLE witness.expired (id UUID, deleted_at TIMESTAMP, ttl_expires_at TIMESTAMP);
@@ -44,10 +44,10 @@ const WITNESS: &str = "
         WHEN (new.deleted_at IS DISTINCT FROM old.deleted_at AND new.deleted_at IS NOT NULL)
         EXECUTE FUNCTION witness.note()";
 
-/// How long everything may take to be as it should once all is up, on a busy machine.
+/// Maximum time until everything is done after all servers are up, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(240);
 
-/// What not every stage has.
+/// Options of a stage.
 #[derive(Clone, Copy, Default)]
 pub struct Needs {
     /// PostgreSQL on a disk that can be filled.
@@ -56,7 +56,7 @@ pub struct Needs {
     pub cluster: bool,
 }
 
-/// What was done and seen, as a table.
+/// The counts of a run, as a table.
 #[derive(Default)]
 pub struct Report(BTreeMap<String, u64>);
 
@@ -66,7 +66,7 @@ impl Report {
         *self.0.entry(what.to_owned()).or_default() += count;
     }
 
-    /// Keeps the greatest count of a line.
+    /// Keeps the maximum of a line.
     pub fn at_least(&mut self, what: &str, count: u64) {
         let line = self.0.entry(what.to_owned()).or_default();
         *line = count.max(*line);
@@ -79,56 +79,56 @@ impl Report {
         }
     }
 
-    /// What a line says.
+    /// The count of a line.
     pub fn count(&self, what: &str) -> u64 {
         self.0.get(what).copied().unwrap_or(0)
     }
 }
 
-/// One process.
+/// A running instance.
 pub struct Instance {
     /// The name of its log.
     pub name: String,
     /// The process.
     pub daemon: Daemon,
-    /// Whether it is halted.
+    /// Whether the process is halted.
     pub halted: bool,
 }
 
-/// Everything.
+/// The stage of a run.
 pub struct Stage {
-    /// Of the test.
+    /// The name of the test.
     pub name: String,
     seed: u64,
     command: String,
     started: Instant,
-    /// Decides.
+    /// The random choices.
     pub dice: Dice,
     broker: Option<PrivateKafka>,
     /// The brokers, where there are three.
     cluster: Option<Cluster>,
-    /// Those besides the first: the second has partitions that no other broker has.
-    pub further_brokers: Vec<Broker>,
-    /// Between the instances and that broker.
+    /// The brokers besides the first: the second has partitions that no other broker has.
+    pub other_brokers: Vec<Broker>,
+    /// The proxy between the instances and that broker.
     pub kafka_proxy: Option<Proxy>,
     kafka: Kafka,
     /// PostgreSQL, this stage's own.
     pub server: PrivateServer,
-    /// Between the instances and PostgreSQL.
+    /// The proxy between the instances and PostgreSQL.
     pub proxy: Proxy,
     logs: PathBuf,
-    /// What was done.
+    /// The counts of the run.
     pub report: Report,
     differences: Vec<String>,
     rounds: u64,
     made: u64,
     lost_commits: u64,
-    /// The round before is being compared with the model while this one is under way.
+    /// The comparison of the previous round, which runs during this one.
     comparing: Option<JoinHandle<Verdict>>,
     pub(super) round: Option<Round>,
 }
 
-/// Topics, group and database of one round, and what is known of them.
+/// Topics, group and database of one round, and their state.
 pub struct Round {
     /// The stage of the other tests.
     pub scene: Scene,
@@ -136,28 +136,28 @@ pub struct Round {
     pub database: String,
     /// The processes that should be running.
     pub instances: Vec<Instance>,
-    /// What sends.
+    /// The producer.
     pub producer: Producer,
-    /// How it sends.
+    /// The rate and amount of its traffic.
     pace: Pace,
-    /// When it began.
+    /// The start of the round.
     started: Instant,
-    /// Faults that go on.
+    /// Lasting faults.
     pub lasting: Vec<(Instant, Lasting)>,
-    /// Records that were read, and whose topics no longer have them. (A broker that is killed may have them again:
-    /// it had not yet noted that they were deleted.)
+    /// Records that were read and then deleted from their topics. (A killed broker may have them again, if it had not yet
+    /// stored the deletion.)
     pub gone: Vec<Record>,
     /// Topic, partition and offsets of records that were deleted before they were read.
     pub lost: Vec<(String, i32, Range<i64>)>,
-    /// The same of the topics that the daemon writes.
+    /// Deleted records of the topics that the daemon writes.
     pub gone_output: Vec<Record>,
     /// Topics that were deleted for good, as Kafka had them.
     pub deleted: BTreeSet<String>,
-    /// Between some of the instances and PostgreSQL.
+    /// The pooler between some instances and PostgreSQL.
     pub pooler: Option<PgBouncer>,
     /// A dump that may still be restored.
     pub dump: Option<PathBuf>,
-    /// When that was done: from when to when, in microseconds since 1970.
+    /// The start and end of each restore, in microseconds since 1970.
     pub restores: Vec<Range<i64>>,
 }
 
@@ -167,15 +167,15 @@ impl Stage {
         let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fire").join(format!("{name}-{seed}"));
         let _ = std::fs::remove_dir_all(&logs);
         std::fs::create_dir_all(&logs).unwrap();
-        // A server that stops waits for connections whose first message a stalled proxy holds back.
+        // A stopping server waits for connections that have not sent their first message, which a stalled proxy holds back.
         let settings =
             [("deadlock_timeout", "200ms"), ("max_wal_size", "256MB"), ("authentication_timeout", "12s")];
         let small = if needs.small_disk { PrivateServer::start_on_small_disk(&settings, 3000) } else { None };
         let server = small.unwrap_or_else(|| PrivateServer::start(&settings));
-        let (mut broker, mut cluster, mut further_brokers, mut kafka_proxy) = (None, None, Vec::new(), None);
+        let (mut broker, mut cluster, mut other_brokers, mut kafka_proxy) = (None, None, Vec::new(), None);
         if needs.cluster {
             let (three, further, proxy) = cluster_behind_proxy();
-            (cluster, further_brokers, kafka_proxy) = (Some(three), further, Some(proxy));
+            (cluster, other_brokers, kafka_proxy) = (Some(three), further, Some(proxy));
         } else if kafka.is_none() {
             let (one, proxy) = broker_behind_proxy();
             (broker, kafka_proxy) = (Some(one), Some(proxy));
@@ -195,7 +195,7 @@ impl Stage {
             dice: Dice::new(seed, 1),
             broker,
             cluster,
-            further_brokers,
+            other_brokers,
             kafka_proxy,
             kafka,
             server,
@@ -221,7 +221,7 @@ impl Stage {
         self.round.as_mut().expect("no round is under way")
     }
 
-    /// Since the beginning.
+    /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -233,7 +233,7 @@ impl Stage {
         let database = Database::on(&self.server);
         let name = database.value("SELECT current_database()");
         database.run(&format!("ALTER DATABASE {name} OWNER TO {ROLE}"));
-        let scene = match self.further_brokers.as_slice() {
+        let scene = match self.other_brokers.as_slice() {
             [second, third] => {
                 let (second, third) = (second.id, third.id);
                 // All partitions of a topic have as many replicas.
@@ -277,7 +277,7 @@ impl Stage {
         self.start_instance_with(&[]);
     }
 
-    /// The same with further variables.
+    /// Starts one more instance, with additional variables.
     pub fn start_instance_with(&mut self, further: &[(&str, &str)]) {
         self.made += 1;
         self.report.add("instances started", 1);
@@ -296,7 +296,7 @@ impl Stage {
             ("KAFKA_RECONNECT_BACKOFF_MAX_MS", "1000"),
             ("EXPIRY_INTERVAL", "1s"),
             ("BATCH_MAX_RECORDS", batch),
-            // Reached only where a fault sends so many bad records in a row.
+            // Only a fault that sends this many bad records in a row reaches it.
             ("DEAD_LETTER_LIMIT", DEAD_LETTER_LIMIT),
             ("KAFKA_RECEIVE_MESSAGE_MAX_BYTES", RECEIVE_MAX_BYTES),
             ("RUST_LOG", "info,voiceclone_events=debug,rdkafka=debug,librdkafka=debug"),
@@ -337,16 +337,16 @@ impl Stage {
         }
     }
 
-    /// Adds up what an instance counted, before it ends.
+    /// Adds the counters of an instance, before it ends.
     pub fn count_metrics(&mut self, instance: &Instance) {
         if instance.halted {
             return;
         }
         let Ok((200, metrics)) = instance.daemon.try_http_get("/metrics") else { return };
         for (metric, what) in [
-            ("voiceclone_records_total", "records written (as far as /metrics told)"),
-            ("voiceclone_batch_duration_seconds_count", "batches (as far as /metrics told)"),
-            ("voiceclone_write_retries_total", "batches tried again (as far as /metrics told)"),
+            ("voiceclone_records_total", "records written (as far as /metrics showed)"),
+            ("voiceclone_batch_duration_seconds_count", "batches (as far as /metrics showed)"),
+            ("voiceclone_write_retries_total", "batches tried again (as far as /metrics showed)"),
         ] {
             for line in metrics.lines().filter(|line| line.starts_with(metric)) {
                 let value =
@@ -356,7 +356,7 @@ impl Stage {
         }
     }
 
-    /// Notes what must not be.
+    /// Notes a difference.
     pub fn difference(&mut self, what: String) {
         self.difference_in(self.rounds, what);
     }
@@ -440,7 +440,7 @@ impl Stage {
         });
     }
 
-    /// Waits until nothing is left to do: all consumed, all expired whose time has come, all published.
+    /// Waits until everything is done: all records consumed, all due rows expired, everything published.
     fn wait_until_settled(&mut self) {
         self.wait_until_consumed();
         let database = &self.round().scene.database;
@@ -456,8 +456,8 @@ impl Stage {
         });
     }
 
-    /// Lifts what lasts, waits until all is done, ends the instances, and reads what they left. It is compared with
-    /// the model while the next round is under way.
+    /// Reverts lasting faults, waits until everything is done, ends the instances, and reads the results. They are
+    /// compared with the model during the next round.
     pub fn end_round(&mut self) {
         let struck = self.round().started.elapsed();
         let draining = Instant::now();
@@ -549,24 +549,24 @@ impl Stage {
         }
     }
 
-    /// Waits for what the last comparison found.
+    /// Waits for the last comparison.
     fn take_in_comparison(&mut self) {
         let Some(comparing) = self.comparing.take() else { return };
         let Verdict { number, report, differences } = comparing.join().expect("the comparison failed");
         self.report.extend(report);
-        let further = differences.len().saturating_sub(10);
+        let more = differences.len().saturating_sub(10);
         for difference in differences.into_iter().take(10) {
             self.difference_in(number, difference);
         }
-        if further > 0 {
-            self.difference_in(number, format!("{further} further differences in this round"));
+        if more > 0 {
+            self.difference_in(number, format!("{more} more differences in this round"));
         }
     }
 
-    /// Prints what was done and found, and gives it.
+    /// Prints and returns the counts.
     ///
     /// # Panics
-    /// Where something was found.
+    /// Where there are differences.
     pub fn finish(mut self) -> Report {
         self.take_in_comparison();
         self.report.add("MiB of memory that the tests' own process had at most", memory("VmHWM:"));
@@ -615,14 +615,14 @@ impl Drop for Stage {
     }
 }
 
-/// Of this process, in MiB.
+/// The memory of this process, in MiB.
 fn memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
 }
 
-/// A broker that tells its clients to come through the proxy, but for this process, which has a listener of its own.
+/// A broker that advertises the proxy to its clients, except to this process, which has a listener of its own.
 pub fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
     let (behind, front) = (free_port(), free_port());
     let listeners = format!(
@@ -639,7 +639,7 @@ pub fn broker_behind_proxy() -> (PrivateKafka, Proxy) {
     (broker.unwrap(), proxy)
 }
 
-/// Three brokers, of which the first tells its clients to come through the proxy, but for this process.
+/// Three brokers; the first advertises the proxy to its clients, except to this process.
 fn cluster_behind_proxy() -> (Cluster, Vec<Broker>, Proxy) {
     let (behind, front) = (free_port(), free_port());
     let protocols =
@@ -673,7 +673,7 @@ impl Round {
         all.filter(|topic| !self.deleted.contains(topic)).collect()
     }
 
-    /// What a topic holds now that counts: all but what was deleted unread.
+    /// The current records of a topic that count: all but those deleted unread.
     pub fn read(&self, topic: &str) -> Vec<Record> {
         if self.deleted.contains(topic) {
             return Vec::new();

@@ -1,5 +1,5 @@
-//! What is sent while the faults strike: the program's own disordered traffic, exact duplicates of earlier records,
-//! events that collide on few keys, clones that live for seconds, and bytes that are no event at all.
+//! The traffic during the faults: the disordered traffic of `simulate`, exact duplicates of earlier records, events that
+//! collide on few keys, clones that live for seconds, and bytes that are not an event.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,34 +15,34 @@ use super::dice::Dice;
 use crate::support::kafka::{Kafka, Send};
 use crate::support::scene::{TOPICS, sendable};
 
-/// Stands in every text of the collisions, so that it can be looked for in logs.
+/// Part of every text of the collisions, so that it can be searched for in logs.
 pub const PAYLOAD_TEXT: &str = "PAYLOAD-TEXT";
 
-/// How many records are remembered to be sent again.
+/// Number of records kept for sending again.
 const MEMORY: usize = 10_000;
 
-/// How fast and how much.
+/// The rate and amount of traffic.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Records a second. What an outage has held up is sent at once when it is over.
     pub per_second: u64,
     /// Records at most.
     pub most: u64,
-    /// So many exact duplicates of earlier records come with a thousand records.
+    /// Exact duplicates of earlier records per thousand records.
     pub duplicates_per_mille: u64,
-    /// Nothing is sent while so many records are still to be read.
+    /// Maximum number of unread records; sending pauses at it.
     pub ahead: u64,
 }
 
-/// A thread that sends until it is ended, or has sent so many records.
+/// A thread that sends until it is ended or has sent its maximum of records.
 pub struct Producer {
-    /// Whoever holds it keeps the thread from sending; nothing is under way then.
+    /// While it is locked, the thread does not send, and nothing is in flight.
     gate: Arc<Mutex<()>>,
     counts: Arc<Counts>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What was sent.
+/// The records that were sent.
 #[derive(Default)]
 struct Counts {
     end: AtomicBool,
@@ -71,37 +71,37 @@ impl Producer {
         Producer { gate, counts, thread }
     }
 
-    /// Keeps it from sending for as long as it is locked.
+    /// Prevents sending while the guard is held.
     pub fn gate(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.gate)
     }
 
-    /// Lets it send no more, or go on.
+    /// Pauses sending, or resumes it.
     pub fn hold(&self, hold: bool) {
         self.counts.hold.store(hold, Ordering::Relaxed);
     }
 
-    /// Lets it send nothing more to a topic.
+    /// Stops sending to a topic.
     pub fn leave_out(&self, topic: &str) {
         self.counts.without.lock().unwrap().insert(topic.to_owned());
     }
 
-    /// Lets it send to these partitions alone; to all, where there are none.
+    /// Sends only to these partitions; to all if the list is empty.
     pub fn send_only_to(&self, partitions: &[i32]) {
         *self.counts.only.lock().unwrap() = partitions.to_vec();
     }
 
-    /// How many records it has sent.
+    /// The number of sent records.
     pub fn sent(&self) -> u64 {
         self.counts.sent.load(Ordering::Relaxed)
     }
 
-    /// How many of them were exact duplicates.
+    /// The number of exact duplicates among them.
     pub fn duplicates(&self) -> u64 {
         self.counts.duplicates.load(Ordering::Relaxed)
     }
 
-    /// Ends it, once the broker has all that is under way.
+    /// Ends the thread, once the broker has everything in flight.
     pub fn end(&mut self) {
         self.counts.end.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -1,4 +1,4 @@
-//! How much is logged in an outage, and what.
+//! The amount and contents of the log in an outage.
 
 use std::time::Duration;
 
@@ -7,15 +7,14 @@ use crate::support::left_out::{private_kafka, real_kafka};
 use crate::support::postgres::PrivateServer;
 use crate::support::wait::{SOON, holds};
 
-/// How long the outages last.
+/// Duration of the outages.
 const OUTAGE: Duration = Duration::from_secs(20);
 
-/// An outage of a minute may make 20 lines; one of 20 s makes those of its begin and its end, and not those that come
-/// once a minute.
+/// Maximum number of lines for an outage of a minute; one of 20 s has only those of its start and end, not those of each
+/// minute.
 const LINES: usize = 16;
 
-/// What was logged from the beginning of an outage to its end. It names the server that was away, and says when it is
-/// back.
+/// The lines logged during an outage. They name the server that was away, and report its return.
 fn assert_bounded(daemon: &Daemon, lines_before: usize, address: &str) {
     let said = || daemon.logs().split_off(lines_before);
     rarely(SOON, "a line that says that it is back", || {

@@ -1,4 +1,4 @@
-//! Each partition stands alone, and ready means progress (contract, section 7, and the limit of section 6): on real
+//! Partitions are independent, and ready means progress (contract, section 7, and the limit of section 6): on real
 //! brokers, with one partition, client or server in trouble at a time.
 //!
 //! - [`offsets`]: stored offsets that the log does not have, and offsets that hold no record;
@@ -9,7 +9,7 @@
 //! - [`fetching`]: batches that cannot be unpacked, quotas, topics that nobody may create, a thousand partitions;
 //! - [`readiness`]: what `/readyz` answers;
 //! - [`logs`]: how much is logged in an outage;
-//! - [`traces`]: what librdkafka reports, for the simulation.
+//! - [`traces`]: events of librdkafka, recorded for the simulation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -36,23 +36,23 @@ use crate::support::scene::{Scene, TOPICS};
 use crate::support::unique;
 use crate::support::wait::eventually;
 
-/// Enough for a busy machine.
+/// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
 
-/// How long the running daemons may take to follow `dead-letters accept` (contract, section 6).
+/// Maximum time for running daemons to follow `dead-letters accept` (contract, section 6).
 const FOLLOWED: Duration = Duration::from_secs(10);
 
-/// How long until Kafka's own tools show no lag (contract, section 7).
+/// Maximum time until Kafka's own tools show no lag (contract, section 7).
 const NO_LAG: Duration = Duration::from_secs(15);
 
-/// Members that are missed soon, and find a broker again soon.
+/// Settings with short timeouts for members and reconnects.
 const MEMBER: [(&str, &str); 3] = [
     ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
     ("KAFKA_HEARTBEAT_INTERVAL_MS", "1000"),
     ("KAFKA_RECONNECT_BACKOFF_MAX_MS", "1000"),
 ];
 
-/// The same with a short `max.poll.interval.ms`, after which librdkafka leaves the group where nobody polls.
+/// Settings with a short `max.poll.interval.ms`, after which librdkafka leaves the group unless it is polled.
 const IMPATIENT_MEMBER: [(&str, &str); 4] =
     [MEMBER[0], MEMBER[1], MEMBER[2], ("KAFKA_MAX_POLL_INTERVAL_MS", "10000")];
 
@@ -74,12 +74,12 @@ fn every_place(partitions: i32) -> Vec<Place> {
     TOPICS.iter().flat_map(|topic| (0..partitions).map(move |partition| (*topic, partition))).collect()
 }
 
-/// The same without one of them.
+/// Every partition but this one.
 fn every_place_but(without: Place, partitions: i32) -> Vec<Place> {
     every_place(partitions).into_iter().filter(|place| *place != without).collect()
 }
 
-/// A good record, whose row is found by `id`.
+/// A good record; its row is found by `id`.
 fn good(scene: &Scene, (topic, partition): Place, id: &str) -> Send {
     let value = match topic {
         "clone.ready" => json!({"caller_id": "+15550100", "greeting_call_id": id, "cloned_voice_id": id}),
@@ -97,7 +97,7 @@ fn bad(scene: &Scene, (topic, partition): Place) -> Send {
     Send::to(&scene.topic(topic)).partition(partition).key("+15550100").value("no JSON")
 }
 
-/// How many rows the good records of a topic have whose ids begin like this.
+/// The number of rows of the good records of a topic with this prefix of ids.
 fn rows(scene: &Scene, topic: &str, beginning: &str) -> usize {
     let (table, column) = match topic {
         "clone.ready" => ("clone_ready_events", "greeting_call_id"),
@@ -111,7 +111,7 @@ fn rows(scene: &Scene, topic: &str, beginning: &str) -> usize {
     count.map_or(0, |count| count.parse().unwrap())
 }
 
-/// Waits until the good records of a topic whose ids begin like this have so many rows.
+/// Waits until the good records of a topic with this prefix of ids have `count` rows.
 fn wait_for_rows(scene: &Scene, topic: &str, beginning: &str, count: usize, deadline: Duration) {
     rarely(deadline, &format!("{count} rows of {topic} like {beginning}"), || {
         match rows(scene, topic, beginning) {
@@ -132,7 +132,7 @@ fn assert_takes(scene: &Scene, places: &[Place], deadline: Duration) {
     });
 }
 
-/// As [`eventually`], for what costs more to look at.
+/// As [`eventually`], for conditions that are expensive to check.
 fn rarely<T, E: std::fmt::Debug>(
     deadline: Duration,
     what: &str,
@@ -152,7 +152,7 @@ fn wait_for_no_lag(scene: &Scene) {
     });
 }
 
-/// Where a partition stands in the database.
+/// The stored position of a partition.
 fn next_offset(scene: &Scene, (topic, partition): Place) -> i64 {
     let topic = scene.topic(topic);
     let sql = format!(

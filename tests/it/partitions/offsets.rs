@@ -7,7 +7,7 @@ use crate::support::kafka::{Kafka, Transaction};
 use crate::support::left_out::real_kafka;
 use crate::support::wait::SOON;
 
-/// Calls of so many bytes that a consumer holds only a part of them: some whose records are deleted unread, then some
+/// Calls so large that a consumer fetches only a part of them: first some whose records are deleted unread, then some
 /// whose records stay.
 fn send_large_calls(scene: &Scene, lost: usize, kept: usize) {
     let transcript = "x".repeat(4096);
@@ -19,8 +19,8 @@ fn send_large_calls(scene: &Scene, lost: usize, kept: usize) {
     scene.kafka.send_all(ids.map(call));
 }
 
-/// A consumer falls behind, as `call_log` is locked; the records that it has yet to read are deleted; and with `joins` a
-/// second instance joins meanwhile.
+/// A consumer falls behind, as `call_log` is locked; its unread records are deleted; and with `joins` a second instance
+/// joins meanwhile.
 fn records_deleted_under_a_lagging_consumer(kafka: &Kafka, joins: bool) {
     let scene = Scene::new(kafka, 2);
     let mut daemon = scene.daemon(&MEMBER);
@@ -120,7 +120,7 @@ fn offsets_that_hold_no_record_leave_no_lag_and_are_not_missed_once_they_are_del
 }
 
 #[test]
-fn a_topic_recreated_beside_the_daemon_is_read_and_the_others_stand_for_ten_seconds_at_most() {
+fn a_topic_recreated_beside_the_daemon_is_read_and_the_others_pause_for_at_most_ten_seconds() {
     let scene = Scene::new(real_kafka!(), 2);
     let mut daemon = scene.daemon(&MEMBER);
     for _ in 0..3 {

@@ -1,5 +1,5 @@
-//! Records what a real librdkafka reports, for the simulation (`src/consumer/simulation/traces`). The lines `do` of each
-//! file are done on a real cluster; the lines `got` are what came.
+//! Records events of a real librdkafka, for the simulation (`src/consumer/simulation/traces`). The lines `do` of each file
+//! are actions on a real cluster; the lines `got` are the events.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::support::cluster::{Broker, Cluster, FIRST};
 use crate::support::kafka::Transaction;
 use crate::support::left_out::or_left_out;
 
-/// Nothing more is expected after so much silence: a rebalance takes several heartbeats.
+/// Time without events after which no more are expected: a rebalance takes several heartbeats.
 const SILENCE: Duration = Duration::from_secs(8);
 
 /// The partition that lies on the second broker alone.

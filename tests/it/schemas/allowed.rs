@@ -1,4 +1,4 @@
-//! Whatever a schema allows, the daemon accepts: events made at random from the schemas' own bounds.
+//! The daemon accepts every event that a schema allows: events are generated at random from the bounds of the schemas.
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use voiceclone_events::record::Topic;
 
 use super::{decoded, properties, required, schema, structured, validator};
 
-/// So many events of each of the five topics: 10^5 in all.
+/// Number of events for each of the five topics: 10^5 in all.
 const EVENTS: u32 = 20_000;
 
 #[test]
@@ -99,7 +99,7 @@ fn texts(field: &Value) -> BoxedStrategy<Value> {
     let max = usize::try_from(field["maxLength"].as_u64().unwrap_or(3000)).unwrap();
     let allows = validator(&json!({ "pattern": field["pattern"] }));
     let any_length = (vec(character(), 0..30), vec(character(), 0..10)).prop_map(move |(before, after)| {
-        // a character that may stand beside x may stand anywhere, as long as there is an x
+        // a character allowed next to x is allowed anywhere, as long as there is an x
         let kept = |letters: Vec<char>| -> String {
             letters.into_iter().filter(|letter| allows.is_valid(&json!(format!("x{letter}")))).collect()
         };

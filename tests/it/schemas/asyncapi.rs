@@ -16,7 +16,7 @@ use crate::support::tools;
 
 const PARSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/schemas/asyncapi.cjs");
 
-/// What the parser finds in a document: errors, and the payload schema of each message by channel and message.
+/// The parser's results for a document: errors, and the payload schema of each message by channel and message.
 fn parsed(modules: &Path, document: &Path) -> Value {
     let mut node = Command::new("node");
     let output = node.arg(PARSE).arg(document).env("NODE_PATH", modules).output().unwrap();

@@ -73,7 +73,7 @@ fn each_line_that_would_be_a_dead_letter_is_named_with_field_and_reason() {
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.stdout.contains("line 2: missing_field: status is missing\n"), "{said:?}");
     assert!(said.stdout.contains("line 5: invalid_value: occurred_at is not written as a time"), "{said:?}");
-    assert!(said.stderr.contains("correct what stands above"), "{said:?}");
+    assert!(said.stderr.contains("correct the errors above"), "{said:?}");
 }
 
 #[test]

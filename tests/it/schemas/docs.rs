@@ -42,7 +42,7 @@ fn documented(topic: &str) -> BTreeMap<String, (String, String)> {
 }
 
 #[test]
-fn each_field_of_a_schema_stands_in_the_table_of_its_topic_with_the_same_rule_and_the_other_way_round() {
+fn each_field_of_a_schema_is_in_the_table_of_its_topic_with_the_same_rule_and_the_other_way_round() {
     for (topic, _) in SCHEMAS {
         let schema = schema(topic);
         let fields = documented(topic);

@@ -1,7 +1,7 @@
 //! The published schemas against the decoder, the documentation and the masking. They are the producers' contract:
 //!
-//! - [`allowed`]: whatever a schema allows, the daemon accepts;
-//! - [`refused`]: what the contract forbids, schema and daemon refuse, with its reason;
+//! - [`allowed`]: the daemon accepts every event that a schema allows;
+//! - [`refused`]: schema and daemon refuse what the contract forbids, with its reason;
 //! - [`beyond`]: what the daemon accepts beyond a schema, and what a schema cannot say;
 //! - [`docs`]: the examples and field tables of the documentation; [`asyncapi`]: the AsyncAPI document.
 
@@ -44,7 +44,7 @@ fn record(topic: Topic, value: Vec<u8>, headers: Vec<Header>) -> Record {
     Record { topic, partition: 0, offset: 0, timestamp: NOW, key: None, value: Some(value), headers }
 }
 
-/// What the daemon says to a value.
+/// The daemon's verdict on a value.
 fn decoded(topic: Topic, value: &[u8]) -> Result<(), Unusable> {
     decode(&record(topic, value.to_vec(), Vec::new()), LIMITS).map(|_| ())
 }

@@ -1,4 +1,4 @@
-//! What the contract forbids is refused by the schema and by the daemon, which gives the reason.
+//! The schema and the daemon refuse everything that the contract forbids, the daemon with the reason.
 
 use serde_json::{Value, json};
 use voiceclone_events::event::Reason;
@@ -8,7 +8,7 @@ use super::{decoded, full_example, properties, required, schema, validator};
 
 const DAY_30_FEBRUARY: &str = "2026-02-30T10:00:00Z";
 
-/// What a field must not hold, with the reason. `None` takes the field away.
+/// Forbidden values of a field, with the reason. `None` removes the field.
 fn mutations(field: &Value, is_required: bool) -> Vec<(Option<Value>, Reason)> {
     let mut all = Vec::new();
     let mut refuse = |value: Value, reason| all.push((Some(value), reason));

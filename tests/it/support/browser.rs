@@ -1,4 +1,4 @@
-//! A real Chromium that looks at a page, with Playwright and axe-core.
+//! A real Chromium that opens a page, with Playwright and axe-core.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::processes::find_program;
 
-/// Where `scripts/setup.sh` installs what npm has.
+/// The folder where `scripts/setup.sh` installs npm packages.
 fn tools() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     target.join("tools/page")
@@ -20,7 +20,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// The error says what is missing.
+    /// Finds the browser; the error says what is missing.
     pub fn find() -> Result<Browser, String> {
         let program = |names: &[&str]| {
             let found = names.iter().find_map(|name| find_program(name, []));
@@ -36,7 +36,7 @@ impl Browser {
         Ok(Browser { chromium, node })
     }
 
-    /// What `tests/page/look.mjs` finds at this URL; `screenshot` is a file to write.
+    /// Returns the findings of `tests/page/look.mjs` at this URL; `screenshot` is a file to write.
     ///
     /// # Panics
     /// Where the browser fails.

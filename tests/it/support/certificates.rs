@@ -1,4 +1,4 @@
-//! Certificates of a test's own.
+//! Certificates made by a test.
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
@@ -21,7 +21,7 @@ pub struct Signed {
 }
 
 impl Authority {
-    /// One that is valid for a month.
+    /// An authority that is valid for a month.
     pub fn new(name: &str) -> Authority {
         let key = key();
         let mut builder = builder(name, &key, (-1, 30));
@@ -43,7 +43,7 @@ impl Authority {
         Signed { certificate: builder.build(), key }
     }
 
-    /// Its own certificate.
+    /// The certificate of the authority.
     pub fn pem(&self) -> String {
         text(self.certificate.to_pem().unwrap())
     }

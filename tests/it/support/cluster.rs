@@ -1,5 +1,5 @@
-//! Several Kafka brokers in one cluster: a first one that is also the controller and is never stopped, and further ones
-//! that a test stops, kills or halts.
+//! Several Kafka brokers in one cluster: the first is also the controller and is never stopped; a test stops, kills or
+//! halts the others.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -28,17 +28,17 @@ impl Deref for Cluster {
     }
 }
 
-/// One of the further brokers.
+/// One of the other brokers.
 pub struct Broker {
-    /// Its node id.
+    /// The node id.
     pub id: i32,
-    /// Its process.
+    /// The process.
     pub process: PrivateKafka,
 }
 
 impl Cluster {
-    /// Starts the first broker, with settings of its own besides those that all have; `{quorum}` in them stands for the
-    /// controller's address. The error says what is missing for it on this machine.
+    /// Starts the first broker, with settings in addition to those of all brokers; `{quorum}` in them is replaced by the
+    /// controller's address. The error says what is missing on this machine.
     pub fn start(settings: &[(&str, &str)]) -> Result<Cluster, String> {
         let controller = format!("127.0.0.1:{}", free_port());
         let listeners = format!("PLAINTEXT://127.0.0.1:{{port}},CONTROLLER://{controller}");
@@ -58,12 +58,12 @@ impl Cluster {
         Ok(Cluster { first, controller, next: AtomicI32::new(FIRST + 1) })
     }
 
-    /// Starts a further broker, which joins the cluster.
+    /// Starts another broker, which joins the cluster.
     pub fn another_broker(&self) -> Broker {
         self.another_broker_with(&[])
     }
 
-    /// The same with settings of its own.
+    /// Starts another broker with settings of its own.
     pub fn another_broker_with(&self, settings: &[(&str, &str)]) -> Broker {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (node, quorum) = (id.to_string(), format!("{FIRST}@{}", self.controller));
@@ -81,7 +81,7 @@ impl Cluster {
         Broker { id, process }
     }
 
-    /// Waits until nobody leads this partition.
+    /// Waits until this partition has no leader.
     pub fn wait_until_leaderless(&self, topic: &str, partition: i32) {
         eventually(SOON, &format!("{topic} partition {partition} to be without a leader"), || {
             match self.leader(topic, partition) {

@@ -30,17 +30,17 @@ impl Daemon {
         Self::start(&["run"], variables)
     }
 
-    /// Starts any command that goes on until it is told to end, in the same way.
+    /// Starts any command that runs until a signal, in the same way.
     pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
         Self::start_with_log(arguments, variables, None)
     }
 
-    /// The same; what it prints goes to a file, too, line by line.
+    /// As [`Daemon::start`]; the output goes to a file, too, line by line.
     pub fn start_with_log(arguments: &[&str], variables: &[(&str, &str)], log: Option<&Path>) -> Daemon {
         Self::start_program(PROGRAM, arguments, variables, log)
     }
 
-    /// The same of another build of the program, such as an older version.
+    /// As [`Daemon::start`], with another build of the program, such as an older version.
     pub fn start_program(
         program: &str,
         arguments: &[&str],
@@ -83,8 +83,8 @@ impl Daemon {
         self.process.signal(signal);
     }
 
-    /// Waits for the end and gives the exit status; where a signal has ended it, 128 and the signal's number, as a
-    /// shell does. All that it printed is in [`Daemon::logs`] then.
+    /// Waits for the end and returns the exit status; after a signal, 128 plus its number, as in a shell. All output is
+    /// in [`Daemon::logs`] then.
     ///
     /// # Panics
     /// Once `deadline` has passed.
@@ -94,7 +94,7 @@ impl Daemon {
         code(status)
     }
 
-    /// Whether it has not ended.
+    /// Whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.process.status().is_none()
     }
@@ -104,12 +104,12 @@ impl Daemon {
         self.process.id()
     }
 
-    /// The most memory that it has had resident up to now, in MiB.
+    /// The peak of resident memory up to now, in MiB.
     pub fn peak_memory(&self) -> u64 {
         self.status_mib("VmHWM:")
     }
 
-    /// The memory that it has resident, in MiB.
+    /// The resident memory, in MiB.
     pub fn memory(&self) -> u64 {
         self.status_mib("VmRSS:")
     }
@@ -120,12 +120,12 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
-    /// The lines that it has printed up to now, to standard output and standard error.
+    /// The lines printed up to now, to standard output and standard error.
     pub fn logs(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// Where it answers over HTTP: `host:port`.
+    /// The address of its HTTP server: `host:port`.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -186,8 +186,7 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// Runs a command that ends by itself, with these variables and nothing else of the environment, and with nothing to
-/// read.
+/// Runs a command to its end, with these variables as its whole environment and with empty standard input.
 ///
 /// # Panics
 /// Where it takes longer than `deadline`.
@@ -195,7 +194,7 @@ pub fn run_command(arguments: &[&str], variables: &[(&str, &str)], deadline: Dur
     run_command_with_input(arguments, variables, b"", deadline)
 }
 
-/// As [`run_command`], with `input` to read.
+/// As [`run_command`], with `input` on standard input.
 ///
 /// # Panics
 /// As [`run_command`] does.

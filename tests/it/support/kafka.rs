@@ -1,6 +1,6 @@
-//! A real Apache Kafka: broker and controller in one process, started from the jars in `tests/kafka/lib`, and a client
-//! that does what tests need. The client works with any broker; with `rdkafka::mocking::MockCluster` all but what
-//! creates, deletes and cuts topics.
+//! A real Apache Kafka, with broker and controller in one process, started from the jars in `tests/kafka/lib`; and a
+//! client for tests. The client works with any broker; with `rdkafka::mocking::MockCluster` it cannot create, delete or
+//! truncate topics.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -23,13 +23,13 @@ use super::processes::{Process, Signal, command, find_program, folder, free_port
 use super::wait::{SOON, eventually};
 use super::{block_on, unique};
 
-/// Larger than any record that the daemon takes, so that tests can send one that it does not.
+/// Larger than any record that the daemon accepts, so that tests can send one that is too large.
 const MAX_BYTES: &str = "16777216";
 
-/// How long one call to a broker may take.
+/// Maximum time for a call to a broker.
 const CALL: Duration = Duration::from_secs(30);
 
-/// How long one that changes something may take: it is made again if it takes longer.
+/// Maximum time for a call that changes something; then it is retried.
 const CHANGE: Duration = Duration::from_secs(10);
 
 /// The broker for the whole run: the one named in `KAFKA_BOOTSTRAP_SERVERS`, else one that is started at the first
@@ -106,7 +106,7 @@ pub struct Record {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// Its place in the partition.
+    /// The offset in the partition.
     pub offset: i64,
     /// In milliseconds since 1970.
     pub timestamp: Option<i64>,
@@ -126,12 +126,12 @@ impl Record {
     }
 }
 
-/// What becomes of a transaction.
+/// The end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Transaction {
-    /// Its records count.
+    /// Committed: the records are visible.
     Commit,
-    /// Its records take up offsets, but do not count.
+    /// Aborted: the records take up offsets, but are not visible.
     Abort,
 }
 
@@ -163,7 +163,7 @@ impl Kafka {
         self.create(NewTopic::new(name, partitions, TopicReplication::Fixed(1)), partitions, configs);
     }
 
-    /// The same for a topic whose partitions lie on these brokers: the first of each is the preferred leader.
+    /// Creates a topic with the partitions on these brokers; the first of each is the preferred leader.
     pub fn create_topic_on<'a>(
         &self,
         name: &'a str,
@@ -195,7 +195,7 @@ impl Kafka {
         });
     }
 
-    /// Adds partitions to a topic, until it has so many.
+    /// Adds partitions to a topic, up to this number.
     pub fn add_partitions(&self, name: &str, partitions: i32) {
         let to = NewPartitions::new(name, partitions as usize);
         self.change(RDKafkaErrorCode::InvalidPartitions, |admin| {
@@ -211,7 +211,7 @@ impl Kafka {
         Some(found.leader()).filter(|leader| *leader >= 0)
     }
 
-    /// The node ids of the brokers that are there.
+    /// The node ids of the running brokers.
     pub fn brokers(&self) -> Vec<i32> {
         let seen = self.ask(|client| client.fetch_metadata(None, CALL)).unwrap();
         seen.brokers().iter().map(|broker| broker.id()).collect()
@@ -303,7 +303,7 @@ impl Kafka {
     pub fn send_in_one_batch(&self, records: impl IntoIterator<Item = Send>) -> Vec<(i32, i64)> {
         let mut config = self.config();
         config.set("compression.type", "zstd").set("message.max.bytes", "1000000000");
-        // The batch is sent once so much time has passed, which is more than it takes to gather it.
+        // The batch is sent after this time, which is more than gathering it takes.
         config.set("batch.size", "1000000000").set("linger.ms", "3000").set("message.timeout.ms", "60000");
         let producer: FutureProducer = config.create().unwrap();
         send_all(&producer, &records.into_iter().collect::<Vec<_>>()).unwrap()
@@ -325,7 +325,7 @@ impl Kafka {
             ("enable.partition.eof", "true"),
             ("fetch.wait.max.ms", "10"),
             ("fetch.message.max.bytes", MAX_BYTES),
-            // also the most that a batch may unpack to
+            // also the maximum size of an uncompressed batch
             ("receive.message.max.bytes", "1000000000"),
         ]);
         let mut ahead = self.partitions(topic);
@@ -350,7 +350,7 @@ impl Kafka {
                     }),
                 }),
                 Some(Err(KafkaError::PartitionEOF(partition))) => ahead.retain(|other| *other != partition),
-                // It connects again.
+                // The client reconnects.
                 Some(Err(KafkaError::MessageConsumption(
                     RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
                 ))) => {}
@@ -368,7 +368,7 @@ impl Kafka {
         self.partitions(topic).into_iter().map(marks).collect()
     }
 
-    /// The same of one partition, where others may be without a leader.
+    /// The first offset of one partition, and the one after the last; others may have no leader.
     pub fn partition_watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
         // A broker that has just been started may not lead its partitions yet.
         let look = || self.ask(|client| client.fetch_watermarks(topic, partition, CALL));
@@ -446,8 +446,8 @@ impl Kafka {
         Arc::new(self.config().create().unwrap())
     }
 
-    /// Asks, and where that fails with another client, which is kept: one whom brokers told that there is none, as they do
-    /// for a moment after they were away, may never find them again (librdkafka 2.12).
+    /// Asks, and retries with a new client, which is kept: a client that receives metadata without brokers, which they send
+    /// for a moment after an outage, may never find them again (librdkafka 2.12).
     fn ask<T>(
         &self,
         ask: impl Fn(&Client<DefaultClientContext>) -> Result<T, KafkaError>,
@@ -455,8 +455,8 @@ impl Kafka {
         ask(self.admin().inner()).or_else(|_| ask(self.another_admin().inner()))
     }
 
-    /// The same for a change. `done` is what the broker says where it is so already, as after a try whose answer was
-    /// lost.
+    /// Requests a change likewise. `done` is the error of a broker on which the change is already made, as after an attempt
+    /// whose answer was lost.
     fn change(
         &self,
         done: RDKafkaErrorCode,
@@ -477,7 +477,7 @@ impl Kafka {
     }
 }
 
-/// What became of one topic or group that was to be changed.
+/// The result of changing one topic or group.
 type Changed = Result<String, (String, RDKafkaErrorCode)>;
 
 fn options() -> AdminOptions {
@@ -551,14 +551,13 @@ impl Deref for PrivateKafka {
 }
 
 impl PrivateKafka {
-    /// Starts a broker, with settings of its own besides those that all have; `{port}` and `{controller}` in them
-    /// stand for its ports. The error says what is missing for it on this machine. Tests call it through
-    /// `private_kafka!()`.
+    /// Starts a broker, with settings in addition to those of all brokers; `{port}` and `{controller}` in them are
+    /// replaced by its ports. The error says what is missing on this machine. Tests call it through `private_kafka!()`.
     pub fn start(settings: &[(&str, &str)]) -> Result<PrivateKafka, String> {
         Self::start_with_users(settings, &[])
     }
 
-    /// The same with users that log in by SCRAM-SHA-512: name and password.
+    /// Starts a broker with users that log in with SCRAM-SHA-512: name and password.
     pub fn start_with_users(
         settings: &[(&str, &str)],
         users: &[(&str, &str)],
@@ -649,7 +648,7 @@ log.segment.delete.delay.ms=1000
         self.process.is_some()
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn process_id(&self) -> u32 {
         self.process.as_ref().expect("the broker is not running").id()
     }

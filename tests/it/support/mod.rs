@@ -1,13 +1,13 @@
-//! What all tests share: a real broker, a real PostgreSQL, the compiled daemon, and ways to wait and to compare.
+//! The helpers of all tests: a real broker, a real PostgreSQL, the compiled daemon, and functions to wait and compare.
 //!
 //! - [`kafka`]: an Apache Kafka broker for the whole run, or one of its own that a test may stop and kill;
 //! - [`cluster`]: several brokers in one cluster; [`protocol`]: quotas and access rights;
 //! - [`postgres`]: the same for PostgreSQL, with a fresh database for every test;
 //! - [`pgbouncer`]: a connection pooler before it;
-//! - [`certificates`]: authorities, and what they sign;
-//! - [`browser`]: a real Chromium that looks at the page;
+//! - [`certificates`]: authorities and signed certificates;
+//! - [`browser`]: a real Chromium that opens the page;
 //! - [`prometheus`]: a server that scrapes a daemon, and `promtool`;
-//! - [`proxy`]: what stands between two of them and cuts, delays and loses;
+//! - [`proxy`]: a proxy between two of them that cuts connections, delays and loses bytes;
 //! - [`daemon`]: the compiled program as a child process;
 //! - [`tables`]: the rows of a database as plain maps, for comparing with what a test expects;
 //! - [`wait`]: polling with a deadline. Nothing else in the tests sleeps;
@@ -15,8 +15,8 @@
 //! - [`tools`]: packages of npm and PyPI;
 //! - [`left_out`]: tests that cannot run on this machine, named and counted.
 //!
-//! Every function here blocks and needs no async runtime around it, but may be called within one; the few that are
-//! `async` say so. Within an async test give tokio more than one thread, or what runs beside the call stands still.
+//! Every function here blocks and needs no async runtime around it, but may be called within one, except for the few
+//! `async` ones. An async test needs more than one thread of tokio, or its other tasks stop during the call.
 
 // An integration test is all test code, but Clippy's exceptions for tests do not reach functions without `#[test]`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -42,8 +42,8 @@ pub mod wait;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A name that no other call gives, in this run or another: for groups, topics' prefixes, transactional ids.
-/// It is made of `a-z`, `0-9` and `_`, so that it can stand wherever a name is asked for.
+/// A name that no other call returns, in this run or another: for groups, topic prefixes, transactional ids. It has only
+/// `a-z`, `0-9` and `_`, so that it is valid everywhere.
 pub fn unique(what: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();

@@ -22,7 +22,7 @@ impl PgBouncer {
         PgBouncer::start_for(database, mode, USER, PASSWORD)
     }
 
-    /// The same for another role than the superuser, with its password.
+    /// Starts a pooler for another role than the superuser, with its password.
     pub fn start_for(
         database: &Database,
         mode: &str,
@@ -82,7 +82,7 @@ impl PgBouncer {
         self.process = None;
     }
 
-    /// The same by the database's name.
+    /// The URL of the database of this name through the pooler.
     pub fn url_of(&self, database: &str) -> String {
         format!("postgresql://{}@127.0.0.1:{}/{database}", self.user.0, self.port)
     }

@@ -30,7 +30,7 @@ impl Database {
         Self::create(shared(), "")
     }
 
-    /// Creates a database whose texts are ordered as in a dictionary (`a` before `B`), not by bytes.
+    /// Creates a database that orders texts as in a dictionary (`a` before `B`), not by bytes.
     pub fn with_a_locale() -> Database {
         Self::create(shared(), "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
     }
@@ -45,12 +45,12 @@ impl Database {
         Self::create(server, "")
     }
 
-    /// The same database on a standby of its server.
+    /// This database on a standby of its server.
     pub fn on_standby(&self, standby: &PrivateServer) -> Database {
         Database { url: standby.url(&self.name), name: self.name.clone() }
     }
 
-    /// Its name.
+    /// The name of the database.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -95,7 +95,7 @@ impl Database {
         rows(&self.url, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
     }
 
-    /// The same; an error is one for the test.
+    /// As [`Database::rows`], with the error as a value.
     pub fn try_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
         rows(&self.url, sql).map_err(|error| error.to_string())
     }
@@ -187,9 +187,9 @@ impl PrivateServer {
         server
     }
 
-    /// As [`PrivateServer::start`], with its data on a disk of so many megabytes, which a test can fill and free:
-    /// memory, mounted where only this server sees it, so that the mount goes away with it. `None` where that is not
-    /// permitted, as only root may mount.
+    /// As [`PrivateServer::start`], with its data on a disk of `megabytes`, which a test can fill and free: memory in a
+    /// mount namespace of this server, so that the mount goes away with it. `None` where that is not permitted, as only
+    /// root may mount.
     pub fn start_on_small_disk(settings: &[(&str, &str)], megabytes: u32) -> Option<PrivateServer> {
         let mut server = Self::prepare(settings);
         std::fs::create_dir(server.folder.join("disk")).unwrap();
@@ -289,7 +289,7 @@ impl PrivateServer {
 
     /// Fills the disk to the last byte.
     pub fn fill_disk(&self) {
-        // What PostgreSQL writes meanwhile may take the last bytes first.
+        // PostgreSQL itself may take the last bytes first.
         self.on_disk(
             r#"for n in 1 2 3; do
                 fallocate -l "$(df --output=avail -B1 . | tail -n 1)" "ballast$n" 2>/dev/null || true
@@ -329,7 +329,7 @@ impl PrivateServer {
         self.folder.join(name)
     }
 
-    /// Where it listens: `host:port`.
+    /// The address: `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -344,7 +344,7 @@ impl PrivateServer {
         format!("postgresql://{USER}:{PASSWORD}@{}/{database}", self.address())
     }
 
-    /// What it has written to its log.
+    /// The text of the server's log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -359,7 +359,7 @@ impl PrivateServer {
         self.folder.join(if self.disk.is_some() { "disk/data" } else { "data" })
     }
 
-    /// One of PostgreSQL's programs, as user `postgres` where the tests run as root, which it refuses to.
+    /// A program of PostgreSQL, run as user `postgres` if the tests run as root, as which it refuses to run.
     fn command(&self, program: &str) -> Command {
         let beside = self.programs.join(program);
         let program = if beside.is_file() {
@@ -395,7 +395,7 @@ fn find_programs() -> PathBuf {
     found.expect("PostgreSQL's server is not installed: see `make setup`").parent().unwrap().into()
 }
 
-/// Where Debian keeps them, away from `PATH`; the newest version first.
+/// Debian's folders outside `PATH`, the newest version first.
 fn elsewhere() -> impl Iterator<Item = PathBuf> {
     let mut elsewhere: Vec<(u32, PathBuf)> = Vec::new();
     for version in std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {

@@ -1,9 +1,9 @@
 //! Child processes and folders that go away with the test process, however that ends.
 //!
-//! What lives in a `static` is never dropped, and nothing is dropped in a process that is killed. So a *janitor* runs
-//! beside the tests: a shell in a process group of its own, which waits for the end of a pipe that only the test
-//! process holds open. Then it ends the children that are still there and removes the test process's folder. Ctrl-C,
-//! `kill -9` and a plain return from `main` are all the same to it.
+//! Values in a `static` are never dropped, and a killed process drops nothing. So a *janitor* runs beside the tests: a
+//! shell in a process group of its own, which waits for the end of a pipe that only the test process holds open. Then it
+//! ends the remaining children and removes the test process's folder, whether the tests end by Ctrl-C, `kill -9` or a
+//! return from `main`.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -40,7 +40,7 @@ cd / && rm -rf -- "$1"
 
 struct Janitor {
     folder: PathBuf,
-    /// Holds the pipe that the system closes when this process ends, which is what the shell waits for.
+    /// Holds the pipe that the system closes when this process ends; the shell waits for that.
     _shell: Child,
 }
 
@@ -136,13 +136,13 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// Its file in the janitor's folder.
+    /// The file of the process in the janitor's folder.
     known_as: PathBuf,
     last: Signal,
 }
 
 impl Process {
-    /// Starts what [`command`] began. `last` is the signal that surely ends it, leaving nothing behind.
+    /// Starts a command made by [`command`]. `last` is the signal that surely ends it without leaving anything behind.
     pub fn spawn(command: &mut Command, last: Signal) -> Process {
         let folder = janitor().folder.join("processes");
         let mut child = command.spawn().unwrap();
@@ -170,7 +170,7 @@ impl Process {
         }
     }
 
-    /// How it ended, if it did.
+    /// The exit status, if the process has ended.
     pub fn status(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().unwrap();
         if status.is_some() {

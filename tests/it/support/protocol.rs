@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-/// Lets the clients with this `client.id` fetch so many bytes a second from each broker.
+/// Limits the clients with this `client.id` to fetching this many bytes per second from each broker.
 ///
 /// # Panics
 /// Where the broker refuses.
@@ -31,7 +31,7 @@ pub fn deny_reading(servers: &str, topic: &str) {
     request.send(servers);
 }
 
-/// Takes back what [`deny_reading`] did.
+/// Reverts [`deny_reading`].
 ///
 /// # Panics
 /// Where the broker refuses.
@@ -39,7 +39,7 @@ pub fn allow_reading(servers: &str, topic: &str) {
     const ANY: u8 = 1;
     let mut request = Request::new(31, 1); // DeleteAcls
     request.count(1).bytes(&[TOPIC]).text(topic).bytes(&[LITERAL]);
-    request.bytes(&NULL).bytes(&NULL).bytes(&[ANY, ANY]); // whoever, from wherever
+    request.bytes(&NULL).bytes(&NULL).bytes(&[ANY, ANY]); // any user, any host
     request.send(servers);
 }
 

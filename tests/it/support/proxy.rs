@@ -1,5 +1,5 @@
-//! A TCP proxy that does to connections what networks do: delays, cuts, halves, stalls, and loses the one message
-//! that matters. In front of PostgreSQL it knows a COMMIT when it sees one; else it looks at nothing.
+//! A TCP proxy with the faults of networks: it delays, cuts, half-closes and stalls connections, and loses the one
+//! message that matters. In front of PostgreSQL it recognises a COMMIT; it parses nothing else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,21 +12,21 @@ use tokio::sync::watch;
 
 use super::processes::free_port;
 
-/// What becomes of bytes.
+/// The treatment of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
-    /// They pass.
+    /// Bytes pass.
     Pass,
-    /// They pass so much later, in both directions.
+    /// Bytes pass after this delay, in both directions.
     Delay(Duration),
-    /// They wait, in both directions, until the mode changes: the connection looks alive and is not.
+    /// Bytes wait, in both directions, until the mode changes: the connection looks alive and is not.
     Stall,
-    /// A COMMIT reaches the server, its answer is swallowed, and the connection is cut: what became of the
-    /// transaction the client cannot know. It was committed.
+    /// A COMMIT reaches the server, its answer is dropped, and the connection is cut: the client cannot know that the
+    /// transaction was committed.
     LoseAnswerToCommit,
-    /// A COMMIT is swallowed and the connection is cut: the client cannot know either. It was rolled back.
+    /// A COMMIT is dropped and the connection is cut: the client cannot know that the transaction was rolled back.
     LoseCommit,
-    /// The first connection passes; further ones are taken, and never hear anything.
+    /// The first connection works; later ones are accepted and never get an answer.
     AnswerOne,
 }
 
@@ -42,11 +42,11 @@ pub struct Proxy {
 
 struct Shared {
     mode: Mutex<Mode>,
-    /// Each change cuts all connections that are there.
+    /// Each change cuts all open connections.
     cuts: watch::Sender<u64>,
     /// Each change ends the direction from the server to the client; the other one stays open.
     halves: watch::Sender<u64>,
-    /// Each change silences all connections that are there.
+    /// Each change silences all open connections.
     silences: watch::Sender<u64>,
     lost: AtomicU64,
     open: AtomicU64,
@@ -58,7 +58,7 @@ impl Proxy {
         Self::on(free_port(), address)
     }
 
-    /// The same on this port.
+    /// Listens on this port of 127.0.0.1.
     pub fn on(port: u16, address: &str) -> Proxy {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -76,34 +76,34 @@ impl Proxy {
         Proxy { port, shared, _runtime: runtime }
     }
 
-    /// Where it listens: `host:port`.
+    /// The address of the proxy: `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Changes what becomes of bytes, those under way too.
+    /// Changes the treatment of bytes, including those in flight.
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
     }
 
-    /// Cuts all connections that are there, and returns how many there were.
+    /// Cuts all open connections, and returns their number.
     pub fn cut(&self) -> u64 {
         self.shared.cuts.send_modify(|count| *count += 1);
         self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// Ends the server's direction of all connections that are there: the client sees the end of the stream, while
-    /// its own bytes go on to the server.
+    /// Ends the server's direction of all open connections: the client sees the end of the stream, while its own bytes
+    /// still reach the server.
     pub fn halve(&self) {
         self.shared.halves.send_modify(|count| *count += 1);
     }
 
-    /// No byte passes any more on the connections that are there, and neither side hears of it; new ones pass.
+    /// Silences all open connections without either side noticing; new connections work.
     pub fn silence(&self) {
         self.shared.silences.send_modify(|count| *count += 1);
     }
 
-    /// How many COMMITs, or answers to one, were swallowed.
+    /// The number of dropped COMMITs and answers to a COMMIT.
     pub fn lost_commits(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }

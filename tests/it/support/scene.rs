@@ -38,7 +38,7 @@ const CONFIGS: &[(&str, &str)] = &[("max.message.bytes", "10485760")];
 pub struct Scene {
     /// The client of the broker.
     pub kafka: Kafka,
-    /// Its address.
+    /// The address of the broker.
     pub servers: String,
     /// The database, not yet migrated.
     pub database: Database,
@@ -49,22 +49,22 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Creates the topics with so many partitions, and an empty database.
+    /// Creates the topics with `partitions` each, and an empty database.
     pub fn new(kafka: &Kafka, partitions: i32) -> Scene {
         Scene::on(kafka, Database::new(), partitions)
     }
 
-    /// The same with a database that is there.
+    /// The same in an existing database.
     pub fn on(kafka: &Kafka, database: Database, partitions: i32) -> Scene {
         Scene::with(kafka, database, |kafka, topic| kafka.create_topic(topic, partitions, CONFIGS))
     }
 
-    /// The same with topics that lie where `brokers` says: for each partition of a topic (without prefix) its replicas.
+    /// As [`Scene::new`], with the replicas of each partition that `brokers` gives for a topic (without prefix).
     pub fn placed(kafka: &Kafka, brokers: impl Fn(&str) -> Vec<Vec<i32>>) -> Scene {
         Scene::placed_on(kafka, Database::new(), brokers)
     }
 
-    /// The same with a database that is there.
+    /// The same in an existing database.
     pub fn placed_on(kafka: &Kafka, database: Database, brokers: impl Fn(&str) -> Vec<Vec<i32>>) -> Scene {
         let name = |topic: &str| OWN_TOPICS.into_iter().find(|name| topic.ends_with(name)).unwrap();
         Scene::with(kafka, database, |kafka, topic| {
@@ -89,7 +89,7 @@ impl Scene {
         self.kafka.set_topic_settings(&self.topic("caller.voice_mapping"), &settings);
     }
 
-    /// A topic's name as Kafka has it.
+    /// The name of a topic, with its prefix.
     pub fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -111,7 +111,7 @@ impl Scene {
         Daemon::start(&["run", "--migrate"], &self.variables(more))
     }
 
-    /// Sends what the program's own traffic holds.
+    /// Sends the traffic of `simulate`.
     pub fn send(&self, records: impl IntoIterator<Item = Outgoing>) {
         self.kafka.send_all(records.into_iter().map(|record| sendable(&self.prefix, record)));
     }
@@ -121,12 +121,12 @@ impl Scene {
         self.kafka.send(Send::to(&self.topic(topic)).value(value));
     }
 
-    /// All records of the five topics, as they stand in the log.
+    /// All records of the five topics, as they are in the log.
     pub fn log(&self) -> Vec<Record> {
         TOPICS.iter().flat_map(|topic| self.kafka.read_all(&self.topic(topic))).collect()
     }
 
-    /// The same for the model.
+    /// The records of a log, for the model.
     pub fn inputs(&self, log: &[Record]) -> Vec<Input> {
         log.iter()
             .map(|record| Input {

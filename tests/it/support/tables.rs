@@ -1,4 +1,4 @@
-//! What a database holds, as plain values to be compared with what a test expects.
+//! The contents of a database as plain values, for comparing with the expected ones.
 
 use std::collections::BTreeMap;
 
@@ -135,9 +135,7 @@ pub fn assert_same(seen: &Tables, expected: &Tables) {
                         differences.push(format!("{table} {id}: {column} is {seen:?}, not {expected:?}"));
                     }
                 }
-                (Some(seen), None) => {
-                    differences.push(format!("{table} {id}: should not be there: {seen:?}"))
-                }
+                (Some(seen), None) => differences.push(format!("{table} {id}: should not exist: {seen:?}")),
                 (_, expected) => differences.push(format!("{table} {id}: is missing: {expected:?}")),
             }
         }
@@ -151,13 +149,13 @@ pub fn assert_same(seen: &Tables, expected: &Tables) {
 pub struct DeadLetter {
     /// The topic that the record came from.
     pub topic: String,
-    /// Its partition.
+    /// The partition of the record.
     pub partition: i32,
-    /// Its offset.
+    /// The offset of the record.
     pub record_offset: i64,
-    /// Why it could not be used.
+    /// The reason why the record is unusable.
     pub reason: String,
-    /// The same for a person.
+    /// The message of the reason.
     pub message: String,
     /// The record's key.
     pub key: Option<Vec<u8>>,

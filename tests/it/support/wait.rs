@@ -4,15 +4,15 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// How long to wait for what should take a moment, on a machine that may be busy with other things.
+/// Maximum time for something that should take a moment, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Polls until `look` gives `Ok`, and returns what is in it. `Err` holds what was seen instead.
+/// Polls until `look` returns `Ok`, and returns its value. `Err` is what was seen instead.
 ///
 /// # Panics
-/// Once `deadline` has passed: it names `what` was waited for, and what was seen last.
+/// Once `deadline` has passed, with `what` was waited for and what was seen last.
 pub fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
     let start = Instant::now();
     loop {
@@ -24,7 +24,7 @@ pub fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut look: impl Fn
     }
 }
 
-/// Polls until `look` gives `expected`.
+/// Polls until `look` returns `expected`.
 ///
 /// # Panics
 /// As [`eventually`] does.
@@ -40,7 +40,7 @@ pub fn eventually_eq<T: Debug + PartialEq>(
     });
 }
 
-/// As [`eventually`], for an async condition: what else runs on the runtime goes on meanwhile.
+/// As [`eventually`], for an async condition: other tasks of the runtime keep running.
 ///
 /// # Panics
 /// As [`eventually`] does.
@@ -62,10 +62,10 @@ where
     }
 }
 
-/// Polls for as long as `during`: `look` must give `Ok` each time. For what must not happen.
+/// Polls for `during`: `look` must return `Ok` each time. For things that must not happen.
 ///
 /// # Panics
-/// At the first `Err`: it names `what` was to hold, and what was seen.
+/// At the first `Err`, with `what` was to hold and what was seen.
 pub fn holds<E: Debug>(during: Duration, what: &str, mut look: impl FnMut() -> Result<(), E>) {
     let start = Instant::now();
     while start.elapsed() < during {

@@ -1,0 +1,107 @@
+//! The problems that the database's answers show.
+
+use std::fmt::Write as _;
+
+use super::{CHECK, STUCK_SECONDS, ago, counted, critical, info, problem, warning};
+use crate::status::Problem;
+use crate::status::facts::{DatabaseAnswers, Facts};
+use crate::status::problems::{Code, Severity};
+
+pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec<Problem>) {
+    let pending = answers.server.schema.as_ref().map(|schema| schema.pending.as_slice()).unwrap_or_default();
+    if !pending.is_empty() {
+        let what = format!("the database's schema is behind; missing: {}", pending.join(", "));
+        found.push(critical(Code::SchemaBehind, what, "voiceclone-events migrate up"));
+    } else {
+        found.extend(answers.failed.iter().map(|(question, why)| {
+            warning(Code::NotAnswered, format!("PostgreSQL did not answer on {question}: {why}"), CHECK)
+        }));
+    }
+    if answers.read_only {
+        let fix = "name the primary in DATABASE_URL, or turn default_transaction_read_only off";
+        found.push(critical(Code::DatabaseReadOnly, "the database takes no writes", fix));
+    }
+    for pause in &answers.pauses {
+        let (what, option) = match pause.topic.as_str() {
+            "" => ("all topics".to_owned(), String::new()),
+            topic => (format!("{}{topic}", facts.topic_prefix), format!(" --topic {topic}")),
+        };
+        let until = pause.until.as_ref().map_or_else(String::new, |until| format!(" until {until}"));
+        let fix = format!("voiceclone-events resume{option}");
+        let paused = warning(Code::Paused, format!("`pause` holds {what}{until}"), fix);
+        found.push(Problem { since: Some(pause.paused_at.clone()), ..paused });
+    }
+    for skip in &answers.skips {
+        let last = skip.to_offset - 1;
+        let what = format!(
+            "offsets {} to {last} of {} partition {} were passed over: {}",
+            skip.from_offset, skip.topic, skip.partition, skip.note
+        );
+        let skipped = info(Code::Skipped, what, "nothing to do; ingest.skips keeps it");
+        found.push(Problem { since: Some(skip.skipped_at.clone()), ..skipped });
+    }
+    letters(answers, found);
+    if let Some(outbox) = &answers.outbox
+        && outbox.oldest_seconds.is_some_and(|seconds| seconds > STUCK_SECONDS)
+    {
+        let what = format!(
+            "{} clone.expired events wait to be published, the oldest for {}",
+            outbox.events,
+            ago(outbox.oldest_seconds.unwrap_or_default())
+        );
+        found.push(warning(Code::OutboxStuck, what, CHECK));
+    }
+    if let Some(cache) = &answers.cache {
+        let limit = (3.0 * facts.expiry_interval.as_secs_f64()).max(STUCK_SECONDS);
+        if cache.overdue > 0 && cache.overdue_seconds > limit {
+            let what = format!(
+                "{} cache rows are past their time and not expired, the first for {}",
+                cache.overdue,
+                ago(cache.overdue_seconds)
+            );
+            let fix = "look for lines about the expiry in the daemon's log, and for locks in pg_locks";
+            found.push(warning(Code::ExpiryLate, what, fix));
+        }
+        if cache.estimated {
+            let what = "the cache has over a million rows: live and expired rows are estimated, and the time of the \
+                        last expiry is not known";
+            found.push(info(
+                Code::CacheEstimated,
+                what,
+                "ANALYZE public.voice_clone_cache makes it more exact",
+            ));
+        }
+    }
+}
+
+fn letters(answers: &DatabaseAnswers, found: &mut Vec<Problem>) {
+    let Some((letters, kinds)) = &answers.letters else { return };
+    if letters.unresolved > 0 {
+        let mut what = format!("{} unresolved", counted(letters.unresolved, "dead letter"));
+        if letters.recent > 0 {
+            let _ = write!(what, ", {} of them from the last hour", letters.recent);
+        }
+        if let Some(kind) = kinds.first() {
+            let _ = write!(what, "; most are of {}: {} ({})", kind.topic, kind.reason, kind.message);
+        }
+        let severity = if letters.recent > 0 { Severity::Warning } else { Severity::Info };
+        found.push(problem(severity, Code::DeadLetters, what, "voiceclone-events dead-letters summary"));
+    }
+    let publishable = letters.unpublished - letters.unpublishable;
+    let oldest = letters.oldest_unpublished_seconds.unwrap_or_default();
+    if publishable > 0 && oldest > STUCK_SECONDS {
+        let what = format!(
+            "{} not published yet, the oldest for {}",
+            counted(publishable, "dead letter"),
+            ago(oldest)
+        );
+        found.push(warning(Code::DeadLettersUnpublished, what, CHECK));
+    }
+    if letters.unpublishable > 0 {
+        let what =
+            format!("the broker refuses {} for what they are", counted(letters.unpublishable, "dead letter"));
+        let fix = "raise max.message.bytes of voiceclone.dead-letters; unpublishable in ingest.dead_letters has the \
+                   broker's words";
+        found.push(warning(Code::DeadLettersUnpublishable, what, fix));
+    }
+}
