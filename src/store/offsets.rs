@@ -99,7 +99,7 @@ impl Store {
         .bind::<Text, _>(group)
         .load(&mut connection)
         .await?;
-        let stored = |row: Row| {
+        let stored = |row: StoredRow| {
             let StoredRow { topic, partition, next_offset, dead_in_a_row, topic_id, stopped } = row;
             ((topic, partition), Position { next_offset, dead_in_a_row, topic_id, stopped })
         };
