@@ -11,12 +11,10 @@
 //! good      -> pure: a known good record, disguised as one that nobody has sent
 //! sizes     -> pure: how many records of a topic a transaction may hold
 //! prepare   -> pure: records to a plan, dead letters, positions
-//! blocking  -> long decoding leaves the runtime's workers
 //! memory    -> what a batch leaves to the next ones
 //! counts    -> what a batch adds to the metrics
 //! ```
 
-mod blocking;
 mod counts;
 mod good;
 mod memory;
