@@ -31,6 +31,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::config::Settings;
 use crate::event::Limits;
 use crate::record::{Record, Topic, TopicPartition};
 use crate::retry::{pause_for, pauses};
@@ -78,6 +79,19 @@ pub enum Stop {
 type Outcomes = BTreeMap<TopicPartition, Outcome>;
 
 impl Ingest {
+    /// An ingest with the settings' limits, and nothing learned yet. `group` is that of the field.
+    pub fn new(settings: &Settings, store: Store, group: Option<String>, mode: Mode) -> Ingest {
+        Ingest {
+            store,
+            limits: settings.limits(),
+            topic_prefix: settings.topic_prefix.clone(),
+            group,
+            dead_letter_limit: settings.dead_letter_limit,
+            mode,
+            memory: Memory::default(),
+        }
+    }
+
     /// The topic's name as Kafka has it.
     pub fn topic_name(&self, topic: Topic) -> String {
         format!("{}{topic}", self.topic_prefix)
