@@ -50,7 +50,15 @@ pub struct Tail {
 impl Tail {
     /// Makes the client; connects when it is first used.
     pub fn new(settings: &Settings) -> anyhow::Result<Tail> {
+        Tail::with(settings, &[])
+    }
+
+    /// The same with librdkafka's properties.
+    pub(super) fn with(settings: &Settings, properties: &[(&str, &str)]) -> anyhow::Result<Tail> {
         let mut config = consumer_config(settings);
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
         config.set("enable.partition.eof", "true");
         // Where retention was faster, the oldest record that is left comes next.
         config.set("auto.offset.reset", "earliest");
