@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{TroubleKind, ViewState, WriteId};
 use crate::metrics;
 use crate::record::{Record, Topic, TopicPartition};
-
-/// A partition whose oldest waiting record is younger keeps up, as in `status`.
-const KEEPS_UP_SECONDS: f64 = 10.0;
+use crate::status::partitions::KEEPS_UP_SECONDS;
 
 /// A partition, as far as the gauges go.
 #[derive(Clone, Debug, PartialEq)]

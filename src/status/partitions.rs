@@ -7,7 +7,7 @@ use super::{Partition, State, TopicSum};
 use crate::record::{Topic, TopicPartition};
 
 /// A partition whose oldest waiting record is younger, or whose lag is consumed in less, keeps up.
-const KEEPS_UP_SECONDS: f64 = 10.0;
+pub(crate) const KEEPS_UP_SECONDS: f64 = 10.0;
 
 /// A stored offset that has not moved for longer, while records wait, is stalled.
 const STALLED_SECONDS: f64 = 60.0;
