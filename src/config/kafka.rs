@@ -65,7 +65,8 @@ const GUARDED: &[(&str, Taken, &str)] = &[
     ("delivery.report.only.error", NO, "a record counts as published once the broker has confirmed it"),
 ];
 
-/// The defaults in milliseconds.
+/// The values in milliseconds that a time is compared with where it is not set. Unless it is set, `max.poll.interval.ms`
+/// grows with the session's timeout up to librdkafka's own default, which stands here.
 const SESSION_TIMEOUT: (&str, i64) = ("session.timeout.ms", super::SESSION_TIMEOUT_MS);
 const HEARTBEAT_INTERVAL: (&str, i64) = ("heartbeat.interval.ms", 3_000);
 const MAX_POLL_INTERVAL: (&str, i64) = ("max.poll.interval.ms", 300_000);
