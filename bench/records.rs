@@ -77,7 +77,7 @@ impl Kind {
                 // A call makes four and a half records on average: this is more than enough calls.
                 let calls = count.max(1);
                 let spacing_ms = i64::try_from(3_600_000 / (calls / 4).max(1)).unwrap().max(1);
-                let plan = traffic::Plan {
+                let plan = traffic::Scenario {
                     calls,
                     seed,
                     disorder: false,

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main -> logging, output           dispatches; text or JSON lines; what commands print
-//!      -> commands                  one module a command: publish, simulate, tap, replay, report, check, status, migrate, dead-letters, skip, pause, demo
+//!      -> commands                  one module a command: publish, schema, simulate, tap, replay, report, where-is, check, status, migrate, dead-letters, skip, pause, manual, demo
 //!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
 //!      -> page, shared              the page at / and its plots; one document of `status` for all clients
 //!      -> survey                    gathers the facts about the database and the brokers that `status` judges

@@ -65,7 +65,8 @@ const GUARDED: &[(&str, Allowed, &str)] = &[
     ("delivery.report.only.error", NO, "a record counts as published once the broker has confirmed it"),
 ];
 
-/// Defaults, in milliseconds.
+/// Defaults in milliseconds, for the comparison of times. `max.poll.interval.ms`, unless set, grows with the session
+/// timeout up to librdkafka's default, which is given here.
 const SESSION_TIMEOUT: (&str, i64) = ("session.timeout.ms", super::SESSION_TIMEOUT_MS);
 const HEARTBEAT_INTERVAL: (&str, i64) = ("heartbeat.interval.ms", 3_000);
 const MAX_POLL_INTERVAL: (&str, i64) = ("max.poll.interval.ms", 300_000);

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{TroubleKind, ViewState, WriteId};
 use crate::metrics;
 use crate::record::{Record, Topic, TopicPartition};
-
-/// A partition keeps up while its oldest waiting record is younger than this, as in `status`.
-const KEEPS_UP_SECONDS: f64 = 10.0;
+use crate::status::partitions::KEEPS_UP_SECONDS;
 
 /// The values of a partition that the gauges use.
 #[derive(Clone, Debug, PartialEq)]

@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::consumer::{Consumer, End, Status};
 use crate::http::{self, Probe, Readiness};
-use crate::ingest::{Ingest, Memory};
+use crate::ingest::Ingest;
 use crate::kafka::send::Sender;
 use crate::metrics;
 use crate::page::history::History;
@@ -150,15 +150,7 @@ async fn work(
         tasks.spawn(retention::delete(retention, store.clone(), cancel.clone()));
     }
     tasks.spawn(publisher::publish(store.clone(), sender, poke, cancel.clone()));
-    let ingest = Ingest {
-        store,
-        limits: settings.limits(),
-        topic_prefix: settings.topic_prefix.clone(),
-        group: Some(settings.kafka_group_id.clone()),
-        dead_letter_limit: settings.dead_letter_limit,
-        mode: Mode::Live,
-        memory: Memory::default(),
-    };
+    let ingest = Ingest::new(settings, store, Some(settings.kafka_group_id.clone()), Mode::Live);
     info!(group = settings.kafka_group_id, "consuming");
     consume(settings, &ingest, &status, cancel).await
 }

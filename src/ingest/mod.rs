@@ -11,12 +11,10 @@
 //! good      -> pure: a known good record with unused identities
 //! sizes     -> pure: the maximum number of records of a topic in a transaction
 //! prepare   -> pure: a plan, dead letters and positions from records
-//! blocking  -> keeps long decoding off the runtime's workers
 //! memory    -> state that a batch leaves to later ones
 //! counts    -> the metrics of a batch
 //! ```
 
-mod blocking;
 mod counts;
 mod good;
 mod memory;
@@ -33,6 +31,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::config::Settings;
 use crate::event::Limits;
 use crate::record::{Record, Topic, TopicPartition};
 use crate::retry::{pause_for, pauses};
@@ -80,6 +79,19 @@ pub enum Stop {
 type Outcomes = BTreeMap<TopicPartition, Outcome>;
 
 impl Ingest {
+    /// Returns an ingest with the settings' limits and an empty memory. For `group` see the field.
+    pub fn new(settings: &Settings, store: Store, group: Option<String>, mode: Mode) -> Ingest {
+        Ingest {
+            store,
+            limits: settings.limits(),
+            topic_prefix: settings.topic_prefix.clone(),
+            group,
+            dead_letter_limit: settings.dead_letter_limit,
+            mode,
+            memory: Memory::default(),
+        }
+    }
+
     /// Returns the topic's name in Kafka, with prefix.
     pub fn topic_name(&self, topic: Topic) -> String {
         format!("{}{topic}", self.topic_prefix)

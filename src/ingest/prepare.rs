@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::Ingest;
-use super::blocking::off_the_workers;
 use crate::event::{Event, Time, Unusable, decode};
 use crate::plan::{Plan, Source};
 use crate::record::{Record, Topic, TopicPartition};
@@ -60,13 +59,8 @@ pub(super) struct Prepared<'a> {
 }
 
 impl Ingest {
-    /// Decodes the records. Large amounts are decoded off the runtime's workers.
+    /// Decodes the records.
     pub(super) fn prepare<'a>(&'a self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
-        let values = parts.iter().flat_map(|part| part.records).filter_map(|record| record.value.as_ref());
-        off_the_workers(values.map(Vec::len).sum(), || self.prepare_here(parts, rejected))
-    }
-
-    fn prepare_here<'a>(&'a self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
         let records = parts.iter().flat_map(|part| part.records.iter().copied()).collect();
         let source = Source { records, topic_prefix: &self.topic_prefix };
         let mut prepared = Prepared {

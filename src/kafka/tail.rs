@@ -50,7 +50,15 @@ pub struct Tail {
 impl Tail {
     /// Creates the client; it connects at its first use.
     pub fn new(settings: &Settings) -> anyhow::Result<Tail> {
+        Tail::with(settings, &[])
+    }
+
+    /// The same with librdkafka's properties.
+    pub(super) fn with(settings: &Settings, properties: &[(&str, &str)]) -> anyhow::Result<Tail> {
         let mut config = consumer_config(settings);
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
         config.set("enable.partition.eof", "true");
         // If retention removed the offset, reading continues at the oldest record that is left.
         config.set("auto.offset.reset", "earliest");

@@ -7,7 +7,7 @@ use super::{PartitionState, PartitionStatus, TopicSum};
 use crate::record::{Topic, TopicPartition};
 
 /// A partition keeps up if its oldest waiting record is younger, or if its lag is consumed in less time.
-const KEEPS_UP_SECONDS: f64 = 10.0;
+pub(crate) const KEEPS_UP_SECONDS: f64 = 10.0;
 
 /// A partition is stalled if records wait and its stored offset has not moved for longer.
 const STALLED_SECONDS: f64 = 60.0;

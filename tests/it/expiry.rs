@@ -11,7 +11,7 @@ use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
 use uuid::{Uuid, uuid};
 
-use voiceclone_events::store::expiry::Reached;
+use voiceclone_events::store::expiry::ExpiryCursor;
 use voiceclone_events::store::outbox::Expired;
 use voiceclone_events::store::{Store, migrate};
 
@@ -355,7 +355,7 @@ async fn migrated() -> (Database, Store) {
 
 /// Runs the expiry once, in chunks of this size; returns the number of expired rows.
 async fn run(store: &Store, chunk: i64) -> usize {
-    let (mut reached, mut total) = (Reached::default(), 0);
+    let (mut reached, mut total) = (ExpiryCursor::default(), 0);
     loop {
         let (expired, more) = store.expire(&mut reached, chunk, None).await.unwrap();
         total += expired;
@@ -637,7 +637,7 @@ async fn a_row_of_another_tool_without_an_end_in_time_expires_like_others() {
         "UPDATE voice_clone_cache SET ttl_expires_at = now() AT TIME ZONE 'utc' WHERE caller_id = 'caller 3'",
     );
     let hour = Some(Duration::from_secs(3600));
-    assert_eq!(store.expire(&mut Reached::default(), 10, hour).await.unwrap(), (2, false));
+    assert_eq!(store.expire(&mut ExpiryCursor::default(), 10, hour).await.unwrap(), (2, false));
     let told = all_waiting(&database, &store).await;
     assert_eq!(told.iter().map(|event| event.1.as_deref().unwrap()).collect::<Vec<_>>(), ["caller 3"]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use voiceclone_events::record::{Header, Record, Topic};
-use voiceclone_events::store::expiry::Reached;
+use voiceclone_events::store::expiry::ExpiryCursor;
 use voiceclone_events::store::migrate;
 
 use crate::histories::{ingest, write};
@@ -75,7 +75,7 @@ async fn stage() -> Database {
     records.extend([in_key, in_header, in_value, by_call, nobody]);
     let ingest = ingest(&database);
     write(&ingest, &records).await;
-    ingest.store.expire(&mut Reached::default(), 10, None).await.unwrap();
+    ingest.store.expire(&mut ExpiryCursor::default(), 10, None).await.unwrap();
     database.run(
         "INSERT INTO ingest.skips (group_id, topic, partition, from_offset, to_offset, note)
          VALUES ('g', 'clone.ready', 0, 1, 2, 'the record of +12025550143 was too large')",

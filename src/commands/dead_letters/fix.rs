@@ -18,7 +18,7 @@ use crate::commands::tap::effects::{Effects, rehearse};
 use crate::commands::view::RecordView;
 use crate::config::Settings;
 use crate::event::{Unusable, decode, states_every_time};
-use crate::ingest::{Ingest, Memory};
+use crate::ingest::Ingest;
 use crate::kafka::admin;
 use crate::kafka::send::Sender;
 use crate::output::{print, say};
@@ -70,15 +70,7 @@ pub async fn run(
     if stamp == Stamp::Now {
         record.timestamp = Utc::now().timestamp_millis();
     }
-    let ingest = Ingest {
-        store: store.clone(),
-        limits: settings.limits(),
-        topic_prefix: settings.topic_prefix.clone(),
-        group: None,
-        dead_letter_limit: settings.dead_letter_limit,
-        mode: Mode::Rehearse,
-        memory: Memory::default(),
-    };
+    let ingest = Ingest::new(settings, store.clone(), None, Mode::Rehearse);
     let effects = match rehearse(&ingest, &record, &cancel).await? {
         Some(Ok(effects)) => effects,
         Some(Err(unusable)) => return report.unusable(unusable),

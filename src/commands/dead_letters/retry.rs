@@ -12,7 +12,7 @@ use super::select::{self, chosen, chunks, filter};
 use crate::cli::dead_letters::{Bulk, FilterArgs};
 use crate::config::Settings;
 use crate::event::Unusable;
-use crate::ingest::{Ingest, Memory, Positions, Stop};
+use crate::ingest::{Ingest, Positions, Stop};
 use crate::output::{print, say};
 use crate::record::{Record, TopicPartition};
 use crate::retry::pause_for;
@@ -48,15 +48,8 @@ pub async fn run(
         print("Nothing was tried.")?;
         return Ok(true);
     };
-    let ingest = Ingest {
-        store,
-        limits: settings.limits(),
-        topic_prefix: settings.topic_prefix.clone(),
-        group: None,
-        dead_letter_limit: settings.dead_letter_limit,
-        mode: if bulk.dry_run { Mode::Rehearse } else { Mode::Replay },
-        memory: Memory::default(),
-    };
+    let mode = if bulk.dry_run { Mode::Rehearse } else { Mode::Replay };
+    let ingest = Ingest::new(settings, store, None, mode);
     let mut retry = Retry { ingest, dry_run: bulk.dry_run, json, lines: Vec::new() };
     let chunk = rate.map_or(usize::MAX, per_second);
     let mut said = tokio::time::Instant::now();

@@ -20,7 +20,7 @@ use self::progress::ReplayProgress;
 use crate::cli::Usage;
 use crate::commands::tally::Tally;
 use crate::config::Settings;
-use crate::ingest::{Ingest, Memory, Positions, Stop};
+use crate::ingest::{Ingest, Positions, Stop};
 use crate::kafka::range::{Bound, Range, RangeReader};
 use crate::output::print;
 use crate::record::{Record, Topic};
@@ -125,6 +125,7 @@ impl Replay {
         let store = super::store(settings).await?;
         let reader = RangeReader::new(settings, topic)?;
         let ranges = reader.resolve(options.partition, from, to).await?;
+        let mode = if options.dry_run { Mode::Rehearse } else { Mode::Replay };
         let start = |range: &Range| ((topic, range.partition), Position::at(range.start, None));
         Ok(Replay {
             topic,
@@ -133,15 +134,7 @@ impl Replay {
             landed: ranges.iter().filter(|range| range.offsets() > 0).map(start).collect(),
             ranges,
             reader,
-            ingest: Ingest {
-                store,
-                limits: settings.limits(),
-                topic_prefix: settings.topic_prefix.clone(),
-                group: None,
-                dead_letter_limit: settings.dead_letter_limit,
-                mode: if options.dry_run { Mode::Rehearse } else { Mode::Replay },
-                memory: Memory::default(),
-            },
+            ingest: Ingest::new(settings, store, None, mode),
             records: 0,
             unusable: 0,
             new_dead_letters: 0,

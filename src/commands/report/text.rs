@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
+use comfy_table::{CellAlignment, Table};
 
 use super::sheets::{Sheet, periods, sheets};
+use crate::output;
 use crate::store::analytics::Report;
 
 /// The whole report as text.
@@ -29,21 +30,8 @@ pub fn text(report: &Report) -> String {
 }
 
 fn table(sheet: &Sheet) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(&sheet.header)
-        .add_rows(&sheet.rows);
-    // no lines between rows, as there may be many rows
-    for part in [
-        TableComponent::HorizontalLines,
-        TableComponent::MiddleIntersections,
-        TableComponent::LeftBorderIntersections,
-        TableComponent::RightBorderIntersections,
-    ] {
-        table.remove_style(part);
-    }
+    let mut table = output::table();
+    table.set_header(&sheet.header).add_rows(&sheet.rows);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -1,7 +1,8 @@
 //! The status document as text of at most 100 columns: verdict, problems, then tables.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
+use comfy_table::CellAlignment;
 
+use crate::output;
 use crate::status::tables::{self, backlogs};
 use crate::status::{Document, Problem};
 
@@ -60,18 +61,8 @@ fn wrapped(text: &str, indent: usize) -> String {
 }
 
 fn table(shown: tables::StatusTable) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(shown.header);
-    // no lines between rows, as there may be many rows
-    for part in [
-        TableComponent::HorizontalLines,
-        TableComponent::MiddleIntersections,
-        TableComponent::LeftBorderIntersections,
-        TableComponent::RightBorderIntersections,
-    ] {
-        table.remove_style(part);
-    }
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    let mut table = output::table();
+    table.set_header(shown.header);
     table.set_width(u16::try_from(WIDTH).unwrap_or(u16::MAX));
     for row in shown.rows {
         table.add_row(row);

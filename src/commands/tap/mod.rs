@@ -28,13 +28,12 @@ use crate::cli::Usage;
 use crate::cli::tap::TapArgs;
 use crate::config::Settings;
 use crate::event::{Limits, decode};
-use crate::ingest::{Ingest, Memory};
+use crate::ingest::Ingest;
 use crate::kafka::admin::{self, TopicState};
 use crate::kafka::range::{Bound, Missing, Range};
 use crate::kafka::tail::{Seen, Span, Tail};
 use crate::output::{print, say};
 use crate::record::{Record, Topic, TopicPartition};
-use crate::store::Store;
 use crate::store::write::Mode;
 
 /// Maximum time for a request to the broker.
@@ -65,7 +64,7 @@ pub async fn run(
         return one::run(settings, place, offset, args.effects, json, &cancel).await;
     }
     let rehearsal = match args.effects {
-        true => Some(rehearsal(settings, super::store(settings).await?)),
+        true => Some(Ingest::new(settings, super::store(settings).await?, None, Mode::Rehearse)),
         false => None,
     };
     let judge = Judge { settings, rehearsal, cancel: cancel.clone() };
@@ -86,19 +85,6 @@ pub async fn run(
     let shown = show(&judge, &mut reading, args, json).await;
     reading.end().await;
     shown
-}
-
-/// An ingest whose writes are rolled back.
-fn rehearsal(settings: &Settings, store: Store) -> Ingest {
-    Ingest {
-        store,
-        limits: settings.limits(),
-        topic_prefix: settings.topic_prefix.clone(),
-        group: None,
-        dead_letter_limit: settings.dead_letter_limit,
-        mode: Mode::Rehearse,
-        memory: Memory::default(),
-    }
 }
 
 /// The requested topic, which must exist; without one, the existing ones of the five.

@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::effects::rehearse;
 use super::record::{Judged, time};
-use super::{TapReader, decoded, rehearsal, topics};
+use super::{TapReader, decoded, topics};
 use crate::commands::view::printable;
 use crate::config::Settings;
+use crate::ingest::Ingest;
 use crate::kafka::range::Bound;
 use crate::kafka::tail::{Span, Tail};
 use crate::output::print;
@@ -19,6 +20,7 @@ use crate::store::Store;
 use crate::store::letters::{Filter, Head, State};
 use crate::store::offsets::Position;
 use crate::store::skips::PassedOver;
+use crate::store::write::Mode;
 
 /// The record at an offset, or why there is none.
 enum Lookup {
@@ -61,7 +63,7 @@ pub(super) async fn run(
         _ => None,
     };
     if with_effects {
-        let ingest = rehearsal(settings, store.map_err(anyhow::Error::msg)?);
+        let ingest = Ingest::new(settings, store.map_err(anyhow::Error::msg)?, None, Mode::Rehearse);
         if let Some(judged) = judged.as_mut().filter(|judged| judged.unusable.is_none()) {
             match rehearse(&ingest, judged.record, cancel).await? {
                 None => return Ok(()),

@@ -6,7 +6,8 @@ use super::*;
 fn simulated_traffic_is_usable_or_not_as_it_says() {
     for seed in [1, 2] {
         let (calls, disorder, start, spacing_ms) = (2000, true, SENT, 2000);
-        let plan = crate::traffic::Scenario { calls, seed, disorder, start, spacing_ms, ttl_seconds: Some(20) };
+        let plan =
+            crate::traffic::Scenario { calls, seed, disorder, start, spacing_ms, ttl_seconds: Some(20) };
         let mut unusable = 0;
         for sent in crate::traffic::traffic(&plan) {
             let topic = Topic::from_name(sent.record.topic).unwrap();

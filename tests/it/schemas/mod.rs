@@ -20,7 +20,7 @@ use voiceclone_events::event::{Limits, Unusable, decode};
 use voiceclone_events::json_schemas::{SCHEMAS, of_topic};
 use voiceclone_events::mask;
 use voiceclone_events::record::{Header, Record, Topic};
-use voiceclone_events::store::expiry::Reached;
+use voiceclone_events::store::expiry::ExpiryCursor;
 use voiceclone_events::store::migrate;
 
 use crate::histories::{ingest, write};
@@ -161,7 +161,7 @@ async fn the_expired_events_that_are_published_are_allowed_by_their_schema() {
         .run("ALTER TABLE voice_clone_cache ALTER caller_id DROP NOT NULL, ALTER last_used_at DROP NOT NULL");
     database
         .run("UPDATE voice_clone_cache SET caller_id = NULL, last_used_at = NULL WHERE caller_id = 'a b'");
-    ingest.store.expire(&mut Reached::default(), 10, None).await.unwrap();
+    ingest.store.expire(&mut ExpiryCursor::default(), 10, None).await.unwrap();
     let events = ingest.store.claim_expired(10).await.unwrap().events;
     assert_eq!(events.len(), 2);
     for event in events {
