@@ -59,12 +59,35 @@ fn outages() -> MutexGuard<'static, BTreeMap<String, Outage>> {
     OUTAGES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Notes that `subject` ("PostgreSQL", "Kafka") cannot be used. `reason` is the server's or client's own text, with
-/// host and port, and without personal data or secrets.
+static SERVERS: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
+
+fn servers() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
+    SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sets the hosts and ports of `subject`, joined by `, `. Its log lines name them if the reason names none.
+pub fn locate(subject: &'static str, server: String) {
+    servers().insert(subject, server);
+}
+
+/// Notes that `subject` ("PostgreSQL", "Kafka") cannot be used. `reason` is the server's or the client's own, without
+/// personal data or secrets.
 pub fn failed(subject: &str, reason: &str) {
     let line = outages().entry(subject.to_owned()).or_default().failed(Instant::now());
     if let Some(OutageLine { times, lasted }) = line {
-        warn!(times, for_seconds = lasted.as_secs(), "{subject}: {reason}");
+        let message = message(subject, servers().get(subject).map(String::as_str), reason);
+        warn!(times, for_seconds = lasted.as_secs(), "{message}");
+    }
+}
+
+/// The text of a line: subject, server, reason, each once.
+fn message(subject: &str, server: Option<&str>, reason: &str) -> String {
+    let reason = reason.strip_prefix(subject).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(reason);
+    match server {
+        Some(server) if !server.split(", ").any(|one| reason.contains(one)) => {
+            format!("{subject}: {server}: {reason}")
+        }
+        _ => format!("{subject}: {reason}"),
     }
 }
 
@@ -82,6 +105,17 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_line_names_the_server_once_whether_or_not_the_reason_does() {
+        let server = Some("db.example:5432");
+        let of = |reason| message("PostgreSQL", server, reason);
+        let with_server = "PostgreSQL: db.example:5432: Connection refused";
+        assert_eq!(of("db.example:5432: Connection refused"), with_server);
+        assert_eq!(of("PostgreSQL: Connection refused"), with_server);
+        assert_eq!(of("publishing failed"), "PostgreSQL: db.example:5432: publishing failed");
+        assert_eq!(message("Kafka", None, "no leader"), "Kafka: no leader");
+    }
 
     #[test]
     fn an_outage_is_logged_at_once_and_then_once_a_minute_with_count_and_duration() {

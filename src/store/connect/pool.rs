@@ -55,6 +55,8 @@ pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
 pub fn waiting_pool(settings: &Settings) -> anyhow::Result<Pool> {
     let target = database_url::parse(&settings.database_url)
         .map_err(|problem| anyhow::anyhow!("DATABASE_URL {problem}"))?;
+    let servers: Vec<String> = target.places.iter().map(ToString::to_string).collect();
+    outage::locate(SUBJECT, servers.join(", "));
     let size = settings.db_pool_size.saturating_add(settings.db_max_overflow).max(1);
     let shared = Arc::new(PoolShared::default());
     let manager = Manager { target, shared: Arc::clone(&shared) };

@@ -639,16 +639,22 @@ impl Stage {
         let round = self.round();
         let topic = round.scene.topic(topic);
         let scene = &round.scene;
-        let held = block_on(async {
-            let client = scene.database.client().await;
-            client
-                .batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-                .await
-                .unwrap();
-            let held = scene.kafka.read_all(&topic);
-            scene.kafka.delete_topic(&topic);
-            client.batch_execute("COMMIT").await.unwrap();
-            held
+        // A claimed record may reach the topic after the topic was read, and would be lost with it.
+        let held = eventually(SOON * 4, "a moment without a claim", || {
+            block_on(async {
+                let client = scene.database.client().await;
+                let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+                client.batch_execute(&lock).await.unwrap();
+                let claimed = format!("SELECT FROM {table} WHERE publish_claim IS NOT NULL");
+                let claims = client.query(&claimed, &[]).await.unwrap().len();
+                if claims > 0 {
+                    return Err(format!("{claims} claims"));
+                }
+                let held = scene.kafka.read_all(&topic);
+                scene.kafka.delete_topic(&topic);
+                client.batch_execute("COMMIT").await.unwrap();
+                Ok(held)
+            })
         });
         round.gone_output.extend(held);
         self.last(4000, Lasting::TopicGone(topic));
