@@ -4,7 +4,7 @@
 //! The data flows one way, and so do the imports:
 //!
 //! ```text
-//! main -> logging, output           dispatches; text or JSON lines; what commands print
+//! main -> logging, output, memory   dispatches; text or JSON lines; the output of commands; a setting of the allocator
 //!      -> commands                  a module for each command: publish, schema, simulate, tap, replay, report, where-is, check, status, migrate, dead-letters, skip, pause, manual, demo
 //!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher with the headers that it publishes, readiness; /healthz, /readyz, /metrics
 //!      -> page, shared              the page at / and its plots; one document of `status` for all clients
