@@ -4,32 +4,50 @@
 //! The data flows one way, and so do the imports:
 //!
 //! ```text
-//! main -> logging, output           dispatches; text or JSON lines; what commands print
-//!      -> commands                  one module a command: publish, schema, simulate, tap, replay, report, where-is, check, status, migrate, dead-letters, skip, pause, manual, demo
-//!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher, readiness; /healthz, /readyz, /metrics
+//! main -> logging, output, memory   dispatches; text or JSON lines; the output of commands; a setting of the allocator
+//!      -> commands                  a module for each command: publish, schema, simulate, tap, replay, report, where-is, check, status, migrate, dead-letters, skip, pause, manual, demo
+//!      -> daemon, http              the tasks of `run`: consuming, expiry, publisher with the headers that it publishes, readiness; /healthz, /readyz, /metrics
 //!      -> page, shared              the page at / and its plots; one document of `status` for all clients
 //!      -> survey                    gathers the facts about the database and the brokers that `status` judges
-//!      -> consumer                  the live consumer: a state machine for each partition, and a driver that executes its decisions
-//!      -> kafka                     the only place that knows rdkafka: the group, questions to brokers, ranges, sending
+//!      -> consumer                  the live consumer: a state machine for each partition, and a driver that executes its decisions; the pauses of partitions; `progress`: when a partition counts as stalled
+//!      -> kafka                     the only place that knows rdkafka: clients with the defaults of librdkafka's properties, the group, questions to brokers, ranges, sending
 //!      -> ingest                    a batch: decode, plan, write; retries in parts and halves, and the trial of refused records
-//!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
-//!      -> config -> cli             environment and flags, checked
+//!      -> store                     the only place that knows Diesel: write (the order of locks, the statements of each table), tables (columns), rights, offsets, dead letters, expiry, outbox with the pauses of publishing
+//!      -> config -> cli             the settings with their defaults, and the refused KAFKA_* properties; the commands and flags with their help
 //!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
 //!      -> status                    pure: from these facts to a verdict and the problems
 //!      -> certificates              the errors and the end of a certificate
 //!      -> mask                      pure: hides personal data in events that are shown
 //!      -> metrics                   the metrics of /metrics: names, help, labels, and how they are counted
 //!      -> json_schemas              the events as published: JSON Schemas and AsyncAPI, from schemas/
-//!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
+//!      -> retry, outage             the pauses of all other retries; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
-//!      -> event -> identity         pure: bytes to an event or the reason why not; row ids
+//!      -> event -> identity         pure: bytes to an event or to one of the reasons of dead letters; row ids
 //!      -> record                    plain data: topics, partitions, headers, records
 //! ```
 //!
 //! `docs/design.md` draws the states of a partition, and says how the promise is kept.
 //!
-//! The rules in `event` and `fold` are the contract's. `store::write` has what the database adds to them.
+//! The rules in `event` and `fold` are the contract's. `fold` merges calls and mappings, within a batch and with the
+//! stored row. The other tables have their merge rules twice: `fold` merges within a batch, and the statements of
+//! `store::write` merge with the stored row. `reuse_count` is only in `store::write`, as it counts stored transfers.
+//!
 //! `traffic` generates the records of a plausible service for `simulate` and `demo`.
+//!
+//! Outside of `src`:
+//!
+//! ```text
+//! migrations, schema.rs             the tables, and their types for Diesel (`make schema`)
+//! roles.sql                         the rights of the daemon's role and of analysts
+//! schemas                           the events for producers
+//! templates                         the page at / and the page of `report`
+//! deploy                            alerts (prometheus/rules.yml), dashboard, manifests, chart, unit
+//! tests/it/model.rs                 the rules once more, independently; tests compare the tables with it
+//! tests/it/fire                     faults of a real Kafka and PostgreSQL; `consumer/simulation` has simulated ones
+//! bench                             the measurements of docs/performance.md
+//! ```
+//!
+//! `docs/design.md` has twenty change requests with the files of each.
 
 pub mod certificates;
 pub mod cli;
