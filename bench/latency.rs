@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::Producer;
+use rdkafka::{Offset, TopicPartitionList};
 use serde::Serialize;
 use voiceclone_events::record::{Outgoing, Topic};
 
@@ -75,28 +77,9 @@ pub struct Pulse {
 impl Pulse {
     /// Starts sending and watching.
     pub fn start(world: &World, topics: &Topics, database: &Database, group: &str, rate: u64) -> Pulse {
-        let (stop, watch_stop) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let watch_stop = Arc::<AtomicBool>::default();
         let seen = Arc::<AtomicU64>::default();
-        // Thousands of requests per second with one record each would measure the broker.
-        let producer = world.producer(if rate > 1000 { "1" } else { "0" });
-        let stopped = stop.clone();
-        let mut dice = Dice::new(rate);
-        let topics = Topics { prefix: topics.prefix.clone(), partitions: topics.partitions };
-        let producer = std::thread::spawn(move || {
-            let mut sent = Vec::new();
-            let start = Instant::now();
-            while !stopped.load(Ordering::Relaxed) {
-                // Created before its time, so that creating it is not measured.
-                let record: Outgoing = dice.record(Topic::CloneReady, 0, 1);
-                let due =
-                    start + Duration::from_nanos(1_000_000_000 / rate) * u32::try_from(sent.len()).unwrap();
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                sent.push(Instant::now());
-                send(&producer, &topics, &record);
-            }
-            producer.flush(SOON).unwrap();
-            sent
-        });
+        let (stop, producer) = send_at(world, topics, rate);
         let session = world.session(database);
         let pid = session.pid;
         let (group, topic_seen, ended) = (group.to_owned(), seen.clone(), watch_stop.clone());
@@ -140,6 +123,57 @@ impl Pulse {
         let gaps = looks.windows(2).map(|two| milliseconds(two[1].0 - two[0].0)).collect();
         Seen { records, resolution: Times::of(gaps).p99 }
     }
+}
+
+/// Sends records at a steady rate until the flag is set. Returns when each was sent.
+fn send_at(world: &World, topics: &Topics, rate: u64) -> (Arc<AtomicBool>, JoinHandle<Vec<Instant>>) {
+    let stop = Arc::<AtomicBool>::default();
+    // Thousands of requests per second with one record each would measure the broker.
+    let producer = world.producer(if rate > 1000 { "1" } else { "0" });
+    let stopped = stop.clone();
+    let mut dice = Dice::new(rate);
+    let topics = Topics { prefix: topics.prefix.clone(), partitions: topics.partitions };
+    let producer = std::thread::spawn(move || {
+        let mut sent = Vec::new();
+        let start = Instant::now();
+        while !stopped.load(Ordering::Relaxed) {
+            // Created before its time, so that creating it is not measured.
+            let record: Outgoing = dice.record(Topic::CloneReady, 0, 1);
+            let due = start + Duration::from_nanos(1_000_000_000 / rate) * u32::try_from(sent.len()).unwrap();
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            sent.push(Instant::now());
+            send(&producer, &topics, &record);
+        }
+        producer.flush(SOON).unwrap();
+        sent
+    });
+    (stop, producer)
+}
+
+/// Times from sending a record to its receipt by a consumer that does nothing else: the floor of consuming.
+pub fn bare_receipts(world: &World, rate: u64, seconds: u64) -> Times {
+    let topics = world.topics(1);
+    let mut config = world.kafka.config();
+    config.set("group.id", "bare-consumer").set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut start = TopicPartitionList::new();
+    start.add_partition_offset(&topics.name(Topic::CloneReady.name()), 0, Offset::Beginning).unwrap();
+    consumer.assign(&start).unwrap();
+    let (stop, producer) = send_at(world, &topics, rate);
+    let until = Instant::now() + WARM_UP + Duration::from_secs(seconds);
+    let mut received = Vec::new();
+    while Instant::now() < until {
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            message.unwrap();
+            received.push(Instant::now());
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let sent = producer.join().unwrap();
+    topics.delete(world);
+    let warm = until - Duration::from_secs(seconds);
+    let timed = sent.into_iter().zip(received).filter(|(sent, _)| *sent >= warm);
+    Times::of(timed.map(|(sent, received)| milliseconds(received.saturating_duration_since(sent))).collect())
 }
 
 /// The time at which each record was sent, and the milliseconds until it was seen.

@@ -21,7 +21,7 @@ pub struct SettingFlags {
     /// Maximum number of records in one transaction [default: 3000]
     #[arg(long, global = true, env = "BATCH_MAX_RECORDS", hide_env_values = true, value_name = "N")]
     pub batch_max_records: Option<String>,
-    /// A record that arrives alone waits at most this long; a number with ms or s [default: 20ms]
+    /// Time that an idle lane waits for more records before it writes; a number with ms or s [default: 0]
     #[arg(long, global = true, env = "BATCH_MAX_WAIT", hide_env_values = true, value_name = "TIME")]
     pub batch_max_wait: Option<String>,
     /// A larger record goes to the dead letters undecoded [default: 8 MiB]

@@ -56,7 +56,7 @@ impl SettingsReader {
                 .parsed("BATCH_MAX_WAIT", &flags.batch_max_wait, SHORT_TIME, |text| {
                     short_duration(text).filter(|time| *time <= MAX_WAIT)
                 })
-                .unwrap_or(Duration::from_millis(20)),
+                .unwrap_or(Duration::ZERO),
             record_max_bytes: self.record_max_bytes(&flags.record_max_bytes),
             dead_letter_limit: self.number(
                 "DEAD_LETTER_LIMIT",

@@ -30,7 +30,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(s.kafka_group_id, "voiceclone-events");
     assert_eq!((s.cache_ttl.as_secs(), s.expiry_interval.as_secs()), (86_400, 60));
     assert_eq!(s.expired_event_max_age, None);
-    assert_eq!((s.batch_max_records, s.batch_max_wait), (3_000, Duration::from_millis(20)));
+    assert_eq!((s.batch_max_records, s.batch_max_wait), (3_000, Duration::ZERO));
     assert_eq!((s.record_max_bytes, s.dead_letter_limit), (8 << 20, 10_000));
     assert_eq!(s.http_addr.unwrap().to_string(), "127.0.0.1:8080");
     assert_eq!(s.topic_prefix, "");
@@ -344,10 +344,7 @@ fn secrets_are_never_shown() {
     );
     assert_eq!(value("KAFKA_SASL_PASSWORD"), "***");
     assert_eq!(value("KAFKA_SASL_USERNAME"), "user");
-    assert_eq!(
-        (value("CACHE_TTL"), value("EXPIRY_INTERVAL"), value("BATCH_MAX_WAIT")),
-        ("24h", "60s", "20ms")
-    );
+    assert_eq!((value("CACHE_TTL"), value("EXPIRY_INTERVAL"), value("BATCH_MAX_WAIT")), ("24h", "60s", "0s"));
     assert!(!format!("{shown:?} {s:?}").contains("hunter2"));
     let unread = Settings { database_url: "junk hunter2".into(), ..s };
     assert!(!format!("{unread:?}").contains("hunter2"));

@@ -131,6 +131,21 @@ fn records_are_written_when_the_lane_has_waited_long_enough_or_is_full() {
 }
 
 #[test]
+fn without_a_wait_an_idle_lane_writes_at_once_and_the_next_batch_gathers_meanwhile() {
+    let mut bench = Bench::consuming(&[(0, 5)]);
+    bench.machine.limits.wait = Duration::ZERO;
+    bench.push(0, 5..6);
+    let (id, _, batch) = bench.write();
+    assert_eq!(offsets(&batch), [(0, 5)]);
+    bench.push(0, 6..7);
+    bench.push(0, 7..8);
+    bench.idle();
+    bench.written(id, &[(0, Outcome::Landed(at(6)))], Vec::new());
+    let (_, _, batch) = bench.write();
+    assert_eq!(offsets(&batch), [(0, 6), (0, 7)]);
+}
+
+#[test]
 fn records_that_were_pushed_before_or_belong_to_nobody_are_ignored() {
     let mut bench = Bench::consuming(&[(0, 5)]);
     bench.push(0, 3..6);

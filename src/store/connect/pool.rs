@@ -21,6 +21,9 @@ use crate::outage;
 const GET_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// Time for a connection to answer the check before it is used. A silent one is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that has answered within this time is used without another test, which would cost each batch a round
+/// trip.
+const TEST_INTERVAL: Duration = Duration::from_secs(1);
 /// An unused connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection to a server that takes no writes is closed after this time, to look for one that does.
@@ -115,6 +118,14 @@ impl Pool {
         let state = self.shared.state();
         let long = |open: &&OpenConnection| open.used_since.is_some_and(|since| since.elapsed() > time);
         state.open.values().filter(long).map(|open| open.backend).collect()
+    }
+}
+
+impl Pooled<'_> {
+    /// Notes a transaction that Diesel's transaction manager does not know. A connection that is returned with one is
+    /// closed, which rolls it back.
+    pub fn set_in_transaction(&mut self, is_open: bool) {
+        self.0.in_transaction = is_open;
     }
 }
 
@@ -213,6 +224,9 @@ pub(super) struct Session {
     backend: i32,
     read_only: bool,
     opened: Instant,
+    /// When it last answered the test.
+    tested: Instant,
+    in_transaction: bool,
     shared: Arc<PoolShared>,
 }
 
@@ -270,11 +284,16 @@ impl bb8::ManageConnection for Manager {
             backend: facts.backend,
             read_only: facts.read_only,
             opened: Instant::now(),
+            tested: Instant::now(),
+            in_transaction: false,
             shared: Arc::clone(&self.shared),
         })
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Failed> {
+        if session.tested.elapsed() < TEST_INTERVAL {
+            return Ok(());
+        }
         let place = session.place.clone();
         // cached by the connection: one round trip
         let question = diesel::select((pg_backend_pid(), current_setting("transaction_read_only")));
@@ -302,12 +321,13 @@ impl bb8::ManageConnection for Manager {
             let refusal = ConnectError::Person(format!("{place} takes no writes any more"));
             return Err(Failed::closes(refusal));
         }
+        session.tested = Instant::now();
         self.shared.state().answers = true;
         Ok(())
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
-        std::thread::panicking() || session.connection.is_broken()
+        std::thread::panicking() || session.in_transaction || session.connection.is_broken()
     }
 }
 

@@ -3,19 +3,19 @@
 
 mod calls;
 mod facts;
+mod lookup;
 mod mappings;
 mod merged;
 mod newest;
 mod rehearsal;
 mod voices;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diesel::QueryResult;
 use diesel::connection::CacheSize;
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::Uuid as SqlUuid;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ use crate::fold::Latest;
 use crate::plan::Plan;
 use crate::record::TopicPartition;
 
+pub(super) use lookup::LookupPolicies;
+use lookup::{LookupPolicy, worth_writing};
 pub use rehearsal::Rehearsal;
 
 /// The outcome of a row. The greatest of several outcomes counts.
@@ -134,22 +136,19 @@ impl Store {
         mode: Mode,
     ) -> Result<Written, Fault> {
         let mut connection = self.connection().await?;
-        let mut rehearsed = None;
-        let result = connection
-            .transaction::<Written, Fault, _>(async |connection| {
-                let (lookups, letters, reports_rows) = (&*self.lookups, &*self.letters, mode != Mode::Live);
-                let context = WriteContext { connection, lookups, letters, reports_rows };
-                let written = write_all(context, plan, dead_letters, advances).await?;
-                if mode == Mode::Rehearse {
-                    rehearsal::check_deferred(connection).await?;
-                    rehearsed = Some(written);
-                    return Err(Fault::from(diesel::result::Error::RollbackTransaction));
-                }
-                Ok(written)
-            })
-            .await;
-        if let Some(written) = rehearsed {
-            return Ok(written);
+        connection.set_in_transaction(true);
+        let (lookups, letters, reports_rows) = (&*self.lookups, &*self.letters, mode != Mode::Live);
+        let context =
+            WriteContext { connection: &connection, opening: BEGIN, lookups, letters, reports_rows };
+        let mut result = write_all(context, plan, dead_letters, advances).await;
+        if mode == Mode::Rehearse && result.is_ok() {
+            result = rehearsal::check_deferred(&mut connection).await.and(result);
+        }
+        let commits = mode != Mode::Rehearse && result.is_ok();
+        if commits && let Err(error) = connection.batch_execute("COMMIT").await {
+            result = Err(error.into());
+        } else if commits || connection.batch_execute("ROLLBACK").await.is_ok() {
+            connection.set_in_transaction(false);
         }
         if let Err(fault) = &result {
             tracing::debug!(%fault, "a transaction was rolled back");
@@ -170,8 +169,11 @@ fn forget_statements(connection: &mut AsyncPgConnection) {
 /// statement is sent first, as preparing a statement already waits for a table's lock.
 const SET_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
 
-async fn limit_lock_waits(connection: &AsyncPgConnection) -> Result<(), Fault> {
-    Ok((&mut &*connection).batch_execute(SET_LOCK_TIMEOUT).await?)
+/// Begins a transaction in the round trip of its first statements.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '2s'";
+
+async fn open(context: WriteContext<'_>) -> Result<(), Fault> {
+    Ok((&mut &*context.connection).batch_execute(context.opening).await?)
 }
 
 /// The shared context of a transaction's writes.
@@ -179,21 +181,24 @@ async fn limit_lock_waits(connection: &AsyncPgConnection) -> Result<(), Fault> {
 struct WriteContext<'t> {
     /// Statements may be pipelined on it: sent without waiting for the answer to the one before.
     connection: &'t AsyncPgConnection,
+    /// [`BEGIN`], or [`SET_LOCK_TIMEOUT`] within a transaction.
+    opening: &'static str,
     lookups: &'t LookupPolicies,
     letters: &'t KnownLetters,
     /// Whether [`Written::rows`] is wanted.
     reports_rows: bool,
 }
 
-/// Pipelined: independent statements are sent without waiting. The server still runs them in order, the fence first.
+/// Pipelined: independent statements are sent without waiting. The server still runs them in order, the opening first,
+/// then the fence: `join!` polls its futures in order, and the first poll of the opening sends it.
 async fn write_all(
     context: WriteContext<'_>,
     plan: &Plan<'_>,
     dead_letters: &[DeadLetter<'_>],
     advances: &[Advance],
 ) -> Result<Written, Fault> {
-    let (limited, advanced, ready, failed, clone_log, voices, calls, mappings, inserted_letters) = futures_util::join!(
-        limit_lock_waits(context.connection),
+    let (opened, advanced, ready, failed, clone_log, voices, calls, mappings, inserted_letters) = futures_util::join!(
+        open(context),
         offsets::advance(context.connection, advances),
         facts::write_ready(context, plan),
         facts::write_failed(context, plan),
@@ -210,7 +215,7 @@ async fn write_all(
         ),
     );
     let mut written = Written::default();
-    let mut faults: Vec<Fault> = limited.err().into_iter().collect();
+    let mut faults: Vec<Fault> = opened.err().into_iter().collect();
     faults.extend(advanced.err().map(|fault| fault.on("consumer_offsets")));
     for (table, done) in [
         ("clone_ready_events", ready),
@@ -230,40 +235,6 @@ async fn write_all(
         Err(fault) => faults.push(fault.on("dead_letters")),
     }
     Fault::root_cause(faults).map_or(Ok(written), Err)
-}
-
-/// Whether the rows of a table are looked up before they are written. An upsert locks the row that it meets, which
-/// writes WAL even if nothing changes. Looking first costs a little if rows are new, and saves most of the work if
-/// they exist, as when a topic is read again. The last batch decides. Either way the rows are the same: a row never
-/// loses what it has taken in.
-#[derive(Debug, Default)]
-struct LookupPolicy {
-    looks_first: AtomicBool,
-    is_partitioned: AtomicBool,
-}
-
-impl LookupPolicy {
-    fn looks_first(&self) -> bool {
-        AtomicBool::load(&self.looks_first, Ordering::Relaxed)
-    }
-
-    fn learn(&self, incoming: usize, upserted: usize) {
-        if incoming > 0 {
-            self.looks_first.store(2 * upserted < incoming, Ordering::Relaxed);
-        }
-    }
-}
-
-/// One policy for each table.
-#[derive(Debug, Default)]
-pub(super) struct LookupPolicies {
-    ready: LookupPolicy,
-    failed: LookupPolicy,
-    clone_log: LookupPolicy,
-    transfers: LookupPolicy,
-    cache: LookupPolicy,
-    calls: LookupPolicy,
-    mappings: LookupPolicy,
 }
 
 /// The rows of a plan with their ids.
@@ -301,23 +272,6 @@ impl<'p, R> UpsertTable<'p, R> {
 
 fn ids<'p, R>(rows: &IncomingRows<'p, R>) -> Column<'p> {
     Column::Uuids(rows.iter().map(|(id, _)| *id).collect())
-}
-
-/// The rows that would make or change something. `Look` returns their ids. Without a lookup, all rows count.
-async fn worth_writing<'p, Look, R>(
-    connection: &AsyncPgConnection,
-    table: &UpsertTable<'p, R>,
-) -> Result<IncomingRows<'p, R>, Fault>
-where
-    Look: Statement<Row = SqlUuid> + Send + 'static,
-{
-    let all: IncomingRows<R> = table.incoming.iter().map(|(id, row)| (*id, row)).collect();
-    if all.is_empty() || !table.lookup.looks_first() {
-        return Ok(all);
-    }
-    let ids: Vec<Uuid> = Unnest::<Look>::new(table.lookup_columns(&all)).load(&mut &*connection).await?;
-    let ids: HashSet<Uuid> = ids.into_iter().collect();
-    Ok(all.into_iter().filter(|(id, _)| ids.contains(id)).collect())
 }
 
 /// Ids of inserted rows, and of updated rows.

@@ -6,7 +6,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use super::super::connect::Pooled;
 use super::super::dead_letters::KnownLetters;
 use super::super::{Fault, Store, rights};
-use super::{Advance, LookupPolicies, WriteContext, forget_statements, newest, write_all};
+use super::{Advance, LookupPolicies, SET_LOCK_TIMEOUT, WriteContext, forget_statements, newest, write_all};
 use crate::event::Event;
 use crate::plan::Plan;
 use crate::record::Topic;
@@ -32,8 +32,13 @@ impl Rehearsal<'_> {
         let result = self
             .connection
             .transaction::<(), Fault, _>(async |connection| {
-                let context =
-                    WriteContext { connection, lookups: &lookups, letters: &letters, reports_rows: false };
+                let context = WriteContext {
+                    connection,
+                    opening: SET_LOCK_TIMEOUT,
+                    lookups: &lookups,
+                    letters: &letters,
+                    reports_rows: false,
+                };
                 let mut advances = advances;
                 for plan in plans {
                     write_all(context, plan, &[], std::mem::take(&mut advances)).await?;

@@ -163,6 +163,14 @@ fn a_thousand_partitions_start_and_none_is_left_out_when_an_instance_joins() {
     send("first");
     let mut first = scene.daemon(&MEMBER);
     all_land("first");
+    let since_assigned = first.logs().iter().rev().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_assignment = line["message"] == "partitions are assigned";
+        let at = chrono::DateTime::parse_from_rfc3339(line["timestamp"].as_str()?).ok()?;
+        is_assignment.then(|| chrono::Utc::now() - at.to_utc())
+    });
+    let seconds = since_assigned.map(|time| time.num_milliseconds() as f64 / 1000.0);
+    eprintln!("a thousand partitions: all consumed {seconds:?} s after the assignment");
     send("second");
     let mut second = scene.daemon(&MEMBER);
     all_land("second");
