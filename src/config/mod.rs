@@ -9,6 +9,9 @@ mod secrets;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests;
 mod traces;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod traces_tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -11,6 +11,8 @@ use super::reader::SettingsReader;
 pub struct TraceSettings {
     /// The collector's URL as it was given, without a password.
     pub endpoint: String,
+    /// The URL that spans are sent to.
+    pub url: String,
     /// Host and port of the collector.
     pub server: String,
     /// Timeout of one request.
@@ -59,6 +61,8 @@ impl SettingsReader {
         {
             return None;
         }
+        // the specification has the path added to the variable for all signals only
+        let is_exact = name.contains("TRACES");
         let server = server(&endpoint);
         if server.is_none() {
             let remedy = "give a URL without a password, like http://collector:4318, and credentials in \
@@ -93,6 +97,11 @@ impl SettingsReader {
             }
         };
         Some(TraceSettings {
+            url: if is_exact {
+                endpoint.clone()
+            } else {
+                format!("{}/v1/traces", endpoint.trim_end_matches('/'))
+            },
             endpoint,
             server: server?,
             timeout: Duration::from_millis(timeout.into()),

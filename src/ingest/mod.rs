@@ -4,17 +4,17 @@
 //! refuses alone is tried beside a known good one (contract, section 6).
 //!
 //! ```text
-//! mod       -> one transaction for a batch, then one for each partition
+//! mod          -> one transaction for a batch, then one for each partition
 //! until_landed -> the loop of a replay
-//! thorough  -> one partition: halving, trials of suspects, rows after a refused record
-//! suspects  -> runs trials: a suspect and a known good record in one session
-//! trial     -> pure: a verdict from the tries
-//! good      -> pure: a known good record with unused identities
-//! sizes     -> pure: the maximum number of records of a topic in a transaction
-//! prepare   -> pure: a plan, dead letters and positions from records
-//! memory    -> state that a batch leaves to later ones
-//! counts    -> the metrics of a batch
-//! traced    -> the spans of a batch
+//! thorough     -> one partition: halving, trials of suspects, rows after a refused record
+//! suspects     -> runs trials: a suspect and a known good record in one session
+//! trial        -> pure: a verdict from the tries
+//! good         -> pure: a known good record with unused identities
+//! sizes        -> pure: the maximum number of records of a topic in a transaction
+//! prepare      -> pure: a plan, dead letters and positions from records
+//! memory       -> state that a batch leaves to later ones
+//! counts       -> the metrics of a batch
+//! traced       -> the spans of a batch
 //! ```
 
 mod counts;

@@ -82,27 +82,27 @@ fn provider(traces: &TraceSettings) -> anyhow::Result<SdkTracerProvider> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_http_client(client)
+        .with_endpoint(&traces.url)
         .with_timeout(traces.timeout)
         .build()
         .context("traces cannot be sent")?;
-    let builder = Resource::builder();
-    let unnamed = "unknown_service";
-    let resource =
-        builder.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))).build();
-    let name = resource.get(&"service.name".into()).filter(|name| !name.as_str().starts_with(unnamed));
-    let resource = match name {
-        Some(_) => resource,
-        None => Resource::builder()
-            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .with_service_name(SERVICE)
-            .build(),
-    };
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(Counted::new(exporter, failure))
-        .with_resource(resource)
+        .with_resource(resource())
         // the choice of links has its own limit, and the SDK drops what is above in silence
         .with_max_links_per_span(u32::try_from(traces.max_links).unwrap_or(u32::MAX))
         .build())
+}
+
+/// The service, by the variables or by its own name.
+fn resource() -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let builder = || Resource::builder().with_attribute(version.clone());
+    let given = builder().build();
+    let name = given.get(&"service.name".into());
+    // the SDK's name for a service without one
+    let is_named = name.is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    if is_named { given } else { builder().with_service_name(SERVICE).build() }
 }
 
 impl Sending {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::trace::{Link, SpanContext, SpanKind};
+use opentelemetry::trace::{SpanContext, SpanKind};
 use tokio_postgres::config::Host;
 
 use super::links::{Chosen, choose};
@@ -37,13 +37,6 @@ pub fn process(parent: &Span, records: &[Record]) -> Span {
     let contexts = records
         .iter()
         .flat_map(|record| context::of_headers(&record.headers).map(move |context| (context, record)));
-    let links = links(active, contexts, &mut attributes, |record| {
-        vec![
-            KeyValue::new("messaging.destination.name", active.topic_name(record.topic.name())),
-            KeyValue::new("messaging.destination.partition.id", record.partition.to_string()),
-            KeyValue::new("messaging.kafka.offset", record.offset),
-        ]
-    });
     let name = topic.map_or_else(|| "process".to_owned(), |topic| format!("process {topic}"));
     let kind = if parent.is_some() {
         SpanKind::Internal
@@ -51,7 +44,15 @@ pub fn process(parent: &Span, records: &[Record]) -> Span {
         attributes.push(KeyValue::new("messaging.consumer.group.name", active.group.clone()));
         SpanKind::Consumer
     };
-    Span::begin(active, parent, kind, name, attributes, links)
+    let span = Span::begin(active, parent, kind, name, attributes);
+    link(&span, active, contexts, |record| {
+        vec![
+            KeyValue::new("messaging.destination.name", active.topic_name(record.topic.name())),
+            KeyValue::new("messaging.destination.partition.id", record.partition.to_string()),
+            KeyValue::new("messaging.kafka.offset", record.offset),
+        ]
+    });
+    span
 }
 
 /// Starts the span of a transaction of a batch.
@@ -62,7 +63,7 @@ pub fn write(batch: &Span, records: usize) -> Span {
     if records > 1 {
         attributes.push(KeyValue::new("db.operation.batch.size", count(records)));
     }
-    Span::begin(active, batch, SpanKind::Client, "write", attributes, Vec::new())
+    Span::begin(active, batch, SpanKind::Client, "write", attributes)
 }
 
 /// Starts the span of a round of sending to a topic without prefix. Its links are the contexts in the records.
@@ -71,10 +72,11 @@ pub fn send(topic: &'static str, outgoing: &[Outgoing]) -> Span {
     let topic = active.topic_name(topic);
     let mut attributes = messaging(active, "send", "send", outgoing.len());
     attributes.push(KeyValue::new("messaging.destination.name", topic.clone()));
-    let contexts = outgoing.iter().flat_map(|record| context::of_headers(&record.headers));
-    let links = links(active, contexts.map(|context| (context, ())), &mut attributes, |()| Vec::new());
     let name = format!("send {topic}");
-    Span::begin(active, &Span::default(), SpanKind::Producer, name, attributes, links)
+    let span = Span::begin(active, &Span::default(), SpanKind::Producer, name, attributes);
+    let contexts = outgoing.iter().flat_map(|record| context::of_headers(&record.headers));
+    link(&span, active, contexts.map(|context| (context, ())), |()| Vec::new());
+    span
 }
 
 /// Starts the span of an expiry run.
@@ -88,7 +90,7 @@ pub fn root(name: &'static str, topic: Option<Topic>) -> Span {
     let topic = topic.map(|topic| active.topic_name(topic.name()));
     let attributes =
         topic.map(|topic| KeyValue::new("messaging.destination.name", topic)).into_iter().collect();
-    Span::begin(active, &Span::default(), SpanKind::Internal, name, attributes, Vec::new())
+    Span::begin(active, &Span::default(), SpanKind::Internal, name, attributes)
 }
 
 impl Span {
@@ -134,18 +136,21 @@ fn messaging(active: &Active, name: &'static str, kind: &'static str, records: u
     ]
 }
 
-/// Returns the links of a span, and adds the number of those left out to its attributes.
-fn links<P>(
+/// Adds the links to a span that is sent, and the number of those left out.
+fn link<P>(
+    span: &Span,
     active: &Active,
     contexts: impl Iterator<Item = (SpanContext, P)>,
-    attributes: &mut Vec<KeyValue>,
     place: impl Fn(P) -> Vec<KeyValue>,
-) -> Vec<Link> {
+) {
+    let Some(recording) = span.recording() else { return };
     let Chosen { links, left_out } = choose(contexts, active.max_links);
-    if left_out > 0 {
-        attributes.push(KeyValue::new("voiceclone.links.left_out", count(left_out)));
+    for (context, from) in links {
+        recording.add_link(context, place(from));
     }
-    links.into_iter().map(|(context, from)| Link::new(context, place(from), 0)).collect()
+    if left_out > 0 {
+        span.count("voiceclone.links.left_out", left_out as u64);
+    }
 }
 
 /// Returns the topic and the partition that all records have in common.

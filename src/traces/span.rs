@@ -20,11 +20,9 @@ impl Span {
         kind: SpanKind,
         name: impl Into<Cow<'static, str>>,
         attributes: Vec<KeyValue>,
-        links: Vec<opentelemetry::trace::Link>,
     ) -> Span {
         let parent = parent.0.clone().unwrap_or_default();
-        let builder =
-            active.tracer.span_builder(name).with_kind(kind).with_attributes(attributes).with_links(links);
+        let builder = active.tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
         let span = active.tracer.build_with_context(builder, &parent);
         Span(Some(Context::new().with_span(span)))
     }
@@ -35,7 +33,7 @@ impl Span {
     }
 
     /// Returns the span if it is sampled.
-    fn recording(&self) -> Option<opentelemetry::trace::SpanRef<'_>> {
+    pub(super) fn recording(&self) -> Option<opentelemetry::trace::SpanRef<'_>> {
         self.0.as_ref().map(|context| context.span()).filter(|span| span.is_recording())
     }
 
