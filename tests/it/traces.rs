@@ -8,12 +8,16 @@ use openssl::pkey::PKey;
 use openssl::ssl::{SslAcceptor, SslMethod};
 use openssl::x509::X509;
 use serde_json::Value;
+use voiceclone_events::store::expiry::ExpiryCursor;
+use voiceclone_events::store::{Store, migrate};
 
+use crate::histories::ingest;
 use crate::support::certificates::{Authority, Signed};
 use crate::support::collector::{Answers, Attributes, Collector, Span};
 use crate::support::daemon::{Daemon, run_command};
 use crate::support::kafka::{Record, Send};
 use crate::support::left_out::real_kafka;
+use crate::support::postgres::Database;
 use crate::support::processes::{Signal, folder, free_port};
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually, eventually_eq};
@@ -42,7 +46,7 @@ fn failed_clone(number: u32) -> String {
 const EXPIRED: &str =
     r#"{"caller_id":"+15550100","greeting_call_id":"g","cloned_voice_id":"v","ready_at":0,"ttl_seconds":1}"#;
 
-fn migrate(scene: &Scene) {
+fn migrate_up(scene: &Scene) {
     let migrated = run_command(&["migrate", "up"], &scene.variables(&[]), MINUTES);
     assert_eq!(migrated.code, 0, "{migrated:?}");
 }
@@ -189,7 +193,7 @@ fn a_dead_letter_is_an_event_of_its_batch_and_is_sent_with_its_own_context() {
 #[test]
 fn a_batch_with_a_refused_record_shows_each_transaction_that_was_tried() {
     let scene = Scene::new(real_kafka!(), 1);
-    migrate(&scene);
+    migrate_up(&scene);
     scene.database.run("ALTER TABLE clone_failed_events ADD CHECK (greeting_call_id <> 'g-2')");
     let topic = scene.topic("clone.failed");
     scene.kafka.send_all((0..4).map(|number| Send::to(&topic).value(failed_clone(number))));
@@ -276,10 +280,47 @@ fn an_expiry_has_the_context_of_its_run_also_when_it_is_sent_again_by_a_daemon_w
     assert!(all.iter().all(|event| *event == first), "{all:?}");
 }
 
+/// The only event that waits, and the context of its run.
+async fn waiting_event(store: &Store) -> (String, Option<Vec<u8>>, Vec<u8>, Option<String>) {
+    let mut events = store.claim_expired(i64::MAX).await.unwrap().events;
+    assert_eq!(events.len(), 1);
+    let event = events.remove(0);
+    (event.event_id.to_string(), event.key.map(String::into_bytes), event.value, event.traceparent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_waits_while_the_column_of_the_context_goes_and_comes_loses_its_context_and_nothing_else()
+ {
+    let database = Database::new();
+    migrate::up(database.url(), None).await.unwrap();
+    database.run(
+        "INSERT INTO voice_clone_cache (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, reuse_count,
+                                        last_used_at, created_at)
+         SELECT gen_random_uuid(), 'caller', 'voice', t, t, 1, t, t FROM (SELECT timestamp '2020-01-01' AS t) AS at",
+    );
+    let store = ingest(&database).store;
+    let mut run = ExpiryCursor::traced(Some(traceparent(7, "01")));
+    assert_eq!(store.expire(&mut run, 10, None).await.unwrap(), (1, false));
+    let (id, key, value, context) = waiting_event(&store).await;
+    assert_eq!(context, Some(traceparent(7, "01")));
+
+    let applied =
+        database.value("SELECT count(*) FROM __diesel_schema_migrations WHERE version <= '20261127000011'");
+    let all = database.value("SELECT count(*) FROM __diesel_schema_migrations");
+    let newer = all.parse::<u64>().unwrap() - applied.parse::<u64>().unwrap();
+    migrate::down(database.url(), Some(newer)).await.unwrap();
+    let gone = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'outbox' AND column_name = 'traceparent'";
+    assert_eq!(database.value(gone), "0");
+    migrate::up(database.url(), None).await.unwrap();
+    database.run("UPDATE ingest.outbox SET publish_at = now() AT TIME ZONE 'utc'");
+    let store = ingest(&database).store;
+    assert_eq!(waiting_event(&store).await, (id, key, value, None));
+}
+
 #[test]
 fn a_replay_and_a_retry_of_dead_letters_are_internal_traces_of_their_own() {
     let scene = Scene::new(real_kafka!(), 1);
-    migrate(&scene);
+    migrate_up(&scene);
     let topic = scene.topic("clone.failed");
     let good = Send::to(&topic).value(failed_clone(0)).header("traceparent", traceparent(7, "01"));
     scene.kafka.send_all([good, Send::to(&topic).value("no JSON")]);
@@ -353,8 +394,9 @@ fn works_without(scene: &Scene, url: &str, more: &[(&str, &str)], reason: &str) 
             _ => Ok(()),
         });
         let logs = daemon.logs();
-        let about: Vec<&String> = logs.iter().filter(|line| line.contains("the trace collector")).collect();
-        let [line] = &about[..] else { panic!("{about:?}") };
+        let begins = |line: &&String| line.contains("the trace collector") && line.contains(r#""times":1,"#);
+        let about: Vec<&String> = logs.iter().filter(begins).collect();
+        let [line] = &about[..] else { panic!("{logs:?}") };
         assert!(line.contains("spans are lost") && line.contains(reason), "{line}");
         assert!(line.contains(url.split_once("://").unwrap().1), "{line}");
     }
