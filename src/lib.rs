@@ -13,6 +13,7 @@
 //!      -> kafka                     the only place that knows rdkafka: the group, questions to brokers, ranges, sending
 //!      -> ingest                    a batch: decode, plan, write; retries in parts and halves, and the trial of refused records
 //!      -> store                     the only place that knows Diesel: write, offsets, dead letters, expiry, outbox
+//!      -> traces                    spans of batches, rounds and runs over OTLP; nothing where no endpoint is set
 //!      -> config -> cli             environment and flags, checked
 //!      -> database_url              DATABASE_URL as libpq reads it, and its TLS
 //!      -> status                    pure: from these facts to a verdict and the problems
@@ -20,7 +21,6 @@
 //!      -> mask                      pure: hides personal data in events that are shown
 //!      -> metrics                   the metrics of /metrics: names, help, labels, and how they are counted
 //!      -> json_schemas              the events as published: JSON Schemas and AsyncAPI, from schemas/
-//!      -> traces                    spans of batches, rounds and runs over OTLP; nothing where no endpoint is set
 //!      -> retry, outage             growing pauses; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or the reason why not; row ids

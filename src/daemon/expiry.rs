@@ -53,7 +53,7 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
             }
         }
         if total > 0 {
-            info!(rows = total, "cache rows have expired");
+            info!(rows = total, trace_id = span.trace_id(), "cache rows have expired");
             metrics::EXPIRED.add(&[], total as u64);
         }
         span.count("voiceclone.rows.expired", total as u64);

@@ -130,6 +130,8 @@ fn a_batch_is_a_consumers_span_with_a_link_for_each_producer_and_its_transaction
     assert_eq!(write.attribute("server.port"), scene.database.value("SHOW port"));
     assert_eq!(write.attribute("db.operation.batch.size"), "7");
 
+    let all = format!("{:?}", collector.spans());
+    assert!(!all.contains("15550"), "no caller: {all}");
     let request = collector.requests().remove(0).to_lowercase();
     assert!(request.starts_with("post /v1/traces http/1.1\r\n"), "{request}");
     assert!(request.contains("\r\ncontent-type: application/x-protobuf\r\n"), "{request}");
@@ -445,6 +447,7 @@ fn traces_go_over_tls_to_a_collector_whose_authority_is_trusted_and_to_no_other(
     let more = [
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted.as_str()),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2"),
+        ("RUST_LOG", "trace"),
     ];
     let mut daemon = traced(&scene, &url, &more);
     scene.publish("clone.failed", &failed_clone(2));
