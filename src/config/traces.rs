@@ -1,5 +1,5 @@
-//! `OTEL_*`, the variables of the OpenTelemetry specification: whether traces are sent, and where to. The SDK reads most of
-//! them itself and passes over an invalid one in silence, so they are checked here.
+//! `OTEL_*`, the variables of the OpenTelemetry specification: whether traces are sent, and where to. The SDK reads most
+//! of them itself and passes over an invalid one in silence, so they are checked here.
 
 use std::path::PathBuf;
 use std::time::Duration;

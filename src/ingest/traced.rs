@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Ingest;
-use super::Outcomes;
 use super::outcome::{Outcome, Wait};
+use super::{Ingest, Outcomes};
 use crate::record::Record;
 use crate::store::Fault;
 use crate::store::dead_letters::DeadLetter;
-use crate::store::write::Written;
+use crate::store::write::{Counts, Written};
 use crate::traces;
 
 impl Ingest {
@@ -36,7 +35,7 @@ impl Ingest {
 
     /// Adds the counts to the span.
     pub(super) fn count_rows(&self, written: &Written, retries: u64) {
-        let sum = |of: fn(&crate::store::write::Counts) -> u64| written.counts.values().map(of).sum();
+        let sum = |of: fn(&Counts) -> u64| written.counts.values().map(of).sum();
         self.span.count("voiceclone.rows.inserted", sum(|counts| counts.made));
         self.span.count("voiceclone.rows.updated", sum(|counts| counts.changed));
         self.span.count("voiceclone.rows.unchanged", sum(|counts| counts.left_alone));
@@ -47,7 +46,7 @@ impl Ingest {
     /// Adds an event for each cause of these waits. Returns the number of events.
     pub(super) fn note_retries(&self, waits: &[&Wait], pause: Option<Duration>) -> u64 {
         let causes: BTreeSet<&'static str> = waits.iter().map(|wait| wait.cause()).collect();
-        causes.iter().for_each(|cause| self.span.retry(traces::Retry { cause, pause }));
+        causes.iter().for_each(|cause| self.span.retry(cause, pause));
         causes.len() as u64
     }
 

@@ -43,7 +43,7 @@ impl Ingest {
         let mut written = Written::default();
         let batch = self.for_batch(records);
         let mut retries = 0;
-        let result = batch.write_all(records, positions, cancel, &mut written, &mut retries).await;
+        let result = batch.until_landed(records, positions, cancel, &mut written, &mut retries).await;
         batch.count_rows(&written, retries);
         if let Err(stop) = &result {
             batch.span.failed(stop.name());
@@ -52,7 +52,7 @@ impl Ingest {
         result.map(|()| written)
     }
 
-    async fn write_all(
+    async fn until_landed(
         &self,
         records: &[Record],
         positions: &mut Positions,

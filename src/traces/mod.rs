@@ -1,5 +1,5 @@
-//! Traces: spans of batches, rounds and runs, sent over OTLP. Off unless an endpoint is set (contract, section 8); then no
-//! span is made, nothing is connected, and no thread runs.
+//! Traces: spans of batches, rounds and runs, sent over OTLP (contract, section 8). Unless an endpoint is set, no span is
+//! made, nothing is connected, and no thread runs.
 //!
 //! ```text
 //! mod      -> starts and ends the sending
@@ -31,7 +31,7 @@ use crate::config::{Settings, TraceSettings};
 use crate::outage;
 
 pub use self::context::HEADER;
-pub use self::model::{Retry, expire, process, root, send, write};
+pub use self::model::{expire, process, root, send, write};
 pub use self::span::Span;
 
 /// The name of the service, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` has another.

@@ -1,4 +1,5 @@
-//! The spans of the daemon: names, kinds, attributes and links, by OpenTelemetry's conventions for messaging and databases.
+//! The spans of the daemon: names, kinds, attributes and links, by OpenTelemetry's conventions for messaging and
+//! databases.
 
 use std::time::Duration;
 
@@ -11,15 +12,6 @@ use super::span::{Span, milliseconds};
 use super::{ACTIVE, Active, context};
 use crate::database_url;
 use crate::record::{Outgoing, Record, Topic};
-
-/// A retry of a batch, for the event of this name.
-#[derive(Clone, Copy, Debug)]
-pub struct Retry {
-    /// The cause, as in `voiceclone_write_retries_total{cause}`.
-    pub cause: &'static str,
-    /// The pause before the retry, if it is known.
-    pub pause: Option<Duration>,
-}
 
 /// Starts the span of a batch: a consumer's, at the root of a trace; under `parent` an internal one. A batch without
 /// records has none.
@@ -94,11 +86,12 @@ pub fn root(name: &'static str, topic: Option<Topic>) -> Span {
 }
 
 impl Span {
-    /// Notes that a batch is retried.
-    pub fn retry(&self, retry: Retry) {
+    /// Notes that a batch is retried for this cause, as in `voiceclone_write_retries_total{cause}`. In the daemon the
+    /// consumer chooses the pause once the span has ended.
+    pub fn retry(&self, cause: &'static str, pause: Option<Duration>) {
         self.event("retry", || {
-            let pause = retry.pause.map(|pause| KeyValue::new("pause_ms", milliseconds(pause)));
-            [KeyValue::new("cause", retry.cause)].into_iter().chain(pause).collect()
+            let pause = pause.map(|pause| KeyValue::new("pause_ms", milliseconds(pause)));
+            [KeyValue::new("cause", cause)].into_iter().chain(pause).collect()
         });
     }
 
