@@ -15,7 +15,7 @@ use voiceclone_events::output::say;
 use voiceclone_events::record::TopicPartition;
 use voiceclone_events::status::problems::Severity;
 use voiceclone_events::store::connect;
-use voiceclone_events::{daemon, database_url, kafka, logging, memory};
+use voiceclone_events::{daemon, database_url, kafka, logging, memory, traces};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -146,7 +146,9 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 to: to.clone(),
                 dry_run: *dry_run,
             };
-            let outcome = replay::run(&settings(true, true)?, options, cli.json, cancel).await?;
+            let settings = settings(true, true)?;
+            let replay = replay::run(&settings, options, cli.json, cancel);
+            let outcome = traces::during(&settings, replay).await?;
             fail_unless(outcome == replay::Outcome::Done)
         }
         Command::Skip { topic, partition, to, note } => {
@@ -160,7 +162,8 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         Command::DeadLetters { what } => {
             let sends = matches!(what, Some(DeadLetters::Fix(_)));
             let settings = settings(true, sends)?;
-            fail_unless(dead_letters::run(&settings, what.as_ref(), cli.json, cancel).await?)
+            let work = dead_letters::run(&settings, what.as_ref(), cli.json, cancel);
+            fail_unless(traces::during(&settings, work).await?)
         }
         Command::Tap(args) => {
             // without a database, the command shows what it can

@@ -8,6 +8,10 @@ mod secrets;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 mod tests;
+mod traces;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod traces_tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +25,7 @@ use crate::cli::SettingFlags;
 use crate::event::Limits;
 
 pub use self::names::{Misspelt, likely, misspelt};
+pub use self::traces::TraceSettings;
 
 /// The default of `session.timeout.ms` here, in milliseconds. Kafka's own of 45 s leaves the partitions of a killed
 /// instance unread for that long.
@@ -54,6 +59,8 @@ pub struct Settings {
     pub dead_letter_retention: Option<Duration>,
     /// `None` turns HTTP off.
     pub http_addr: Option<SocketAddr>,
+    /// `OTEL_*`; `None` sends no traces.
+    pub traces: Option<TraceSettings>,
 }
 
 impl Settings {
@@ -114,6 +121,10 @@ impl Settings {
             ("DEAD_LETTER_LIMIT", self.dead_letter_limit.to_string()),
             ("DEAD_LETTER_RETENTION", optional(self.dead_letter_retention, "(kept)")),
             ("HTTP_ADDR", self.http_addr.map_or_else(|| "(off)".to_owned(), |addr| addr.to_string())),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                self.traces.as_ref().map_or_else(|| "(off)".to_owned(), |traces| traces.endpoint.clone()),
+            ),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))

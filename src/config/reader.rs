@@ -67,11 +67,12 @@ impl SettingsReader {
             ),
             dead_letter_retention: self.time("DEAD_LETTER_RETENTION", &flags.dead_letter_retention, 1),
             http_addr: self.http_addr(&flags.http_addr),
+            traces: self.traces(),
         }
     }
 
     /// The value, without the blanks around it; `None` if it is unset or empty.
-    fn given(&self, name: &str, flag: &Option<String>) -> Option<String> {
+    pub(super) fn given(&self, name: &str, flag: &Option<String>) -> Option<String> {
         let filled = |text: &String| !text.trim().is_empty();
         let value = flag
             .as_ref()
@@ -80,11 +81,16 @@ impl SettingsReader {
         value.map(|text| text.trim().to_owned())
     }
 
-    fn error(&mut self, name: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn error(
+        &mut self,
+        name: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.errors.push(SettingError::new(name, problem, remedy));
     }
 
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &mut self,
         name: &str,
         flag: &Option<String>,

@@ -8,16 +8,16 @@ const NEITHER: Need = Need { database: false, broker: false };
 const BASE: [(&str, &str); 2] =
     [("DATABASE_URL", "postgresql://u:hunter2@db/calls"), ("KAFKA_BOOTSTRAP_SERVERS", "k:9092")];
 
-fn vars(vars: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+pub(super) fn vars(vars: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
     vars.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect::<Vec<_>>().into_iter()
 }
 
-fn with(more: &[(&str, &str)]) -> Result<Settings, SettingErrors> {
+pub(super) fn with(more: &[(&str, &str)]) -> Result<Settings, SettingErrors> {
     let all: Vec<_> = BASE.iter().chain(more).copied().collect();
     Settings::from(&SettingFlags::default(), vars(&all), BOTH)
 }
 
-fn line(name: &str, value: &str) -> String {
+pub(super) fn line(name: &str, value: &str) -> String {
     let line = with(&[(name, value)]).unwrap_err().to_string();
     assert!(!line.contains('\n'));
     line

@@ -74,7 +74,7 @@ impl Consumer {
 
     fn write(&mut self, id: WriteId, effort: Effort, batch: Batch) {
         self.writes += 1;
-        let (ingest, cancel) = (self.ingest.clone(), self.cancel.clone());
+        let (ingest, cancel) = (self.ingest.for_batch(&batch.records), self.cancel.clone());
         let count = batch.records.len() as u64;
         self.oldest.write_started(id, &batch.records);
         let begin = Instant::now();

@@ -12,6 +12,7 @@ use crate::metrics;
 use crate::record::Topic;
 use crate::store::Store;
 use crate::store::expiry::ExpiryCursor;
+use crate::traces;
 
 /// Maximum number of rows in one transaction of the expiry. 5,000 are hardly faster, and delay the consumer.
 const EXPIRY_CHUNK: i64 = 2000;
@@ -32,7 +33,8 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
             Err(fault) => debug!(%fault, "whether the expiry is paused could not be read"),
         }
         let (begin, mut total, mut complete) = (Instant::now(), 0, false);
-        let mut cursor = ExpiryCursor::default();
+        let span = traces::expire();
+        let mut cursor = ExpiryCursor::traced(span.traceparent());
         while !cancel.is_cancelled() {
             match store.expire(&mut cursor, EXPIRY_CHUNK, settings.expired_event_max_age).await {
                 Ok((count, more)) => {
@@ -44,15 +46,18 @@ pub(super) async fn expire(settings: Settings, store: Store, poke: Arc<Notify>, 
                     }
                 }
                 Err(fault) => {
-                    warn!(%fault, "an expiry run failed; the next one does what is left");
+                    span.failed(fault.name());
+                    warn!(%fault, trace_id = span.trace_id(), "an expiry run failed; the next one does what is left");
                     break;
                 }
             }
         }
         if total > 0 {
-            info!(rows = total, "cache rows have expired");
+            info!(rows = total, trace_id = span.trace_id(), "cache rows have expired");
             metrics::EXPIRED.add(&[], total as u64);
         }
+        span.count("voiceclone.rows.expired", total as u64);
+        span.end();
         metrics::EXPIRY_DURATION.observe(&[], begin.elapsed().as_secs_f64());
         if complete {
             metrics::EXPIRY_LAST_SUCCESS.set(&[], metrics::seconds(metrics::now()));

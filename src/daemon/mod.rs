@@ -34,6 +34,7 @@ use crate::status::{Document, judge};
 use crate::store::write::Mode;
 use crate::store::{Pool, Store, connect};
 use crate::survey;
+use crate::traces;
 
 /// Time for the consumer to end after it was asked to. The contract allows 10 s for the whole.
 const END_WITHIN: Duration = Duration::from_millis(7500);
@@ -41,12 +42,16 @@ const END_WITHIN: Duration = Duration::from_millis(7500);
 /// Time for the other tasks to end after the consumer, so that they can note what is being published.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(2);
 
+/// Time for the last spans to be sent even if the tasks took all of theirs.
+const LAST_SPANS_WITHIN: Duration = Duration::from_millis(200);
+
 /// A Kafka client that lived this long resets the pauses between clients to the shortest.
 const CLIENT_LIVES: Duration = Duration::from_secs(300);
 
 /// Runs the daemon until `cancel`. An error is one that only a person can fix.
 pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken) -> anyhow::Result<()> {
     log_start(settings);
+    let sending = traces::start(settings)?;
     let pool = connect::waiting_pool(settings)?;
     let store = Store::new(pool.clone());
     let (status_sender, status) = watch::channel(Status::default());
@@ -93,9 +98,12 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
     };
     cancel.cancel();
     tasks.close();
+    let begin = Instant::now();
     if tokio::time::timeout(TASKS_END_WITHIN, tasks.wait()).await.is_err() {
         warn!("not every task ended in time");
     }
+    let remaining = TASKS_END_WITHIN.saturating_sub(begin.elapsed());
+    sending.end(remaining.clamp(LAST_SPANS_WITHIN, traces::END_WITHIN)).await;
     result
 }
 

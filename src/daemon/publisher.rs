@@ -20,6 +20,7 @@ use crate::store::claim::LEASE;
 use crate::store::outbox::Expired;
 use crate::store::unpublished::{Fate, Unpublished};
 use crate::store::{Fault, Store};
+use crate::traces;
 
 /// Maximum number of outbox chunks in one round.
 const CHUNKS: i64 = 2;
@@ -112,10 +113,12 @@ async fn publish_expired(store: &Store, sender: &Sender) -> Result<Round, Fault>
         return Ok(Round::default());
     }
     let outgoing: Vec<Outgoing> = claimed.events.iter().map(expired).collect();
+    let span = traces::send(EXPIRED_TOPIC, &outgoing);
     let outcomes = sender.send_all(&outgoing).await;
     let problem = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).map(SendError::to_string);
     let places = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_ok());
     let published: HashSet<usize> = places.map(|(place, _)| place).collect();
+    end(&span, published.len(), outgoing.len());
     settle(begin, || store.settle_expired(&claimed, &published)).await;
     Ok(Round { claimed: claimed.events.len(), published: published.len(), problem })
 }
@@ -128,6 +131,7 @@ async fn publish_dead_letters(store: &Store, sender: &Sender) -> Result<Round, F
     }
     let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
     let outgoing: Vec<Outgoing> = letters.into_iter().map(dead_letter).collect();
+    let span = traces::send(DEAD_LETTER_TOPIC, &outgoing);
     let mut fates: Vec<(i64, Fate)> = Vec::with_capacity(ids.len());
     let mut problem = None;
     for ((id, outgoing), outcome) in ids.iter().zip(&outgoing).zip(sender.send_all(&outgoing).await) {
@@ -148,9 +152,19 @@ async fn publish_dead_letters(store: &Store, sender: &Sender) -> Result<Round, F
             },
         ));
     }
-    settle(begin, || store.settle_dead_letters(claim, &fates)).await;
     let published = fates.iter().filter(|(_, fate)| *fate == Fate::Published).count();
+    end(&span, published, ids.len());
+    settle(begin, || store.settle_dead_letters(claim, &fates)).await;
     Ok(Round { claimed: ids.len(), published, problem })
+}
+
+/// Ends the span of a round.
+fn end(span: &traces::Span, published: usize, claimed: usize) {
+    span.count("voiceclone.published", published as u64);
+    if published < claimed {
+        span.failed("not_published");
+    }
+    span.end();
 }
 
 /// Sends a record in a batch of its own, unless that could outlast the lease.
@@ -173,18 +187,20 @@ async fn settle<F: Future<Output = Result<(), Fault>>>(begin: Instant, attempt: 
 }
 
 fn expired(event: &Expired) -> Outgoing {
+    let mut headers = vec![
+        Header::new("ce_specversion", "1.0"),
+        Header::new("ce_id", event.event_id.hyphenated().to_string()),
+        Header::new("ce_source", "voiceclone-events"),
+        Header::new("ce_type", EXPIRED_TOPIC),
+        Header::new("ce_time", event.event_time.as_str()),
+        Header::new("content-type", "application/json"),
+    ];
+    headers.extend(event.traceparent.as_deref().map(|context| Header::new(traces::HEADER, context)));
     Outgoing {
         topic: EXPIRED_TOPIC,
         key: event.key.clone().map(String::into_bytes),
         value: Some(event.value.clone()),
-        headers: vec![
-            Header::new("ce_specversion", "1.0"),
-            Header::new("ce_id", event.event_id.hyphenated().to_string()),
-            Header::new("ce_source", "voiceclone-events"),
-            Header::new("ce_type", EXPIRED_TOPIC),
-            Header::new("ce_time", event.event_time.as_str()),
-            Header::new("content-type", "application/json"),
-        ],
+        headers,
         timestamp: None,
     }
 }

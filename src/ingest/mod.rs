@@ -4,15 +4,17 @@
 //! refuses alone is tried beside a known good one (contract, section 6).
 //!
 //! ```text
-//! mod       -> one transaction for a batch, then one for each partition; the loop of a replay
-//! thorough  -> one partition: halving, trials of suspects, rows after a refused record
-//! suspects  -> runs trials: a suspect and a known good record in one session
-//! trial     -> pure: a verdict from the tries
-//! good      -> pure: a known good record with unused identities
-//! sizes     -> pure: the maximum number of records of a topic in a transaction
-//! prepare   -> pure: a plan, dead letters and positions from records
-//! memory    -> state that a batch leaves to later ones
-//! counts    -> the metrics of a batch
+//! mod          -> one transaction for a batch, then one for each partition
+//! until_landed -> the loop of a replay
+//! thorough     -> one partition: halving, trials of suspects, rows after a refused record
+//! suspects     -> runs trials: a suspect and a known good record in one session
+//! trial        -> pure: a verdict from the tries
+//! good         -> pure: a known good record with unused identities
+//! sizes        -> pure: the maximum number of records of a topic in a transaction
+//! prepare      -> pure: a plan, dead letters and positions from records
+//! memory       -> state that a batch leaves to later ones
+//! counts       -> the metrics of a batch
+//! traced       -> the spans of a batch
 //! ```
 
 mod counts;
@@ -23,10 +25,11 @@ mod prepare;
 mod sizes;
 mod suspects;
 mod thorough;
+mod traced;
 mod trial;
+mod until_landed;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -34,16 +37,17 @@ use tracing::warn;
 use crate::config::Settings;
 use crate::event::Limits;
 use crate::record::{Record, Topic, TopicPartition};
-use crate::retry::{pause_for, pauses};
 use crate::store::dead_letters;
 use crate::store::fault::LOCK_TIMEOUT;
 use crate::store::offsets::Position;
 use crate::store::write::{Mode, Written};
 use crate::store::{Fault, Store};
+use crate::traces;
 
 pub use memory::Memory;
 use outcome::{Batch, Effort, Outcome, Report, Span, Wait, WaitKind};
 use prepare::{Part, Rejected};
+pub use until_landed::Stop;
 
 /// The positions of partitions, by topic and partition.
 pub type Positions = BTreeMap<(Topic, i32), Position>;
@@ -65,15 +69,8 @@ pub struct Ingest {
     pub mode: Mode,
     /// State that earlier batches left, shared by all clones.
     pub memory: Memory,
-}
-
-/// The reason why not all records of [`Ingest::write`] landed. The positions show which did.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// A stored offset differs from the expected one: the positions must be read again.
-    Fenced,
-    /// The caller was cancelled while the database did not accept the records.
-    Cancelled,
+    /// The span of the batch in hand, or of the command whose batches these are.
+    pub span: traces::Span,
 }
 
 type Outcomes = BTreeMap<TopicPartition, Outcome>;
@@ -89,6 +86,7 @@ impl Ingest {
             dead_letter_limit: settings.dead_letter_limit,
             mode,
             memory: Memory::default(),
+            span: traces::Span::default(),
         }
     }
 
@@ -103,70 +101,13 @@ impl Ingest {
         let borrowed: Vec<&Record> = records.iter().collect();
         let (outcomes, written) = self.write_spans(&borrowed, &spans, effort, cancel).await;
         drop(borrowed);
+        self.end_span(&outcomes, &written);
         let waits = |record: &Record| match outcomes.get(&record.topic_partition()) {
             Some(Outcome::Waits { landed, .. }) => record.offset >= landed.next_offset,
             _ => false,
         };
         let remaining = records.into_iter().filter(waits).collect();
         Report { outcomes, remaining, written }
-    }
-
-    /// Writes the records, which are in offset order within each partition, and advances the positions. Retries with
-    /// growing pauses until all have landed or a stop is due. Returns the rows written.
-    pub async fn write(
-        &self,
-        records: &[Record],
-        positions: &mut Positions,
-        cancel: &CancellationToken,
-    ) -> Result<Written, Stop> {
-        let mut written = Written::default();
-        let mut remaining: Vec<&Record> = records.iter().collect();
-        let mut effort = Effort::Once;
-        let mut delays = pauses();
-        while !remaining.is_empty() {
-            let spans = spans_of(&remaining, positions);
-            let (outcomes, done) = self.write_spans(&remaining, &spans, effort, cancel).await;
-            written.add(done);
-            let before = remaining.len();
-            let mut waits: Vec<&Wait> = Vec::new();
-            for (key, outcome) in &outcomes {
-                if let Outcome::Landed(position) | Outcome::Waits { landed: position, .. } = outcome {
-                    positions.insert((key.topic, key.partition), *position);
-                }
-                if let Outcome::Waits { wait, .. } = outcome {
-                    waits.push(wait);
-                }
-            }
-            if outcomes.values().any(|outcome| *outcome == Outcome::Fenced) {
-                return Err(Stop::Fenced);
-            }
-            remaining.retain(|record| match outcomes.get(&record.topic_partition()) {
-                Some(Outcome::Waits { landed, .. }) => record.offset >= landed.next_offset,
-                _ => false,
-            });
-            let Some(wait) = waits.first() else { continue };
-            let suspected = waits.iter().any(|wait| wait.kind == WaitKind::Suspects);
-            if effort == Effort::Once && suspected {
-                effort = Effort::Thorough;
-                continue;
-            }
-            if remaining.len() < before {
-                delays = pauses();
-            }
-            effort = Effort::Once;
-            let pause = delays.next().unwrap_or(Duration::from_secs(5));
-            warn!(
-                records = remaining.len(),
-                partitions = waits.len(),
-                problem = wait.text,
-                pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                "a batch did not land and is retried"
-            );
-            if !pause_for(pause, cancel).await {
-                return Err(Stop::Cancelled);
-            }
-        }
-        Ok(written)
     }
 
     async fn write_spans(
@@ -299,8 +240,10 @@ impl Ingest {
         written: &mut Written,
     ) -> Result<BTreeMap<TopicPartition, Position>, Fault> {
         let batch = self.prepare(parts, rejected);
+        let span = traces::write(&self.span, batch.plan.source.records.len());
         let write = self.store.write(&batch.plan, &batch.dead_letters, &batch.advances, self.mode);
         let done = write.await;
+        traced::end(&span, &done);
         if let Err(Fault::TooLarge(_)) = done {
             self.memory.too_large(parts);
         }
@@ -325,29 +268,16 @@ impl Ingest {
                     last_offset = summary.last_offset,
                     reason = summary.reason.name(),
                     count = summary.count,
+                    trace_id = self.span.trace_id(),
                     "records that cannot be used are kept as dead letters"
                 );
             }
             counts::landed(parts, &batch.dead_letters);
+            self.note_dead_letters(&batch.dead_letters);
             self.memory.landed(&batch.good);
         }
         Ok(batch.after)
     }
-}
-
-/// Returns the spans of records that are read from these positions.
-fn spans_of(records: &[&Record], positions: &Positions) -> BTreeMap<TopicPartition, Span> {
-    let mut spans: BTreeMap<TopicPartition, Span> = BTreeMap::new();
-    for record in records {
-        let key = record.topic_partition();
-        let from = || {
-            let known = positions.get(&(key.topic, key.partition)).copied();
-            known.unwrap_or(Position::at(record.offset, None))
-        };
-        let span = spans.entry(key).or_insert_with(|| Span { from: from(), to_offset: 0 });
-        span.to_offset = record.offset + 1;
-    }
-    spans
 }
 
 /// Returns the outcome of a partition whose write failed.

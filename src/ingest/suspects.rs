@@ -154,6 +154,7 @@ impl Ingest {
                     partition = record.partition,
                     offset = record.offset,
                     refused_by = %refusal,
+                    trace_id = self.span.trace_id(),
                     "PostgreSQL refuses a record and takes others: it becomes a dead letter"
                 );
                 let message = format!("PostgreSQL refuses the record and takes others: {refusal}");

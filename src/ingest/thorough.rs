@@ -7,13 +7,14 @@ use tracing::info;
 use super::outcome::{Outcome, Wait, WaitKind};
 use super::prepare::{Part, Rejected};
 use super::suspects::{Finding, drift, too_large};
-use super::{Ingest, counts, wait};
+use super::{Ingest, counts, traced, wait};
 use crate::metrics;
 use crate::record::Record;
 use crate::store::Fault;
 use crate::store::fault::Refusal;
 use crate::store::offsets::Position;
 use crate::store::write::{Mode, Written};
+use crate::traces;
 
 /// Passes without progress after which the partition waits.
 const IDLE_PASSES: u32 = 3;
@@ -134,6 +135,7 @@ impl Ingest {
                             topic = self.topic_name(part.key.topic),
                             partition = part.key.partition,
                             records = piece.records.len(),
+                            trace_id = self.span.trace_id(),
                             "a batch with a refused row is halved"
                         );
                     }
@@ -144,6 +146,7 @@ impl Ingest {
             };
             if halved {
                 metrics::BATCHES_HALVED.add(&[], 1);
+                self.span.halved(piece.records.len());
                 let half = piece.records.len() / 2;
                 pieces.push(piece.piece(half, piece.records.len()));
                 pieces.push(piece.piece(0, half));
@@ -181,7 +184,9 @@ impl Ingest {
         written: &mut Written,
     ) -> Result<(), Fault> {
         let batch = self.prepare(std::slice::from_ref(piece), rejected);
+        let span = traces::write(&self.span, piece.records.len());
         let done = self.store.write(&batch.plan, &[], &[], self.mode).await;
+        traced::end(&span, &done);
         if let Err(Fault::TooLarge(_)) = done {
             self.memory.too_large(std::slice::from_ref(piece));
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{BigInt, Nullable, Timestamp};
+use diesel::sql_types::{BigInt, Nullable, Text, Timestamp};
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::{Fault, Store};
@@ -14,11 +14,21 @@ use super::{Fault, Store};
 /// A chunk begins there; otherwise it would walk over everything that expired before. Rows behind it (locked by
 /// another instance, or changed at that moment) are left to the next run, which begins at the start.
 #[derive(Debug)]
-pub struct ExpiryCursor(PgTimestamp);
+pub struct ExpiryCursor {
+    from: PgTimestamp,
+    traceparent: Option<String>,
+}
 
 impl Default for ExpiryCursor {
     fn default() -> ExpiryCursor {
-        ExpiryCursor(PgTimestamp(i64::MIN)) // PostgreSQL's -infinity
+        ExpiryCursor { from: PgTimestamp(i64::MIN), traceparent: None } // PostgreSQL's -infinity
+    }
+}
+
+impl ExpiryCursor {
+    /// Begins a run whose events are published with this `traceparent`.
+    pub fn traced(traceparent: Option<String>) -> ExpiryCursor {
+        ExpiryCursor { traceparent, ..ExpiryCursor::default() }
     }
 }
 
@@ -50,10 +60,10 @@ const EXPIRE: &str = "WITH due AS (
                   deleted_at),
     queued AS (
         INSERT INTO ingest.outbox (expired_at, ids, caller_ids, cloned_voice_ids, clone_created_ats,
-                                   ttl_expires_ats, reuse_counts, last_used_ats)
+                                   ttl_expires_ats, reuse_counts, last_used_ats, traceparent)
         SELECT max(deleted_at), array_agg(id), array_agg(caller_id), array_agg(cloned_voice_id),
                array_agg(clone_created_at), array_agg(ttl_expires_at), array_agg(reuse_count),
-               array_agg(last_used_at)
+               array_agg(last_used_at), $4
         FROM expired
         WHERE $3 IS NULL
            OR (extract(epoch FROM deleted_at) - extract(epoch FROM ttl_expires_at)) * 1000000 <= $3
@@ -71,7 +81,7 @@ impl Store {
         max_age: Option<Duration>,
     ) -> Result<(usize, bool), Fault> {
         let max_age = max_age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        let from = cursor.0;
+        let (from, traceparent) = (cursor.from, cursor.traceparent.clone());
         let mut connection = self.connection().await?;
         let chunk = connection
             .transaction::<ExpiredChunk, Fault, _>(async |connection| {
@@ -82,13 +92,14 @@ impl Store {
                     .bind::<Timestamp, _>(from)
                     .bind::<BigInt, _>(most)
                     .bind::<Nullable<BigInt>, _>(max_age)
+                    .bind::<Nullable<Text>, _>(traceparent)
                     .get_result(connection)
                     .await?;
                 Ok(chunk)
             })
             .await?;
         if let Some(last) = chunk.reached {
-            cursor.0 = last;
+            cursor.from = last;
         }
         Ok((usize::try_from(chunk.expired).unwrap_or(0), chunk.due >= most))
     }

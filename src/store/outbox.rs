@@ -29,6 +29,8 @@ pub struct Expired {
     pub value: Vec<u8>,
     /// The event's `ce_time`.
     pub event_time: String,
+    /// The trace context of the run that expired the row, the same at each retry; `None` if it had none.
+    pub traceparent: Option<String>,
 }
 
 /// The value of a `clone.expired` event, with its fields in the order in which they are written. Another tool's
@@ -70,13 +72,15 @@ struct OutboxChunk {
     reuse_counts: Vec<Option<i32>>,
     #[diesel(sql_type = Array<Nullable<Timestamp>>)]
     last_used_ats: Vec<Option<PgTimestamp>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    traceparent: Option<String>,
 }
 
 impl OutboxChunk {
     /// The events of the chunk, in its order. A CHECK of the table keeps the arrays equally long.
     fn events(self) -> impl Iterator<Item = Expired> {
         let text = |timestamp: PgTimestamp| from_timestamp(timestamp).to_string();
-        let event_time = text(self.expired_at);
+        let (event_time, traceparent) = (text(self.expired_at), self.traceparent);
         let (mut callers, mut voices) = (self.caller_ids.into_iter(), self.cloned_voice_ids.into_iter());
         let (mut created, mut used) = (self.clone_created_ats.into_iter(), self.last_used_ats.into_iter());
         let mut counts = self.reuse_counts.into_iter();
@@ -100,7 +104,7 @@ impl OutboxChunk {
             };
             // serde_json cannot refuse any of these values
             let value = serde_json::to_vec(&value).unwrap_or_default();
-            Expired { event_id, key, value, event_time: event_time.clone() }
+            Expired { event_id, key, value, event_time: event_time.clone(), traceparent: traceparent.clone() }
         })
     }
 }
@@ -126,7 +130,7 @@ const CLAIM: &str = "WITH due AS (
         publish_at = now() AT TIME ZONE 'utc' + $2 * interval '1 millisecond'
     FROM due WHERE o.id = due.id
     RETURNING o.id, o.publish_claim, o.expired_at, o.ids, o.of_events, o.caller_ids, o.cloned_voice_ids,
-              o.clone_created_ats, o.ttl_expires_ats, o.reuse_counts, o.last_used_ats";
+              o.clone_created_ats, o.ttl_expires_ats, o.reuse_counts, o.last_used_ats, o.traceparent";
 
 /// The events that this instance has claimed for publishing.
 #[derive(Debug, Default)]

@@ -52,6 +52,7 @@ pub fn ingest(database: &Database) -> Ingest {
         dead_letter_limit: 10_000,
         mode: Mode::Live,
         memory: Memory::default(),
+        span: voiceclone_events::traces::Span::default(),
     }
 }
 

@@ -40,4 +40,5 @@ mod status;
 mod support;
 mod tables;
 mod tap;
+mod traces;
 mod where_is;

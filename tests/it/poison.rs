@@ -47,6 +47,7 @@ pub fn ingest_with(url: &str, extra: &[(&str, &str)]) -> Ingest {
         dead_letter_limit: 10_000,
         mode: Mode::Live,
         memory: Memory::default(),
+        span: voiceclone_events::traces::Span::default(),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::record::{Record, TopicPartition};
 use crate::retry::pause_for;
 use crate::store::letters::{Head, Retried, State};
 use crate::store::write::Mode;
+use crate::traces;
 
 /// Time between two lines of progress with `--json`, which prints no line for each letter.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -49,7 +50,8 @@ pub async fn run(
         return Ok(true);
     };
     let mode = if bulk.dry_run { Mode::Rehearse } else { Mode::Replay };
-    let ingest = Ingest::new(settings, store, None, mode);
+    let span = traces::root("dead-letters retry", None);
+    let ingest = Ingest { span: span.clone(), ..Ingest::new(settings, store, None, mode) };
     let mut retry = Retry { ingest, dry_run: bulk.dry_run, json, lines: Vec::new() };
     let chunk = rate.map_or(usize::MAX, per_second);
     let mut said = tokio::time::Instant::now();
@@ -72,6 +74,8 @@ pub async fn run(
             pause_for(due.saturating_sub(started.elapsed()), &cancel).await;
         }
     }
+    span.count("voiceclone.records", retry.lines.len() as u64);
+    span.end();
     retry.report(selected.len())
 }
 

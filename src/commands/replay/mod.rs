@@ -26,6 +26,7 @@ use crate::output::print;
 use crate::record::{Record, Topic};
 use crate::store::offsets::Position;
 use crate::store::write::Mode;
+use crate::traces;
 
 pub(super) use self::bounds::{bound, in_order};
 
@@ -79,6 +80,7 @@ pub async fn run(
     say(&replay.plan())?;
     let ended = replay.read(&cancel).await;
     replay.progress.clear();
+    replay.end_span(&ended);
     let outcome = match &ended {
         Ok(Outcome::Done) => "done",
         Ok(Outcome::Interrupted) => "interrupted",
@@ -134,7 +136,10 @@ impl Replay {
             landed: ranges.iter().filter(|range| range.offsets() > 0).map(start).collect(),
             ranges,
             reader,
-            ingest: Ingest::new(settings, store, None, mode),
+            ingest: Ingest {
+                span: traces::root("replay", Some(topic)),
+                ..Ingest::new(settings, store, None, mode)
+            },
             records: 0,
             unusable: 0,
             new_dead_letters: 0,
@@ -167,6 +172,18 @@ impl Replay {
             }
             self.show();
         }
+    }
+
+    fn end_span(&self, ended: &anyhow::Result<Outcome>) {
+        let span = &self.ingest.span;
+        span.count("voiceclone.records", self.records);
+        span.count("voiceclone.dead_letters", self.unusable);
+        match ended {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Interrupted) => span.failed("interrupted"),
+            Err(_) => span.failed("failed"),
+        }
+        span.end();
     }
 
     /// Writes a chunk; false when cancelled before all of it has landed.

@@ -39,6 +39,18 @@ pub enum Fault {
 const ABORTED: &str = "current transaction is aborted";
 
 impl Fault {
+    /// The kind of the fault in one word, for `error.type` of a span.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::Fenced => "fenced",
+            Fault::Refused(_) => "refused",
+            Fault::TooLarge(_) => "too_large",
+            Fault::Drifted(_) => "drift",
+            Fault::Busy(_) => "busy",
+            Fault::Unavailable(_) => "unavailable",
+        }
+    }
+
     /// The root cause among the errors of one transaction's statements.
     pub(super) fn root_cause(faults: Vec<Fault>) -> Option<Fault> {
         faults.into_iter().min_by_key(|fault| match fault {

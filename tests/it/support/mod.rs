@@ -6,6 +6,7 @@
 //! - [`pgbouncer`]: a connection pooler before it;
 //! - [`certificates`]: authorities and signed certificates;
 //! - [`browser`]: a real Chromium that opens the page;
+//! - [`collector`]: a collector of traces;
 //! - [`prometheus`]: a server that scrapes a daemon, and `promtool`;
 //! - [`proxy`]: a proxy between two of them that cuts connections, delays and loses bytes;
 //! - [`daemon`]: the compiled program as a child process;
@@ -26,6 +27,7 @@
 pub mod browser;
 pub mod certificates;
 pub mod cluster;
+pub mod collector;
 pub mod daemon;
 pub mod kafka;
 pub mod left_out;

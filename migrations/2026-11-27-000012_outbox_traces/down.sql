@@ -1,0 +1,1 @@
+ALTER TABLE ingest.outbox DROP COLUMN traceparent;
