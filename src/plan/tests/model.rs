@@ -11,17 +11,32 @@ use crate::identity::uid;
 /// The columns of a row in the order of the contract.
 type Columns = Vec<(&'static str, Value)>;
 
+/// An event of a row that is a fact.
+struct FactEvent {
+    identity: Columns,
+    content: Columns,
+    timestamp: i64,
+}
+
+/// An event of a mapping.
+struct MappingEvent<'b> {
+    updated_at: i64,
+    /// `None` for a delete.
+    state: Option<&'b MappingState<'static>>,
+    timestamp: i64,
+}
+
 /// The events of each row.
 #[derive(Default)]
 struct Lists<'b> {
-    /// By table and id: identity, content and timestamp.
-    facts: BTreeMap<(&'static str, String), Vec<(Columns, Columns, i64)>>,
+    /// By table and id.
+    facts: BTreeMap<(&'static str, String), Vec<FactEvent>>,
     /// By id: identity, `clone_created_at`, `ttl_expires_at`, `ready_at` and timestamp.
     cache: BTreeMap<String, Vec<(Columns, [i64; 4])>>,
     /// By `call_id`.
     calls: BTreeMap<&'b str, Vec<(&'b CallLifecycle<'static>, i64)>>,
-    /// By `caller_id`: `updated_at`, state and timestamp.
-    mappings: BTreeMap<&'b str, Vec<(i64, Option<&'b MappingState<'static>>, i64)>>,
+    /// By `caller_id`.
+    mappings: BTreeMap<&'b str, Vec<MappingEvent<'b>>>,
 }
 
 impl<'b> Lists<'b> {
@@ -88,14 +103,16 @@ impl<'b> Lists<'b> {
             }
             Event::Call(e) => self.calls.entry(&e.call_id).or_default().push((e, timestamp)),
             Event::Mapping(e) => {
-                let seen = (e.updated_at.micros(), e.state.as_ref(), timestamp);
-                self.mappings.entry(&e.caller_id).or_default().push(seen);
+                let (updated_at, state) = (e.updated_at.micros(), e.state.as_ref());
+                let list = self.mappings.entry(&e.caller_id).or_default();
+                list.push(MappingEvent { updated_at, state, timestamp });
             }
         }
     }
 
-    fn fact(&mut self, table: &'static str, id: String, ids: Columns, content: Columns, timestamp: i64) {
-        self.facts.entry((table, id)).or_default().push((ids, content, timestamp));
+    fn fact(&mut self, table: &'static str, id: String, identity: Columns, content: Columns, timestamp: i64) {
+        let list = self.facts.entry((table, id)).or_default();
+        list.push(FactEvent { identity, content, timestamp });
     }
 
     fn log(&mut self, event_row: &str, caller_id: &str, status: &str, content: Columns, timestamp: i64) {
@@ -111,9 +128,9 @@ pub(super) fn rows(batch: &[Sent]) -> Rows {
     batch.iter().for_each(|(event, timestamp)| lists.add(event, timestamp.micros()));
     let mut rows = Rows::new();
     for (key, list) in lists.facts {
-        let content = list.iter().map(|(_, content, _)| content.clone()).max().unwrap();
-        let created_at = number(list.iter().map(|(_, _, timestamp)| *timestamp).min().unwrap());
-        let columns = list[0].0.iter().cloned().chain(content).chain([("created_at", created_at)]);
+        let content = list.iter().map(|event| event.content.clone()).max().unwrap();
+        let created_at = number(list.iter().map(|event| event.timestamp).min().unwrap());
+        let columns = list[0].identity.iter().cloned().chain(content).chain([("created_at", created_at)]);
         rows.insert(key, columns.collect());
     }
     for (id, list) in lists.cache {
@@ -183,7 +200,7 @@ fn call(list: &[(&CallLifecycle<'static>, i64)]) -> Row {
     ])
 }
 
-fn mapping(list: &[(i64, Option<&MappingState<'static>>, i64)]) -> Row {
+fn mapping(list: &[MappingEvent<'_>]) -> Row {
     let columns = |state: &MappingState<'static>| {
         [
             text(&state.voice_sample_url),
@@ -192,17 +209,17 @@ fn mapping(list: &[(i64, Option<&MappingState<'static>>, i64)]) -> Row {
             texts(state.account_id.as_deref()),
         ]
     };
-    let state = latest(list.iter().map(|(at, state, _)| (*at, state.map(columns))));
+    let state = latest(list.iter().map(|event| (event.updated_at, event.state.map(columns))));
     let state_at = state.as_ref().map(|(at, _)| *at);
-    let deleted_at = list.iter().filter(|(_, state, _)| state.is_none()).map(|(at, _, _)| *at).max();
+    let deleted_at = list.iter().filter(|event| event.state.is_none()).map(|event| event.updated_at).max();
     let [url, name, description, account_id] = state.map(|(_, state)| state).unwrap_or_default();
     Row::from([
         ("voice_sample_url", url),
         ("voice_name", name),
         ("description", description),
         ("account_id", account_id),
-        ("updated_at", list.iter().map(|(at, _, _)| *at).max().and_then(number)),
-        ("created_at", list.iter().map(|(_, _, timestamp)| *timestamp).min().and_then(number)),
+        ("updated_at", list.iter().map(|event| event.updated_at).max().and_then(number)),
+        ("created_at", list.iter().map(|event| event.timestamp).min().and_then(number)),
         (
             "deleted_at",
             deleted_at.filter(|at| state_at.is_none_or(|state_at| *at >= state_at)).and_then(number),
