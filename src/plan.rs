@@ -228,3 +228,6 @@ impl<'a> Plan<'a> {
 fn log_id(event_row: Uuid) -> Uuid {
     uid("voice_clone_log", &[&event_row.hyphenated().to_string()])
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::envelope::Content;
 use super::fields::{self, CALLER_ID, text_problem};
 use super::{
-    CallLifecycle, CloneFailed, CloneReady, CloneTransfer, Event, Limits, MappingState, Reason, Status,
-    Unusable, VoiceMapping, encoding, json,
+    CallLifecycle, CloneFailed, CloneReady, CloneTransfer, Event, Limits, Reason, Unusable, VoiceMapping,
+    encoding, json,
 };
 use crate::record::{Record, Topic};
 
@@ -53,11 +53,11 @@ pub fn decode<'a>(record: &'a Record, limits: Limits) -> Result<Event<'a>, Unusa
         _ => unusable,
     })?;
     match record.topic {
-        Topic::CloneReady => clone_ready(&content, limits).map(Event::Ready),
-        Topic::CloneFailed => clone_failed(&content).map(Event::Failed),
-        Topic::CloneTransfer => clone_transfer(&content).map(Event::Transfer),
-        Topic::CallLifecycle => call_lifecycle(&content).map(Event::Call),
-        Topic::CallerVoiceMapping => voice_mapping(&content).map(Event::Mapping),
+        Topic::CloneReady => CloneReady::decode(&content, limits).map(Event::Ready),
+        Topic::CloneFailed => CloneFailed::decode(&content).map(Event::Failed),
+        Topic::CloneTransfer => CloneTransfer::decode(&content).map(Event::Transfer),
+        Topic::CallLifecycle => CallLifecycle::decode(&content).map(Event::Call),
+        Topic::CallerVoiceMapping => VoiceMapping::decode(&content).map(Event::Mapping),
     }
 }
 
@@ -89,83 +89,4 @@ fn tombstone(record: &Record) -> Result<Event<'_>, Unusable> {
         updated_at: fields::record_time(record)?,
         state: None,
     }))
-}
-
-fn clone_ready<'a>(content: &Content<'a>, limits: Limits) -> Result<CloneReady<'a>, Unusable> {
-    let ready_at = content.event_time("ready_at")?;
-    let clone_duration_ms = content.integer("clone_duration_ms")?;
-    let ttl_seconds = content.integer("ttl_seconds")?.map_or(limits.cache_ttl_seconds, i64::from);
-    Ok(CloneReady {
-        caller_id: content.id("caller_id")?,
-        greeting_call_id: content.id("greeting_call_id")?,
-        cloned_voice_id: content.id("cloned_voice_id")?,
-        ready_at,
-        clone_duration_ms,
-        clone_created_at: content.time("clone_created_at")?.unwrap_or(ready_at),
-        api_response_time_ms: content.integer("api_response_time_ms")?.or(clone_duration_ms),
-        sample_file_size_bytes: content.integer("sample_file_size_bytes")?,
-        ttl_expires_at: ready_at.plus_seconds(ttl_seconds).ok_or_else(|| {
-            Unusable::new(Reason::InvalidValue, "ready_at plus ttl_seconds is after the year 9999")
-        })?,
-    })
-}
-
-fn clone_failed<'a>(content: &Content<'a>) -> Result<CloneFailed<'a>, Unusable> {
-    Ok(CloneFailed {
-        caller_id: content.id("caller_id")?,
-        greeting_call_id: content.id("greeting_call_id")?,
-        error_message: content.required("error_message", content.text("error_message", None)?)?,
-        failed_at: content.event_time("failed_at")?,
-        cloned_voice_id: content.text("cloned_voice_id", Some(255))?,
-        api_response_time_ms: content.integer("api_response_time_ms")?,
-        sample_file_size_bytes: content.integer("sample_file_size_bytes")?,
-    })
-}
-
-fn clone_transfer<'a>(content: &Content<'a>) -> Result<CloneTransfer<'a>, Unusable> {
-    Ok(CloneTransfer {
-        greeting_call_id: content.id("greeting_call_id")?,
-        agent_call_id: content.id("agent_call_id")?,
-        cloned_voice_id: content.id("cloned_voice_id")?,
-        transferred_at: content.event_time("transferred_at")?,
-    })
-}
-
-fn call_lifecycle<'a>(content: &Content<'a>) -> Result<CallLifecycle<'a>, Unusable> {
-    let status = content.required("status", content.text("status", None)?)?;
-    Ok(CallLifecycle {
-        call_id: content.id("call_id")?,
-        status: Status::from_name(&status).ok_or_else(|| {
-            Unusable::new(Reason::InvalidValue, "status is none of initiated, completed, failed")
-        })?,
-        occurred_at: content.event_time("occurred_at")?,
-        threecx_call_id: content.text("threecx_call_id", Some(255))?,
-        caller_id: content.text("caller_id", Some(255))?,
-        cloned_voice_id: content.text("cloned_voice_id", Some(255))?,
-        call_started_at: content.time("call_started_at")?,
-        call_ended_at: content.time("call_ended_at")?,
-        duration_seconds: content.integer("duration_seconds")?,
-        transcript: content.text("transcript", None)?,
-        metadata: content.metadata("metadata")?,
-    })
-}
-
-fn voice_mapping<'a>(content: &Content<'a>) -> Result<VoiceMapping<'a>, Unusable> {
-    let caller_id = content.id("caller_id")?;
-    let updated_at = content.event_time("updated_at")?;
-    if content.boolean("deleted")?.unwrap_or(false) {
-        // The state is not decoded, but a record with malformed JSON must not count as a delete.
-        for name in ["voice_sample_url", "voice_name", "description", "account_id"] {
-            content.members.get(name)?;
-        }
-        return Ok(VoiceMapping { caller_id, updated_at, state: None });
-    }
-    let state = MappingState {
-        voice_sample_url: content
-            .required("voice_sample_url", content.text("voice_sample_url", Some(2048))?)?,
-        voice_name: content.text("voice_name", Some(255))?,
-        description: content.text("description", None)?,
-        account_id: content.text("account_id", Some(255))?,
-    };
-    Ok(VoiceMapping { caller_id, updated_at, state: Some(state) })
 }

@@ -1,91 +1,11 @@
 //! Finds an event's fields: in the bare object, or in a CloudEvents envelope around it (contract, section 2).
 
-use super::json::{Json, Members, is_blank};
-use super::{Reason, Time, Unusable, fields};
-use crate::record::{Header, Record, Topic};
+use super::json::{Json, Members, Names, is_blank};
+use super::{Reason, Time, Unusable, field_names, fields};
+use crate::record::{Header, Record};
 
-/// Returns the names that are read at the top level of a value: the topic's fields of section 4, then the five of an
-/// envelope.
-pub(super) fn names(topic: Topic) -> &'static [&'static str] {
-    match topic {
-        Topic::CloneReady => &[
-            "caller_id",
-            "greeting_call_id",
-            "cloned_voice_id",
-            "ready_at",
-            "clone_duration_ms",
-            "clone_created_at",
-            "api_response_time_ms",
-            "sample_file_size_bytes",
-            "ttl_seconds",
-            "specversion",
-            "type",
-            "time",
-            "data",
-            "data_base64",
-        ],
-        Topic::CloneFailed => &[
-            "caller_id",
-            "greeting_call_id",
-            "error_message",
-            "failed_at",
-            "cloned_voice_id",
-            "api_response_time_ms",
-            "sample_file_size_bytes",
-            "specversion",
-            "type",
-            "time",
-            "data",
-            "data_base64",
-        ],
-        Topic::CloneTransfer => &[
-            "greeting_call_id",
-            "agent_call_id",
-            "cloned_voice_id",
-            "transferred_at",
-            "specversion",
-            "type",
-            "time",
-            "data",
-            "data_base64",
-        ],
-        Topic::CallLifecycle => &[
-            "call_id",
-            "status",
-            "occurred_at",
-            "threecx_call_id",
-            "caller_id",
-            "cloned_voice_id",
-            "call_started_at",
-            "call_ended_at",
-            "duration_seconds",
-            "transcript",
-            "metadata",
-            "specversion",
-            "type",
-            "time",
-            "data",
-            "data_base64",
-        ],
-        Topic::CallerVoiceMapping => &[
-            "caller_id",
-            "voice_sample_url",
-            "voice_name",
-            "description",
-            "account_id",
-            "updated_at",
-            "deleted",
-            "specversion",
-            "type",
-            "time",
-            "data",
-            "data_base64",
-        ],
-    }
-}
-
-/// Number of [`names`] that belong to an envelope.
-pub(super) const ENVELOPE_NAMES: usize = 5;
+/// The names of an envelope's attributes that are read at the top level of a value.
+const ATTRIBUTES: &[&str] = &["specversion", "type", "time", "data", "data_base64"];
 
 /// The object that contains the fields, and the default event time.
 pub(super) struct Content<'a> {
@@ -102,7 +22,7 @@ impl<'a> Content<'a> {
             Unusable::new(Reason::InvalidJson, message)
         })?;
         let record_time = fields::record_time(record)?;
-        let names = names(record.topic);
+        let names = Names { fields: field_names(record.topic), attributes: ATTRIBUTES };
         let outer = Members::read(text, names)?;
 
         let structured = is_structured(&record.headers) || outer.get("specversion")?.is_some();

@@ -18,9 +18,28 @@ const METADATA_LEVELS: usize = 100;
 /// Maximum number of object members and array items, over all levels, in the `metadata` of one event.
 pub(super) const METADATA_VALUES: usize = 65_536;
 
+/// The names that are read; all others are skipped.
+#[derive(Clone, Copy)]
+pub(super) struct Names {
+    /// The fields of the topic.
+    pub fields: &'static [&'static str],
+    /// The attributes of an envelope.
+    pub attributes: &'static [&'static str],
+}
+
+impl Names {
+    fn position(self, name: &str) -> Option<usize> {
+        self.fields.iter().chain(self.attributes).position(|known| *known == name)
+    }
+
+    fn len(self) -> usize {
+        self.fields.len() + self.attributes.len()
+    }
+}
+
 /// The members of an object whose names are known, as raw JSON text.
 pub(super) struct Members<'a> {
-    names: &'static [&'static str],
+    names: Names,
     found: Vec<RawMember<'a>>,
 }
 
@@ -32,7 +51,7 @@ struct RawMember<'a> {
 
 impl<'a> Members<'a> {
     /// Reads one object. Checks its syntax and all its names; values are checked for syntax only.
-    pub fn read(text: &'a str, names: &'static [&'static str]) -> Result<Members<'a>, Unusable> {
+    pub fn read(text: &'a str, names: Names) -> Result<Members<'a>, Unusable> {
         let invalid = |error: serde_json::Error| {
             Unusable::new(
                 Reason::InvalidJson,
@@ -62,20 +81,25 @@ impl<'a> Members<'a> {
 
     /// Returns whether a name is present, with any value.
     pub fn has(&self, name: &'static str) -> bool {
-        let position = self.names.iter().position(|known| *known == name);
-        position.and_then(|position| self.found.get(position)).is_some_and(|found| found.raw.is_some())
+        self.found(name).is_some_and(|found| found.raw.is_some())
     }
 
     /// Returns the value of a name; `None` if it is absent, null or a blank text.
     pub fn get(&self, name: &'static str) -> Result<Option<Json<'a>>, Unusable> {
-        let position = self.names.iter().position(|known| *known == name);
-        let Some(found) = position.and_then(|position| self.found.get(position)) else {
+        let Some(found) = self.found(name) else {
             return Ok(None);
         };
         if found.twice {
             return Err(Unusable::new(Reason::InvalidJson, format!("{name} is given twice")));
         }
         found.raw.map_or(Ok(None), |raw| Json::read(name, raw.get()))
+    }
+
+    /// In debug builds, and so in tests, a name that is not known is an error: its value would always be absent.
+    fn found(&self, name: &'static str) -> Option<&RawMember<'a>> {
+        let position = self.names.position(name);
+        debug_assert!(position.is_some(), "{name} is read, but is not among the known names");
+        self.found.get(position?)
     }
 }
 
@@ -105,7 +129,7 @@ impl<'a> Visitor<'a> for MembersVisitor<'_, 'a> {
 }
 
 /// Deserializes a member's name to its index among the known names.
-struct NameIndex(&'static [&'static str]);
+struct NameIndex(Names);
 
 impl<'a> DeserializeSeed<'a> for NameIndex {
     type Value = Option<usize>;
@@ -123,7 +147,7 @@ impl Visitor<'_> for NameIndex {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|known| *known == name))
+        Ok(self.0.position(name))
     }
 }
 

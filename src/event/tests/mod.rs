@@ -5,7 +5,9 @@ mod fields;
 mod generated;
 mod limits;
 mod metadata;
+mod names;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
