@@ -11,7 +11,7 @@ use voiceclone_events::commands::{
     status, tap, where_is,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
-use voiceclone_events::output::say;
+use voiceclone_events::output::{not_written, say};
 use voiceclone_events::record::TopicPartition;
 use voiceclone_events::status::problems::Severity;
 use voiceclone_events::store::connect;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             return match text.print().and_then(|()| std::io::stdout().flush()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    say(format!("standard output could not be written: {error}"));
+                    say(not_written(&error));
                     ExitCode::from(FAILED)
                 }
             };
