@@ -2,7 +2,16 @@
 
 use std::io::{ErrorKind, Write as _};
 
-use comfy_table::{ContentArrangement, Table, TableComponent, presets};
+use comfy_table::{
+    CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, Width, presets,
+};
+
+/// Width of what is printed where there is no terminal.
+pub const WIDTH: usize = 100;
+/// Spaces around the content of a cell; one more separates it from the next.
+const PADDING: usize = 2;
+/// A longer word may be broken.
+const MAX_WORD: usize = 40;
 
 /// Prints a result and a newline. The caller ends with the error, as a result that nobody received is no success: a
 /// closed pipe, a full disk.
@@ -27,8 +36,34 @@ pub fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// An empty table as wide as the terminal, without lines between its rows: there may be many.
-pub fn table() -> Table {
+/// A table without boxes or lines between its rows, as there may be many. It fits the terminal, or [`WIDTH`] columns
+/// where there is none. Columns whose index is in `numbers` are aligned to the right.
+pub fn table<H, R>(header: H, numbers: &[usize], rows: impl IntoIterator<Item = R>) -> Table
+where
+    H: IntoIterator<Item: ToString>,
+    R: IntoIterator<Item: ToString>,
+{
+    let width = Table::new().width().map_or(WIDTH, usize::from);
+    table_within(width, header, numbers, rows)
+}
+
+/// Like [`table`], within `width` columns.
+pub fn table_within<H, R>(
+    width: usize,
+    header: H,
+    numbers: &[usize],
+    rows: impl IntoIterator<Item = R>,
+) -> Table
+where
+    H: IntoIterator<Item: ToString>,
+    R: IntoIterator<Item: ToString>,
+{
+    let texts = |row: R| row.into_iter().map(|cell| cell.to_string()).collect::<Vec<String>>();
+    let header: Vec<String> = header.into_iter().map(|cell| cell.to_string()).collect();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(texts).collect();
+    let cells = |at: usize| rows.iter().chain([&header]).filter_map(move |row| row.get(at));
+    let needs: Vec<Need> = (0..header.len()).map(|at| Need::of(cells(at))).collect();
+    let widths = widths(&needs, width.saturating_sub((PADDING + 1) * needs.len()));
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     for part in [
@@ -39,12 +74,54 @@ pub fn table() -> Table {
     ] {
         table.remove_style(part);
     }
+    table.set_width(u16::try_from(width).unwrap_or(u16::MAX)).set_header(header).add_rows(rows);
+    for (at, (column, width)) in table.column_iter_mut().zip(widths).enumerate() {
+        let width = u16::try_from(width + PADDING).unwrap_or(u16::MAX);
+        column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
+        if numbers.contains(&at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
     table
+}
+
+/// The width that a column needs.
+#[derive(Clone, Copy)]
+struct Need {
+    /// To break no word, but for very long ones.
+    least: usize,
+    /// To break no line.
+    whole: usize,
+}
+
+impl Need {
+    fn of<'a>(cells: impl Iterator<Item = &'a String>) -> Need {
+        let length = |text: &str| text.chars().count();
+        let mut need = Need { least: 1, whole: 1 };
+        for line in cells.flat_map(|cell| cell.lines()) {
+            let word = line.split(' ').map(length).max().unwrap_or(0).min(MAX_WORD);
+            need = Need { least: need.least.max(word), whole: need.whole.max(length(line)) };
+        }
+        need
+    }
+}
+
+/// The widths of the columns: the widest ones are narrowed until all fit into `available`, none below its longest word.
+fn widths(needs: &[Need], available: usize) -> Vec<usize> {
+    let narrowed = |limit: usize| needs.iter().map(move |need| need.whole.min(limit).max(need.least));
+    let widest = needs.iter().map(|need| need.whole).max().unwrap_or(0);
+    let limit = (0..=widest.min(available)).rev().find(|limit| narrowed(*limit).sum::<usize>() <= available);
+    narrowed(limit.unwrap_or(0)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn lines(width: usize, rows: &[[&str; 3]]) -> Vec<String> {
+        let table = table_within(width, ["topic", "message", "count"], &[2], rows.iter().copied());
+        table.to_string().lines().map(str::to_owned).collect()
+    }
 
     #[test]
     fn a_result_that_nobody_reads_is_told_in_plain_words_and_another_failure_in_the_system_s() {
@@ -55,5 +132,33 @@ mod tests {
         );
         let full = not_written(&std::io::Error::from_raw_os_error(28));
         assert!(full.contains("No space left on device"), "{full}");
+    }
+
+    #[test]
+    fn a_table_has_no_boxes_and_is_as_wide_as_its_contents() {
+        let lines = lines(100, &[["clone.ready", "no voice_id", "3"], ["call.lifecycle", "x", "17"]]);
+        assert_eq!(lines[1].trim_end(), " topic            message       count");
+        assert_eq!(lines[3].trim_end(), " clone.ready      no voice_id       3");
+        assert_eq!(lines[4].trim_end(), " call.lifecycle   x                17");
+        assert!(!lines.concat().contains(['│', '┌', '┼']), "{lines:?}");
+    }
+
+    #[test]
+    fn a_table_that_is_too_wide_is_broken_at_spaces_only() {
+        let message = "the value of clone_duration_ms is not a whole number from 0 to 2147483647 ".repeat(3);
+        let rows = [["caller.voice_mapping", message.trim_end(), "1000000"]];
+        let lines = lines(60, &rows);
+        assert!(lines.iter().all(|line| line.chars().count() <= 60), "{lines:?}");
+        let text = lines.join(" ");
+        for word in message.split(' ').chain(["caller.voice_mapping", "1000000"]) {
+            assert!(text.contains(word), "{word} is broken in {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_fits_nowhere_is_broken() {
+        let lines = lines(100, &[["clone.ready", &"x".repeat(300), "1"]]);
+        assert!(lines.iter().all(|line| line.chars().count() <= 100), "{lines:?}");
+        assert_eq!(lines.concat().matches('x').count(), 300);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use chrono::Utc;
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
@@ -16,7 +16,7 @@ use crate::cli::Usage;
 use crate::config::Settings;
 use crate::event::Time;
 use crate::kafka::send::Sender;
-use crate::output::{print, say};
+use crate::output::{self, print, say};
 use crate::record::{Outgoing, Topic};
 use crate::traffic::{Scenario, Sent, traffic, traffic_over_days};
 
@@ -263,15 +263,8 @@ impl SendProgress {
 }
 
 fn counts(of: &str, what: &str, prefix: &str, counts: &BTreeMap<&'static str, u64>) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header([of, what]);
-    for (name, count) in counts {
-        table.add_row([format!("{prefix}{name}"), count.to_string()]);
-    }
-    if let Some(column) = table.column_mut(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    let rows = counts.iter().map(|(name, count)| [format!("{prefix}{name}"), count.to_string()]);
+    output::table([of, what], &[1], rows)
 }
 
 #[cfg(test)]
