@@ -168,11 +168,11 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             Ok(tap::run(&settings(database, true)?, args, cli.json, cancel).await?)
         }
         Command::Publish { topic, check: true, file } => fail_unless(
-            publish::check::run(&settings(false, false)?, topic, file.as_deref(), cli.json).await?,
+            publish::check::run(&settings(false, false)?, topic, file.as_deref(), cli.json, cancel).await?,
         ),
-        Command::Publish { topic, check: false, file } => {
-            fail_unless(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)
-        }
+        Command::Publish { topic, check: false, file } => fail_unless(
+            publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json, cancel).await?,
+        ),
         Command::Schema { topic } => Ok(schema::run(topic.as_deref())?),
         Command::WhereIs { caller } => {
             // checked first, as the caller's id may be read from a terminal
@@ -190,7 +190,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 since: *since,
                 until: *until,
             };
-            Ok(simulate::run(&settings(false, true)?, options, cli.json).await?)
+            Ok(simulate::run(&settings(false, true)?, options, cli.json, cancel).await?)
         }
         Command::Report { since, until, html, csv } => {
             let settings = settings(true, false)?;
