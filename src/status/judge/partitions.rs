@@ -41,8 +41,9 @@ pub(super) fn problems(
             found.push(Problem { since: stored.stopped_at.clone(), ..stopped });
         } else if count > 0 && count >= facts.dead_letter_limit / 2 {
             let limit = facts.dead_letter_limit;
-            let what =
-                format!("{place} has {count} unusable records in a row, and DEAD_LETTER_LIMIT is {limit}");
+            let what = format!(
+                "{place} has {count} unusable records in a row, and DEAD_LETTER_LIMIT is {limit} where this was asked"
+            );
             let fix = "stop their producer, or raise DEAD_LETTER_LIMIT";
             found.push(warning(Code::NearDeadLetterLimit, what, fix));
         }
