@@ -81,7 +81,9 @@ pub(super) fn problems(
             found.push(warning(Code::Unassigned, what, fix));
         }
         for (topic, list) in by_topic(in_state(PartitionState::CatchingUp)) {
-            if partitions::shrinks_by(facts, topic).is_none_or(|by| by > 0) {
+            // without a batch between the looks there is no rate to judge by; a minute without one is a stall
+            let shrinks = partitions::shrinks_by(facts, topic).is_none_or(|by| by > 0);
+            if shrinks || !partitions::moves(facts, topic) {
                 continue;
             }
             let what =
