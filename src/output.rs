@@ -62,8 +62,9 @@ where
     let header: Vec<String> = header.into_iter().map(|cell| cell.to_string()).collect();
     let rows: Vec<Vec<String>> = rows.into_iter().map(texts).collect();
     let cells = |at: usize| rows.iter().chain([&header]).filter_map(move |row| row.get(at));
-    let needs: Vec<Need> = (0..header.len()).map(|at| Need::of(cells(at))).collect();
-    let widths = widths(&needs, width.saturating_sub((PADDING + 1) * needs.len()));
+    let mut columns: Vec<Fitting> = (0..header.len()).map(|at| Fitting::of(cells(at))).collect();
+    fit(&mut columns, width.saturating_sub((PADDING + 1) * header.len()));
+    let widths: Vec<usize> = columns.iter().map(|column| column.width).collect();
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     for part in [
@@ -85,33 +86,60 @@ where
     table
 }
 
-/// The width that a column needs.
-#[derive(Clone, Copy)]
-struct Need {
-    /// To break no word, but for very long ones.
-    least: usize,
-    /// To break no line.
+/// A column that is fitted into a table.
+struct Fitting {
+    /// The lines of the cells.
+    lines: Vec<String>,
+    /// The width that breaks no line.
     whole: usize,
+    width: usize,
 }
 
-impl Need {
-    fn of<'a>(cells: impl Iterator<Item = &'a String>) -> Need {
-        let length = |text: &str| text.chars().count();
-        let mut need = Need { least: 1, whole: 1 };
-        for line in cells.flat_map(|cell| cell.lines()) {
-            let word = line.split(' ').map(length).max().unwrap_or(0).min(MAX_WORD);
-            need = Need { least: need.least.max(word), whole: need.whole.max(length(line)) };
-        }
-        need
+impl Fitting {
+    /// A column that is just wide enough to break no word, but for very long ones.
+    fn of<'a>(cells: impl Iterator<Item = &'a String>) -> Fitting {
+        let lines: Vec<String> = cells.flat_map(|cell| cell.lines().map(str::to_owned)).collect();
+        let words = lines.iter().flat_map(|line| line.split(' ')).map(|word| word.chars().count());
+        let width = words.max().unwrap_or(0).clamp(1, MAX_WORD);
+        let whole = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0).max(1);
+        Fitting { lines, whole, width }
+    }
+
+    /// The number of lines of all cells at a width.
+    fn height(&self, width: usize) -> usize {
+        self.lines.iter().map(|line| broken(line, width)).sum()
     }
 }
 
-/// The widths of the columns: the widest ones are narrowed until all fit into `available`, none below its longest word.
-fn widths(needs: &[Need], available: usize) -> Vec<usize> {
-    let narrowed = |limit: usize| needs.iter().map(move |need| need.whole.min(limit).max(need.least));
-    let widest = needs.iter().map(|need| need.whole).max().unwrap_or(0);
-    let limit = (0..=widest.min(available)).rev().find(|limit| narrowed(*limit).sum::<usize>() <= available);
-    narrowed(limit.unwrap_or(0)).collect()
+/// The number of lines that a line is broken into.
+fn broken(line: &str, width: usize) -> usize {
+    let (mut lines, mut used) = (1, 0);
+    for word in line.split(' ').map(|word| word.chars().count()) {
+        if used > 0 && used + 1 + word <= width {
+            used += 1 + word;
+            continue;
+        }
+        lines += usize::from(used > 0) + word.saturating_sub(1) / width.max(1);
+        used = word;
+    }
+    lines
+}
+
+/// Gives the space that is left to the column with the most lines, as long as that makes it shorter.
+fn fit(columns: &mut [Fitting], available: usize) {
+    let mut spare = available.saturating_sub(columns.iter().map(|column| column.width).sum());
+    let mut open: Vec<&mut Fitting> = columns.iter_mut().collect();
+    loop {
+        open.sort_by_key(|column| column.height(column.width));
+        let Some(column) = open.pop() else { return };
+        let (width, height) = (column.width, column.height(column.width));
+        let most = column.whole.min(width + spare);
+        if let Some(wider) = (width + 1..=most).find(|wider| column.height(*wider) < height) {
+            spare -= wider - width;
+            column.width = wider;
+            open.push(column);
+        }
+    }
 }
 
 #[cfg(test)]

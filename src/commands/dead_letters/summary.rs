@@ -95,3 +95,29 @@ fn in_a_row(partition: &InARow, settings: &Settings) -> String {
         settings.dead_letter_limit
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_fits_100_columns_and_breaks_no_word() {
+        let group = Group {
+            topic: "call.lifecycle".into(),
+            reason: "invalid_value".into(),
+            message: "status is none of initiated, completed, failed".into(),
+            count: 3,
+            first_at: "2026-11-27T18:58:38.240Z".into(),
+            latest_at: "2026-11-27T18:58:38.240Z".into(),
+            example_id: 74,
+        };
+        let text = table(&[group]).to_string();
+        println!("{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= output::WIDTH), "{text}");
+        for word in
+            ["call.lifecycle", "invalid_value", "initiated,", "completed,", "2026-11-27", "18:58", "74"]
+        {
+            assert!(text.contains(word), "{word} is broken: {text}");
+        }
+    }
+}
