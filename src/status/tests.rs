@@ -14,6 +14,7 @@ use crate::kafka::brokers::Log;
 use crate::record::{Topic, TopicPartition};
 use crate::store::status::{Letters, Pause, Skipped, Stored, Wait};
 
+mod shown;
 mod turns;
 
 const NOW: i64 = 1_800_000_000_000;
