@@ -159,7 +159,7 @@ impl Findings<'_> {
     /// proof: `skip` passes over records, and retention may have removed it before it was read.
     fn consumed(&self) -> Option<bool> {
         let known = self.known.as_ref().ok()?;
-        if !known.position.is_some_and(|position| position.next_offset > self.offset) {
+        if known.position.is_none_or(|position| position.next_offset <= self.offset) {
             return Some(false);
         }
         if !self.letters().is_empty() {
