@@ -125,9 +125,17 @@ fn broken(line: &str, width: usize) -> usize {
     lines
 }
 
-/// Gives the space that is left to the column with the most lines, as long as that makes it shorter.
+/// Gives the space that is left to the column with the most lines, as long as that makes it shorter. Words are broken
+/// only where not all of the longest ones fit beside each other.
 fn fit(columns: &mut [Fitting], available: usize) {
-    let mut spare = available.saturating_sub(columns.iter().map(|column| column.width).sum());
+    let used = |columns: &[Fitting]| columns.iter().map(|column| column.width).sum::<usize>();
+    while used(columns) > available
+        && let Some(widest) = columns.iter_mut().max_by_key(|column| column.width)
+        && widest.width > 1
+    {
+        widest.width -= 1;
+    }
+    let mut spare = available.saturating_sub(used(columns));
     let mut open: Vec<&mut Fitting> = columns.iter_mut().collect();
     loop {
         open.sort_by_key(|column| column.height(column.width));
@@ -181,6 +189,12 @@ mod tests {
         for word in message.split(' ').chain(["caller.voice_mapping", "1000000"]) {
             assert!(text.contains(word), "{word} is broken in {lines:?}");
         }
+    }
+
+    #[test]
+    fn a_table_of_words_that_are_too_long_together_is_no_wider() {
+        let lines = lines(40, &[["prefix.caller.voice_mapping", "the value is no JSON", "1000000"]]);
+        assert!(lines.iter().all(|line| line.chars().count() <= 40), "{lines:?}");
     }
 
     #[test]

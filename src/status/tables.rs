@@ -138,7 +138,7 @@ pub fn dead_letters(document: &Document) -> StatusTable {
             kind.reason.clone(),
             kind.message.clone(),
             kind.count.to_string(),
-            kind.latest_at.get(..19).unwrap_or(&kind.latest_at).to_owned(),
+            kind.latest_at.get(..19).unwrap_or(&kind.latest_at).replace('T', " "),
             kind.example_id.to_string(),
         ]
     };
