@@ -11,7 +11,7 @@ use voiceclone_events::commands::{
     status, tap, where_is,
 };
 use voiceclone_events::config::{Need, SettingError, SettingErrors, Settings, environment, misspelt};
-use voiceclone_events::output::say;
+use voiceclone_events::output::{not_written, say};
 use voiceclone_events::record::TopicPartition;
 use voiceclone_events::status::problems::Severity;
 use voiceclone_events::store::connect;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             return match text.print().and_then(|()| std::io::stdout().flush()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    say(format!("standard output could not be written: {error}"));
+                    say(not_written(&error));
                     ExitCode::from(FAILED)
                 }
             };
@@ -171,11 +171,11 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             Ok(tap::run(&settings(database, true)?, args, cli.json, cancel).await?)
         }
         Command::Publish { topic, check: true, file } => fail_unless(
-            publish::check::run(&settings(false, false)?, topic, file.as_deref(), cli.json).await?,
+            publish::check::run(&settings(false, false)?, topic, file.as_deref(), cli.json, cancel).await?,
         ),
-        Command::Publish { topic, check: false, file } => {
-            fail_unless(publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json).await?)
-        }
+        Command::Publish { topic, check: false, file } => fail_unless(
+            publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json, cancel).await?,
+        ),
         Command::Schema { topic } => Ok(schema::run(topic.as_deref())?),
         Command::WhereIs { caller } => {
             // checked first, as the caller's id may be read from a terminal
@@ -193,7 +193,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 since: *since,
                 until: *until,
             };
-            Ok(simulate::run(&settings(false, true)?, options, cli.json).await?)
+            Ok(simulate::run(&settings(false, true)?, options, cli.json, cancel).await?)
         }
         Command::Report { since, until, html, csv } => {
             let settings = settings(true, false)?;

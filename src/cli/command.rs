@@ -10,18 +10,6 @@ use super::values::{offset, partition, positive, rate, time, topic, whole};
 use crate::event::Time;
 use crate::record::Topic;
 
-pub(super) const NEEDS_DATABASE: &str = "Needs DATABASE_URL in the environment.";
-const NEEDS_BROKER: &str = "Needs KAFKA_BOOTSTRAP_SERVERS in the environment; any other KAFKA_X_Y there is \
-                            librdkafka's property x.y.";
-const NEEDS_BOTH: &str = "Needs DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS in the environment; KAFKA_GROUP_ID \
-                          names the consumer group, any other KAFKA_X_Y is librdkafka's property x.y.";
-pub(super) const NEEDS_DATABASE_AND_GROUP: &str =
-    "Needs DATABASE_URL in the environment; KAFKA_GROUP_ID names the consumer group.";
-const NEEDS_NOTHING: &str = "Needs the programs of PostgreSQL (initdb, postgres) on this machine. DATABASE_URL \
-                             and KAFKA_* are not read.";
-
-const NEEDS_NO_SETTINGS: &str = "DATABASE_URL and KAFKA_* are not read.";
-
 /// A command.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
@@ -29,26 +17,23 @@ pub enum Command {
     ///
     /// Waits for a database or a broker that is away. SIGTERM or SIGINT finishes the batch in flight, commits and
     /// leaves the group within 10 s.
-    #[command(after_help = NEEDS_BOTH)]
     Run {
         /// Bring the database's schema up to date first, instead of refusing one that is behind
         #[arg(long)]
         migrate: bool,
     },
     /// Apply, roll back or show the database's migrations
-    #[command(subcommand, after_help = NEEDS_DATABASE, disable_help_subcommand = true)]
+    #[command(subcommand, disable_help_subcommand = true)]
     Migrate(Migrate),
     /// Check every setting, the database, schema, broker, topics and permissions
     ///
     /// Says for each what is wrong and what to do, and changes nothing. Exit status 2 if a setting is wrong, 1 if
     /// `run` would not work for another reason.
-    #[command(after_help = NEEDS_BOTH)]
     Check,
     /// Show the state: a verdict, what is wrong and what to do, offsets and lag
     ///
     /// Asks the database and the brokers, and works while no daemon runs. Exit status 0 whenever there is an answer,
     /// whatever it is; see --fail-on.
-    #[command(after_help = NEEDS_BOTH)]
     Status {
         /// Repeat until Ctrl-C; with --json one line each time
         #[arg(long)]
@@ -61,7 +46,6 @@ pub enum Command {
     ///
     /// Takes the records through the same code as the daemon, without moving the group's offsets, and says how many
     /// rows that makes, changes and leaves alone.
-    #[command(after_help = NEEDS_BOTH)]
     Replay {
         /// The topic, without TOPIC_PREFIX
         #[arg(long)]
@@ -82,7 +66,6 @@ pub enum Command {
     /// Skip records of a waiting partition that can never be read or written
     ///
     /// Moves the group's stored offset. ingest.skips keeps the skipped range, and the reason.
-    #[command(after_help = NEEDS_BOTH)]
     Skip {
         /// The topic, without TOPIC_PREFIX
         #[arg(long, value_parser = topic)]
@@ -100,7 +83,6 @@ pub enum Command {
     /// Pause all instances, for work on the database
     ///
     /// The group keeps its members, and /readyz stays 200. Expiry is paused, too.
-    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
     Pause {
         /// Only this topic, without TOPIC_PREFIX [default: all]
         #[arg(long, value_parser = topic)]
@@ -110,14 +92,13 @@ pub enum Command {
         time: Option<std::time::Duration>,
     },
     /// End a pause
-    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
     Resume {
         /// Only this topic, without TOPIC_PREFIX [default: all]
         #[arg(long, value_parser = topic)]
         topic: Option<Topic>,
     },
     /// Look through records that could not be used, and resolve them
-    #[command(after_help = NEEDS_DATABASE_AND_GROUP, disable_help_subcommand = true)]
+    #[command(disable_help_subcommand = true)]
     DeadLetters {
         /// The command [default: summary].
         #[command(subcommand)]
@@ -127,10 +108,8 @@ pub enum Command {
     ///
     /// Personal data is masked. Joins no group, commits nothing and writes nothing. Ends with Ctrl-C, at --to or with
     /// --limit. Without DATABASE_URL the database's part of the outcome is missing.
-    #[command(after_help = NEEDS_BROKER)]
     Tap(Box<TapArgs>),
     /// Send JSON objects, one a line, to a topic, after the checks of the daemon
-    #[command(after_help = NEEDS_BROKER)]
     Publish {
         /// The topic, without TOPIC_PREFIX
         #[arg(long)]
@@ -144,7 +123,6 @@ pub enum Command {
         file: Option<PathBuf>,
     },
     /// Print the JSON Schema of a topic's events, or the AsyncAPI document of all topics
-    #[command(after_help = NEEDS_NO_SETTINGS)]
     Schema {
         /// The topic, such as clone.ready or clone.expired [default: the AsyncAPI document]
         topic: Option<String>,
@@ -153,7 +131,6 @@ pub enum Command {
     ///
     /// Looks at the seven tables, schema ingest, dead letters and the outbox; changes nothing. Topics, backups and
     /// logs are not searched.
-    #[command(after_help = NEEDS_DATABASE)]
     WhereIs {
         /// The caller's id; - reads it from standard input, which keeps it out of the shell's history
         #[arg(long, value_name = "ID")]
@@ -165,7 +142,6 @@ pub enum Command {
     /// believable rhythm, callers who come back, some long calls and one bad hour of the voice API. The traffic
     /// differs each time; the last line says how to repeat it. Records have the time of their calls: if that is
     /// longer ago than a topic keeps records, let the daemon run meanwhile.
-    #[command(after_help = NEEDS_BROKER)]
     Simulate {
         /// Number of calls [default: 1000, with --since 500 a day]
         #[arg(long, value_name = "N", value_parser = whole)]
@@ -193,7 +169,6 @@ pub enum Command {
     ///
     /// Reads the views of schema analytics and changes nothing; a role that may read these is enough. Periods are hours,
     /// or days where the time is long.
-    #[command(after_help = NEEDS_DATABASE)]
     Report {
         /// Start of the report: 2026-01-05T00:00:00Z, or 7d for seven days ago [default: 24h]
         #[arg(long, value_name = "TIME", value_parser = moment)]
@@ -211,7 +186,6 @@ pub enum Command {
     /// See everything at once, on an embedded broker and a throw-away PostgreSQL
     ///
     /// Migrates, simulates, consumes, expires and shows the tables.
-    #[command(after_help = NEEDS_NOTHING)]
     Demo {
         /// Number of calls
         #[arg(long, value_name = "N", default_value_t = 300, value_parser = whole)]
@@ -227,26 +201,23 @@ pub enum Command {
         disorder: bool,
     },
     /// Print the completions for a shell
-    #[command(after_help = NEEDS_NO_SETTINGS)]
     Completions {
         /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
     /// Print the manual page of the program, or of one command
-    #[command(after_help = NEEDS_NO_SETTINGS)]
     Man {
         /// The command, such as `replay` or `dead-letters retry` [default: the program]
         command: Vec<String>,
     },
 }
 
-/// The severity from which on `status` fails.
+/// The severity from which on `status` fails: a person is needed soon, or records are not consumed or were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the severities of `status`")]
 pub enum FailOn {
-    /// It needs a person soon.
     Warning,
-    /// Records are not consumed, or were lost.
     Critical,
 }
 
@@ -254,20 +225,17 @@ pub enum FailOn {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Migrate {
     /// Apply the migrations that are missing; safe when several instances start at once
-    #[command(after_help = NEEDS_DATABASE)]
     Up {
         /// Maximum number of migrations [default: all]
         #[arg(value_parser = positive)]
         n: Option<u64>,
     },
     /// Roll back the newest migrations
-    #[command(after_help = NEEDS_DATABASE)]
     Down {
         /// Number of migrations [default: one]
         #[arg(value_parser = positive)]
         n: Option<u64>,
     },
     /// Show which migrations are applied and which are missing
-    #[command(after_help = NEEDS_DATABASE)]
     Status,
 }

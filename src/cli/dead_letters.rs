@@ -5,29 +5,23 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::command::{NEEDS_DATABASE, NEEDS_DATABASE_AND_GROUP};
 use super::values::{offset, partition, positive, rate, time, topic};
 use crate::event::{Reason, Time};
 use crate::record::Topic;
 
-const FIX_HELP: &str = "\
+const FIX_EXAMPLES: &str = "\
 Examples:
   voiceclone-events dead-letters fix 17 --set 'status=\"completed\"' --dry-run
   voiceclone-events dead-letters fix 17 --set clone_duration_ms=2300 --drop-header ce_time
   voiceclone-events dead-letters show 17 --raw >17.json    # correct the file, then
-  voiceclone-events dead-letters fix 17 --value 17.json
-
-Needs DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS in the environment; any other KAFKA_X_Y there is librdkafka's property
-x.y.";
+  voiceclone-events dead-letters fix 17 --value 17.json";
 
 /// The commands of `dead-letters`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DeadLetters {
     /// Count the unresolved dead letters by topic, reason and message; also without a word
-    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
     Summary,
     /// List dead letters, one a line
-    #[command(after_help = NEEDS_DATABASE)]
     List {
         /// The selected letters.
         #[command(flatten)]
@@ -36,7 +30,6 @@ pub enum DeadLetters {
     /// Show one dead letter, with the place of the fault marked
     ///
     /// Phone numbers are masked, and other texts are left out, unless --reveal or --raw is given.
-    #[command(after_help = NEEDS_DATABASE)]
     Show {
         /// The letter's id
         #[arg(value_parser = id)]
@@ -51,7 +44,6 @@ pub enum DeadLetters {
     /// Take the same records through the daemon's code again
     ///
     /// For a setting or a constraint that was fixed. Exit status 1 if some records still cannot be used.
-    #[command(after_help = NEEDS_DATABASE)]
     Retry {
         /// The selected letters.
         #[command(flatten)]
@@ -68,10 +60,9 @@ pub enum DeadLetters {
     /// Parts that are not changed stay as they were, including the timestamp. The record is checked as the daemon
     /// would check it, and nothing is sent if it still cannot be used. A letter that is fixed already is not sent
     /// again.
-    #[command(after_help = FIX_HELP)]
+    #[command(after_help = FIX_EXAMPLES)]
     Fix(Box<FixArgs>),
     /// Resolve dead letters with a note, and do nothing else
-    #[command(after_help = NEEDS_DATABASE)]
     Discard {
         /// The selected letters.
         #[command(flatten)]
@@ -87,7 +78,6 @@ pub enum DeadLetters {
     ///
     /// With --reveal, ndjson can be sent again with `publish`; a value that is not a JSON object is base64, with its
     /// place. Without it, phone numbers are masked, and other texts are left out.
-    #[command(after_help = NEEDS_DATABASE)]
     Export {
         /// The selected letters.
         #[command(flatten)]
@@ -103,7 +93,6 @@ pub enum DeadLetters {
         output: Option<PathBuf>,
     },
     /// Delete dead letters that are resolved and published
-    #[command(after_help = NEEDS_DATABASE)]
     Purge {
         /// Only letters that were made longer ago than this, such as 90d
         #[arg(long, value_name = "TIME", value_parser = time)]
@@ -118,7 +107,6 @@ pub enum DeadLetters {
     /// Let partitions that DEAD_LETTER_LIMIT stopped go on
     ///
     /// Running daemons follow within 10 s. The dead letters themselves stay as they are.
-    #[command(after_help = NEEDS_DATABASE_AND_GROUP)]
     Accept {
         /// Only this topic, without TOPIC_PREFIX [default: all]
         #[arg(long, value_parser = topic)]
@@ -240,12 +228,11 @@ pub enum StateArg {
     All,
 }
 
-/// `--format`.
+/// `--format`: one JSON object a line, or for a spreadsheet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it")]
 pub enum Format {
-    /// One JSON object a line
     Ndjson,
-    /// For a spreadsheet
     Csv,
 }
 

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod dead_letters;
+mod help;
 pub mod settings;
 pub mod tap;
 #[cfg(test)]
@@ -11,29 +12,21 @@ mod values;
 
 use std::ffi::OsString;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{FromArgMatches as _, Parser};
 
 pub use self::command::{Command, FailOn, Migrate};
 pub use self::dead_letters::DeadLetters;
+pub use self::help::definition;
 pub use self::settings::SettingFlags;
 pub use self::usage::Usage;
 use self::usage::usage;
 
 const PROGRAM: &str = "voiceclone-events";
 
-const ENVIRONMENT: &str = "\
-Settings that can hold a secret are environment variables only:
-  DATABASE_URL             postgresql://user:password@host/database; sslmode and sslrootcert are honoured
-  KAFKA_BOOTSTRAP_SERVERS  host:port,host:port
-  KAFKA_GROUP_ID           consumer group [default: voiceclone-events]
-  KAFKA_X_Y                librdkafka's property x.y, such as KAFKA_SASL_MECHANISM
-
-Exit status: 0 done, 1 failed, 2 wrong usage or a wrong setting.";
-
 /// Consumes voice-clone events from Kafka into PostgreSQL, exactly as if each had arrived once and in order
 #[derive(Debug, Clone, Parser)]
-#[command(name = PROGRAM, version, after_help = ENVIRONMENT)]
+#[command(name = PROGRAM, version)]
 #[command(subcommand_required = true)]
 pub struct Cli {
     /// The command.
@@ -67,5 +60,7 @@ pub fn parse() -> Result<CommandLine, Usage> {
 }
 
 fn parse_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(words)
+    let mut definition = help::laid_out(definition());
+    let mut matches = definition.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut definition))
 }

@@ -18,6 +18,7 @@ fn parsed(words: &[&str]) -> Cli {
 #[test]
 fn the_definition_is_sound() {
     Cli::command().debug_assert();
+    help::laid_out(definition()).debug_assert();
 }
 
 #[test]
@@ -80,13 +81,71 @@ fn what_can_hold_a_secret_is_no_flag() {
     }
 }
 
+/// Every command but the program itself, with its path.
+fn commands(command: &clap::Command, path: &str) -> Vec<(String, String)> {
+    command
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+        .flat_map(|sub| {
+            let path = format!("{path} {}", sub.get_name()).trim().to_owned();
+            let words = std::iter::once(PROGRAM).chain(path.split(' ')).chain(["--help"]);
+            let help = parse_from(words).unwrap_err().to_string();
+            let inner = commands(sub, &path);
+            std::iter::once((path, help)).chain(inner)
+        })
+        .collect()
+}
+
 #[test]
-fn every_help_names_the_environment() {
-    let mut command = Cli::command();
-    command.build();
-    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
-        let help = sub.render_long_help().to_string();
-        assert!(help.contains("DATABASE_URL") || help.contains("KAFKA_"), "{help}");
-        assert!(help.contains("[env: CACHE_TTL]"), "{help}");
+fn every_help_has_its_own_options_then_the_settings_that_it_uses_then_the_environment() {
+    let all = commands(&Cli::command(), "");
+    assert!(all.len() > 25, "{}", all.len());
+    for (path, help) in &all {
+        let place = |text: &str| help.find(text).unwrap_or_else(|| panic!("{path} has no {text}: {help}"));
+        assert!(place("Usage: ") < place("\nOptions:\n"), "{help}");
+        assert!(place("\nOptions:\n") < place("\nEnvironment"), "{help}");
+        if matches!(path.as_str(), "schema" | "man" | "completions") {
+            assert!(!help.contains("Settings:") && !help.contains("--json"), "{help}");
+            continue;
+        }
+        assert!(place("\nOptions:\n") < place("\nSettings:\n"), "{help}");
+        assert!(place("\nSettings:\n") < place("--rust-log"), "{help}");
+        assert!(place("--rust-log") < place("\nEnvironment"), "{help}");
+        for variable in ["DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS"] {
+            let unread = path.starts_with("migrate") && variable.starts_with("KAFKA");
+            assert!(!unread || !help.contains(variable), "{help}");
+        }
     }
+    let settings = |wanted: &str| {
+        let (_, help) = all.iter().find(|(path, _)| path == wanted).unwrap();
+        let names = help.split("\nSettings:\n").nth(1).unwrap().split_whitespace();
+        names.filter(|word| word.starts_with("--")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(settings("run").len(), 14);
+    assert_eq!(settings("migrate up"), ["--log-format", "--rust-log"]);
+    assert_eq!(settings("pause"), ["--db-pool-size", "--db-max-overflow", "--log-format", "--rust-log"]);
+    assert!(settings("publish").contains(&"--record-max-bytes".to_owned()));
+    assert!(!settings("tap").contains(&"--expiry-interval".to_owned()));
+}
+
+#[test]
+fn every_help_has_one_layout_within_100_columns() {
+    for (path, help) in commands(&Cli::command(), "") {
+        let widest = help.lines().max_by_key(|line| line.chars().count()).unwrap();
+        assert!(widest.chars().count() <= 100, "{path}: {widest}");
+        let options = help.split("\nOptions:\n").nth(1).unwrap().split("\nEnvironment").next().unwrap();
+        for line in options.lines().filter(|line| line.trim_start().starts_with('-')) {
+            assert!(line.trim().contains("  "), "the help stands beside the option: {path}: {line:?}");
+        }
+        let words: Vec<&str> = path.split(' ').chain(["-h"]).collect();
+        let short = parse_from(std::iter::once(PROGRAM).chain(words)).unwrap_err().to_string();
+        assert_eq!(short, help);
+    }
+}
+
+#[test]
+fn a_setting_that_a_command_does_not_use_is_hidden_and_still_accepted() {
+    let (_, help) = commands(&Cli::command(), "").into_iter().find(|(path, _)| path == "schema").unwrap();
+    assert!(!help.contains("--cache-ttl"), "{help}");
+    assert_eq!(parsed(&["schema", "--cache-ttl", "1h"]).settings.cache_ttl.as_deref(), Some("1h"));
 }

@@ -1,15 +1,14 @@
 //! `completions` and `man`: shell completions and manual pages, from the definition of the command line.
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::cli::{Cli, Usage};
+use crate::cli::{Usage, definition};
 use crate::output::print;
 
 /// Prints the completions for a shell.
 pub fn completions(shell: Shell) -> anyhow::Result<()> {
-    let mut definition = Cli::command();
+    let mut definition = definition();
     let name = definition.get_name().to_owned();
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut definition, name, &mut text);
@@ -18,7 +17,7 @@ pub fn completions(shell: Shell) -> anyhow::Result<()> {
 
 /// Prints the manual page of the program, or of the command given by `words`.
 pub fn man(words: &[String]) -> anyhow::Result<()> {
-    let mut definition = Cli::command();
+    let mut definition = definition();
     definition.build();
     let mut command = &definition;
     let mut name = definition.get_name().to_owned();

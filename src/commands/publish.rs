@@ -14,6 +14,7 @@ use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::Usage;
 use crate::config::Settings;
@@ -52,8 +53,15 @@ struct Refused {
 }
 
 /// Sends the lines of a file (standard input for none or `-`) to a topic, given by its name with or without
-/// the prefix. Reports and skips lines that the daemon could not use; returns `false` where there was one.
-pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bool) -> anyhow::Result<bool> {
+/// the prefix. Reports and skips lines that the daemon could not use; returns `false` where there was one, and where it was
+/// cancelled before the end of the input.
+pub async fn run(
+    settings: &Settings,
+    topic: &str,
+    file: Option<&Path>,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<bool> {
     let topic = topic_of(settings, topic)?;
     let input = open(file)?;
     let ours = settings.clone();
@@ -63,7 +71,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
 
     let mut chunks = lines_of(input, settings.record_max_bytes);
     let (mut sent, mut refused_count, mut refused) = (0_u64, 0_u64, Vec::new());
-    while let Some(chunk) = chunks.recv().await {
+    while let Some(chunk) = next(&mut chunks, &cancel).await {
         let chunk =
             chunk.with_context(|| format!("the input cannot be read any further; {}", so_far(sent)))?;
         let (mut numbers, mut good) = (Vec::new(), Vec::new());
@@ -100,8 +108,11 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
         }
     }
 
+    let interrupted = cancel.is_cancelled();
     if json {
-        print(json!({"sent": sent, "refused_count": refused_count, "refused": refused}))?;
+        print(
+            json!({"sent": sent, "interrupted": interrupted, "refused_count": refused_count, "refused": refused}),
+        )?;
     } else {
         print(format!("{sent} {} sent to {}", records(sent), settings.topic_name(topic)))?;
     }
@@ -111,7 +122,12 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
             "{refused_count} {lines} not sent: correct the errors above and publish the corrected lines"
         ));
     }
-    Ok(refused_count == 0)
+    if interrupted && !json {
+        say(
+            "interrupted before the end of the input: publish it again, as a record that is sent twice counts once",
+        );
+    }
+    Ok(refused_count == 0 && !interrupted)
 }
 
 /// Opens the input: a file, or standard input for none or `-`.
@@ -135,6 +151,15 @@ fn lines_of(input: Box<dyn Read + Send>, max_bytes: usize) -> mpsc::Receiver<io:
         }
     });
     chunks
+}
+
+/// The next lines of the input; `None` at its end, or when cancelled.
+async fn next<T>(chunks: &mut mpsc::Receiver<T>, cancel: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => None,
+        chunk = chunks.recv() => chunk,
+    }
 }
 
 /// The topic of a name with or without the prefix.
@@ -274,6 +299,19 @@ mod tests {
             }
         }
         all
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_the_next_lines_ends_when_the_command_is_asked_to_end() {
+        let (sender, mut chunks) = mpsc::channel(1);
+        let cancel = CancellationToken::new();
+        sender.send(1).await.unwrap();
+        assert_eq!(next(&mut chunks, &cancel).await, Some(1));
+        let asked = cancel.clone();
+        let wait = tokio::spawn(async move { next(&mut chunks, &cancel).await });
+        asked.cancel();
+        assert_eq!(wait.await.unwrap(), None);
+        drop(sender);
     }
 
     #[test]

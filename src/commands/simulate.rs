@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use chrono::Utc;
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::publish::require_topics;
 use crate::cli::Usage;
 use crate::config::Settings;
 use crate::event::Time;
 use crate::kafka::send::Sender;
-use crate::output::{print, say};
+use crate::output::{self, print, say};
 use crate::record::{Outgoing, Topic};
 use crate::traffic::{Scenario, Sent, traffic, traffic_over_days};
 
@@ -62,8 +63,13 @@ pub struct Options {
 }
 
 /// Publishes calls, which end about when the sending ends, or at `until`. Prints the number of records by topic, and of
-/// the unusable ones, which become dead letters.
-pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::Result<()> {
+/// the unusable ones, which become dead letters; when cancelled, of those sent so far.
+pub async fn run(
+    settings: &Settings,
+    options: Options,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
     let now = options.until.map_or_else(|| Utc::now().timestamp_millis(), |until| until.micros() / 1000);
     let seed = options.seed.unwrap_or_else(new_seed);
     let Options { rate, disorder, since, .. } = options;
@@ -100,10 +106,13 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
         None => Box::new(traffic(&plan)),
     };
     let mut records = all.peekable();
-    while records.peek().is_some() {
+    while records.peek().is_some() && !cancel.is_cancelled() {
         let mut quota = CHUNK;
         if let Some((interval, per_tick)) = &mut ticks {
-            interval.tick().await;
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = cancel.cancelled() => break,
+            }
             due += *per_tick;
             quota = (due - count as f64).max(0.0) as usize;
         }
@@ -126,11 +135,13 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
         }
     }
     progress.end();
+    let interrupted = records.peek().is_some();
 
     let until = Time::from_micros(now * 1000);
     if json {
         let all = json!({
             "calls": calls, "seed": seed, "records": count, "sent": sent, "unusable": unusable,
+            "interrupted": interrupted,
             "since": since.map(|since| since.to_string()), "until": until.to_string(),
         });
         return print(all);
@@ -139,6 +150,11 @@ pub async fn run(settings: &Settings, options: Options, json: bool) -> anyhow::R
     if !unusable.is_empty() {
         print("Of these the daemon cannot use the following, which become dead letters:")?;
         print(counts("reason", "records", "", &unusable))?;
+    }
+    if interrupted {
+        return print(format!(
+            "Interrupted: {count} records sent, which is not all of {calls} calls (seed {seed})"
+        ));
     }
     print(format!("{count} records of {calls} calls sent (seed {seed})"))?;
     // with a rate, the times of calls follow the clock and cannot be repeated
@@ -263,15 +279,8 @@ impl SendProgress {
 }
 
 fn counts(of: &str, what: &str, prefix: &str, counts: &BTreeMap<&'static str, u64>) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header([of, what]);
-    for (name, count) in counts {
-        table.add_row([format!("{prefix}{name}"), count.to_string()]);
-    }
-    if let Some(column) = table.column_mut(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    let rows = counts.iter().map(|(name, count)| [format!("{prefix}{name}"), count.to_string()]);
+    output::table([of, what], &[1], rows)
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use std::io::BufRead as _;
 
 use anyhow::Context as _;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use serde_json::json;
 
 use crate::cli::Usage;
 use crate::config::Settings;
-use crate::output::print;
+use crate::output::{self, print};
 use crate::store::whereabouts::Place;
 
 /// An id with fewer digits is searched for as it is.
@@ -67,23 +67,12 @@ fn search_strings(caller: &str) -> Vec<String> {
 }
 
 fn table(places: &[Place]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([
-        "table",
-        "by caller",
-        "by call or voice",
-        "by text",
-    ]);
-    for place in places {
-        let counts = [place.by_caller, place.by_call_or_voice, place.by_text];
-        let mut row = vec![place.place.clone()];
-        row.extend(counts.map(|count| count.to_string()));
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    let rows = places.iter().map(|place| {
+        let [caller, call, text] =
+            [place.by_caller, place.by_call_or_voice, place.by_text].map(|count| count.to_string());
+        [place.place.clone(), caller, call, text]
+    });
+    output::table(["table", "by caller", "by call or voice", "by text"], &[1, 2, 3], rows)
 }
 
 #[cfg(test)]

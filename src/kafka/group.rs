@@ -68,7 +68,11 @@ pub enum GroupEvent {
 
 struct Context;
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    /// The driver takes statistics from the queue. Those that come while the client closes are of no use, and the
+    /// default logs them whole.
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
 
 impl ConsumerContext for Context {
     /// rdkafka calls this only while the consumer is being closed; before that, [`Group::next_event`] answers

@@ -72,6 +72,8 @@ pub enum PartitionState {
     Ok,
     /// Records wait.
     CatchingUp,
+    /// Records wait, and the partition's instance says for what.
+    Waiting,
     /// Records wait, and the stored offset has not moved for a minute.
     Stalled,
     /// `DEAD_LETTER_LIMIT` stopped the partition.
@@ -96,6 +98,7 @@ impl PartitionState {
         match self {
             PartitionState::Ok => "ok",
             PartitionState::CatchingUp => "catching up",
+            PartitionState::Waiting => "waiting",
             PartitionState::Stalled => "stalled",
             PartitionState::StoppedByLimit => "stopped by limit",
             PartitionState::Paused => "paused",

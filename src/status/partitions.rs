@@ -12,6 +12,10 @@ pub(crate) const KEEPS_UP_SECONDS: f64 = 10.0;
 /// A partition is stalled if records wait and its stored offset has not moved for longer.
 const STALLED_SECONDS: f64 = 60.0;
 
+/// The same, while its member moves other partitions and does not report that this one waits: after an outage, each has
+/// to wait for its turn.
+const TURN_SECONDS: f64 = 600.0;
+
 /// The two looks at offsets and ends.
 const FIRST: usize = 0;
 const SECOND: usize = 1;
@@ -160,8 +164,26 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     if lag == 0 || consumed_soon || is_young {
         return Some(PartitionState::Ok);
     }
-    let is_still = moved == Some(0) && stored.is_some_and(|stored| stored.idle_seconds > STALLED_SECONDS);
-    Some(if is_still { PartitionState::Stalled } else { PartitionState::CatchingUp })
+    let waits = facts.wait(key).is_some();
+    let patience = if !waits && member_moves(facts, key) { TURN_SECONDS } else { STALLED_SECONDS };
+    let is_still = moved == Some(0) && stored.is_some_and(|stored| stored.idle_seconds > patience);
+    Some(match (is_still, waits) {
+        (true, _) => PartitionState::Stalled,
+        (false, true) => PartitionState::Waiting,
+        (false, false) => PartitionState::CatchingUp,
+    })
+}
+
+/// Whether the member that has a partition moved another of its partitions between the looks.
+fn member_moves(facts: &Facts, key: TopicPartition) -> bool {
+    let members = facts.brokers.as_ref().ok().and_then(|cluster| cluster.members.as_ref().ok());
+    let owner = members.into_iter().flatten().find(|member| member.partitions.contains(&key));
+    owner.is_some_and(|owner| owner.partitions.iter().any(|other| moved(facts, *other) > Some(0)))
+}
+
+/// Whether a stored offset of the topic moved between the looks, so that its rate is known.
+pub fn moves(facts: &Facts, topic: Topic) -> bool {
+    known(facts).into_iter().any(|key| key.topic == topic && moved(facts, key) > Some(0))
 }
 
 /// Whether a lag is consumed within `seconds` at the rate between the looks.

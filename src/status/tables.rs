@@ -116,8 +116,9 @@ pub fn members(document: &Document) -> StatusTable {
 pub fn instances(document: &Document) -> StatusTable {
     let row = |instance: &crate::store::status::Instance| {
         let beat = format!("{} ago", ago(instance.silent_seconds));
-        let host = Some(instance.host.clone()).filter(|host| !host.is_empty());
-        let name = host.unwrap_or_else(|| instance.id.to_string());
+        // several instances may run on one host
+        let id: String = instance.id.to_string().chars().take(8).collect();
+        let name = if instance.host.is_empty() { id } else { format!("{} ({id})", instance.host) };
         vec![name, instance.version.clone(), instance.started_at.clone(), beat]
     };
     StatusTable {
@@ -137,7 +138,7 @@ pub fn dead_letters(document: &Document) -> StatusTable {
             kind.reason.clone(),
             kind.message.clone(),
             kind.count.to_string(),
-            kind.latest_at.get(..19).unwrap_or(&kind.latest_at).to_owned(),
+            kind.latest_at.get(..19).unwrap_or(&kind.latest_at).replace('T', " "),
             kind.example_id.to_string(),
         ]
     };

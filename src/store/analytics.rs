@@ -1,11 +1,14 @@
 //! The queries of `report` over the views of schema `analytics`: one statement each, all in one read-only snapshot.
 
+mod limit;
+
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text, Timestamp};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use serde::Serialize;
 
+use self::limit::{QUERY_LIMIT, Unreported, timed};
 use super::unnest::timestamp;
 use crate::event::Time;
 
@@ -226,26 +229,28 @@ pub async fn lacking(connection: &mut AsyncPgConnection) -> QueryResult<Option<L
     Ok(VIEWS.into_iter().find_map(lack))
 }
 
-/// The whole report; `step` is `hour` or `day`.
+/// The whole report; `step` is `hour` or `day`. Each query is limited to [`QUERY_LIMIT`].
 pub async fn report(
     connection: &mut AsyncPgConnection,
     since: Time,
     until: Time,
     step: &'static str,
-) -> QueryResult<Report> {
-    connection.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+) -> Result<Report, Unreported> {
+    let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+    let limit = format!("SET LOCAL statement_timeout = {}", QUERY_LIMIT.as_millis());
+    connection.batch_execute(&format!("{begin}; {limit}")).await?;
     let times = [timestamp(since), timestamp(until)];
     let report = Report {
         since: since.to_string(),
         until: until.to_string(),
         step,
-        periods: periods(connection, times, step).await?,
-        funnel: one(connection, times, FUNNEL).await?,
-        handovers: one(connection, times, HANDOVERS).await?,
-        voices: one(connection, times, VOICES).await?,
-        failures: all(connection, times, &format!("{FAILURES} LIMIT {KINDS}")).await?,
-        calls: all(connection, times, CALLS).await?,
-        callers: one(connection, times, CALLERS).await?,
+        periods: timed(periods(connection, times, step)).await?,
+        funnel: timed(one(connection, times, FUNNEL)).await?,
+        handovers: timed(one(connection, times, HANDOVERS)).await?,
+        voices: timed(one(connection, times, VOICES)).await?,
+        failures: timed(all(connection, times, &format!("{FAILURES} LIMIT {KINDS}"))).await?,
+        calls: timed(all(connection, times, CALLS)).await?,
+        callers: timed(one(connection, times, CALLERS)).await?,
     };
     connection.batch_execute("COMMIT").await?;
     Ok(report)

@@ -14,7 +14,7 @@ impl Store {
     /// Writes this instance's heartbeat with what its partitions wait for, and forgets instances that gave none for a
     /// day.
     pub async fn beat(&self, instance: Uuid, group: &str, waiting: &[impl Serialize]) -> Result<(), Fault> {
-        let host = std::env::var("HOSTNAME").unwrap_or_default();
+        let host = host(std::env::var("HOSTNAME").ok());
         let mut connection = self.connection().await?;
         diesel::sql_query(
             "WITH ended AS (
@@ -43,6 +43,12 @@ impl Store {
     }
 }
 
+/// The name of this host or container: `HOSTNAME`, or what the system calls it, as services have no such variable.
+fn host(variable: Option<String>) -> String {
+    let system = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    variable.filter(|name| !name.is_empty()).unwrap_or_else(system)
+}
+
 /// A JSON array of the first `WAITING_MAX` items. `jsonb` takes no NUL character.
 fn json(waiting: &[impl Serialize]) -> String {
     let first: Vec<_> = waiting.iter().take(WAITING_MAX).collect();
@@ -51,7 +57,16 @@ fn json(waiting: &[impl Serialize]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::json;
+    use super::{host, json};
+
+    #[test]
+    fn an_instance_has_the_name_of_its_host_with_and_without_a_variable_for_it() {
+        assert_eq!(host(Some("pod-7".to_owned())), "pod-7");
+        for unset in [None, Some(String::new())] {
+            let name = host(unset);
+            assert!(!name.is_empty() && !name.contains('\0'), "{name:?}");
+        }
+    }
 
     #[test]
     fn the_first_hundred_partitions_are_named_without_what_jsonb_does_not_take() {

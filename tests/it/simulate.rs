@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::io::Write as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::daemon::{Finished, run_command};
+use crate::support::daemon::{Daemon, Finished, run_command};
 use crate::support::left_out::real_kafka;
+use crate::support::processes::{Process, Signal, command};
 use crate::support::scene::Scene;
 use crate::support::tables;
+use crate::support::wait::eventually;
 
 /// A deadline that is long enough on a busy machine.
 const MINUTES: Duration = Duration::from_secs(180);
@@ -86,5 +90,49 @@ fn times_that_leave_no_room_for_the_calls_are_wrong_usage() {
         let ended = run_command(&[&["simulate"], words].concat(), &nowhere, MINUTES);
         assert_eq!(ended.code, 2, "{words:?}: {ended:?}");
         assert!(ended.stderr.contains("--since") || ended.stderr.contains("--until"), "{ended:?}");
+    }
+}
+
+#[test]
+fn asked_to_end_simulate_says_what_it_has_sent() {
+    let scene = Scene::new(real_kafka!(), 1);
+    for signal in [Signal::Term, Signal::Int] {
+        let words = ["simulate", "--rate", "20", "--calls", "3000"];
+        let mut simulate = Daemon::start(&words, &scene.variables(&[]));
+        eventually(MINUTES, "the first records", || {
+            let logs = simulate.logs();
+            if logs.iter().any(|line| line.contains("records sent")) { Ok(()) } else { Err(logs) }
+        });
+        simulate.signal(signal);
+        assert_eq!(simulate.wait_exit(MINUTES), 0, "{:?}", simulate.logs());
+        let logs = simulate.logs();
+        assert!(logs.iter().any(|line| line.starts_with("Interrupted: ")), "{logs:?}");
+        assert!(logs.iter().any(|line| line.contains("call.lifecycle")), "{logs:?}");
+    }
+}
+
+#[test]
+fn asked_to_end_publish_that_waits_for_input_says_what_it_has_sent() {
+    let scene = Scene::new(real_kafka!(), 1);
+    for (signal, sent) in [(Signal::Term, 1), (Signal::Int, 2)] {
+        let mut program = command(env!("CARGO_BIN_EXE_voiceclone-events"));
+        program.args(["publish", "--topic", "call.lifecycle"]).env_clear().envs(scene.variables(&[]));
+        program.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut publish = Process::spawn(&mut program, Signal::Kill);
+        let mut input = publish.child().stdin.take().unwrap();
+        input.write_all(b"{\"call_id\": \"c\", \"status\": \"initiated\"}\n").unwrap();
+        let topic = scene.topic("call.lifecycle");
+        eventually(MINUTES, "the record", || match scene.kafka.partition_watermarks(&topic, 0) {
+            (_, end) if end >= sent => Ok(()),
+            ends => Err(ends),
+        });
+        publish.signal(signal);
+        assert_eq!(publish.wait(MINUTES).code(), Some(1));
+        let (mut said, mut warned) = (String::new(), String::new());
+        std::io::Read::read_to_string(&mut publish.child().stdout.take().unwrap(), &mut said).unwrap();
+        std::io::Read::read_to_string(&mut publish.child().stderr.take().unwrap(), &mut warned).unwrap();
+        assert!(said.contains("1 record sent to"), "{said}");
+        assert!(warned.contains("interrupted before the end of the input"), "{warned}");
+        drop(input);
     }
 }

@@ -1,11 +1,11 @@
 //! `dead-letters accept`: an operator acknowledges a run of unusable records (contract, section 6).
 
 use anyhow::Context as _;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use serde_json::json;
 
 use crate::config::Settings;
-use crate::output::print;
+use crate::output::{self, print};
 use crate::record::Topic;
 use crate::store::dead_letters::Accepted;
 
@@ -43,13 +43,8 @@ pub async fn accept(
 }
 
 fn table(accepted: &[Accepted]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["topic", "partition", "unusable in a row"]);
-    for Accepted { topic, partition, count } in accepted {
-        table.add_row([topic.clone(), partition.to_string(), count.to_string()]);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    let row = |accepted: &Accepted| {
+        [accepted.topic.clone(), accepted.partition.to_string(), accepted.count.to_string()]
+    };
+    output::table(["topic", "partition", "unusable in a row"], &[1, 2], accepted.iter().map(row))
 }

@@ -1,13 +1,13 @@
 //! `dead-letters list`: one line per letter.
 
 use anyhow::Context as _;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::Table;
 use serde_json::json;
 
 use super::select::{self, filter};
 use crate::cli::dead_letters::FilterArgs;
 use crate::config::Settings;
-use crate::output::print;
+use crate::output::{self, print};
 use crate::store::letters::{Head, State};
 
 /// Default of `--limit`.
@@ -38,25 +38,18 @@ pub async fn run(settings: &Settings, args: &FilterArgs, json: bool) -> anyhow::
 }
 
 fn table(listed: &[Head]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(["id", "age", "topic/partition@offset", "reason", "message", "state"]);
-    for letter in listed {
-        table.add_row([
+    let header = ["id", "age", "topic/partition@offset", "reason", "message", "state"];
+    let rows = listed.iter().map(|letter| {
+        [
             letter.id.to_string(),
             age(letter.age_seconds),
             letter.place(),
             letter.reason.clone(),
             letter.message.clone(),
             letter.state().to_owned(),
-        ]);
-    }
-    for column in table.column_iter_mut().take(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+        ]
+    });
+    output::table(header, &[0, 1], rows)
 }
 
 /// `45s`, `12m`, `3h`, `9d`

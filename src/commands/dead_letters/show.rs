@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 
 use super::layout;
 use crate::config::Settings;
-use crate::output::{print, say};
+use crate::output::{not_written, print, say};
 
 /// Prints the letter; an error where the id does not exist.
 pub async fn run(settings: &Settings, id: i64, reveal: bool, raw: bool, json: bool) -> anyhow::Result<()> {
@@ -24,7 +24,7 @@ pub async fn run(settings: &Settings, id: i64, reveal: bool, raw: bool, json: bo
         return out
             .write_all(value)
             .and_then(|()| out.flush())
-            .context("standard output could not be written");
+            .map_err(|error| anyhow::Error::msg(not_written(&error)));
     }
     if json {
         return print(layout::object(letter, reveal));

@@ -1,13 +1,13 @@
 //! `dead-letters summary`: the number of letters by topic, reason and message.
 
 use anyhow::Context as _;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::Table;
 use indicatif::HumanCount;
 use serde_json::json;
 
 use super::select::letters;
 use crate::config::Settings;
-use crate::output::print;
+use crate::output::{self, print};
 use crate::store::letters::{Backlog, Group, InARow};
 
 /// Maximum number of groups shown.
@@ -53,22 +53,19 @@ pub async fn run(settings: &Settings, json: bool) -> anyhow::Result<()> {
 }
 
 fn table(groups: &[Group]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(["topic", "reason", "message", "count", "first", "latest", "example"]);
-    for group in groups {
+    let header = ["topic", "reason", "message", "count", "first (UTC)", "latest (UTC)", "example"];
+    let rows = groups.iter().map(|group| {
         let Group { topic, reason, message, count, first_at, latest_at, example_id } = group;
         let count = HumanCount(u64::try_from(*count).unwrap_or(0)).to_string();
-        table.add_row([topic, reason, message, &count, first_at, latest_at, &example_id.to_string()]);
-    }
-    for column in [3, 6] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
+        let (topic, reason, message) = (topic.clone(), reason.clone(), message.clone());
+        [topic, reason, message, count, minute(first_at), minute(latest_at), example_id.to_string()]
+    });
+    output::table(header, &[3, 6], rows)
+}
+
+/// `2026-01-05T13:00:59Z` as `2026-01-05 13:00`
+fn minute(at: &str) -> String {
+    at.get(..16).unwrap_or(at).replace('T', " ")
 }
 
 fn unpublished(backlog: &Backlog) -> Option<String> {
@@ -97,4 +94,30 @@ fn in_a_row(partition: &InARow, settings: &Settings) -> String {
         "{topic}/{partition} has {dead_in_a_row} unusable records in a row; it stops at {}.",
         settings.dead_letter_limit
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_fits_100_columns_and_breaks_no_word() {
+        let group = Group {
+            topic: "call.lifecycle".into(),
+            reason: "invalid_value".into(),
+            message: "status is none of initiated, completed, failed".into(),
+            count: 3,
+            first_at: "2026-11-27T18:58:38.240Z".into(),
+            latest_at: "2026-11-27T18:58:38.240Z".into(),
+            example_id: 74,
+        };
+        let text = table(&[group]).to_string();
+        println!("{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= output::WIDTH), "{text}");
+        for word in
+            ["call.lifecycle", "invalid_value", "initiated,", "completed,", "2026-11-27", "18:58", "74"]
+        {
+            assert!(text.contains(word), "{word} is broken: {text}");
+        }
+    }
 }

@@ -1,20 +1,18 @@
 //! The tables at the end of the demo: their counts, and the first rows of each.
 
 use anyhow::anyhow;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::Table;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::GROUP;
 use crate::config::Settings;
-use crate::output::{print, say};
+use crate::output::{self, print, say};
 use crate::store::Store;
 use crate::store::overview::TABLES;
 
 /// Maximum number of rows shown of each table.
 const SAMPLE: i64 = 3;
-/// Width in columns where there is no terminal.
-const WIDTH: u16 = 120;
 
 /// The columns shown of each table.
 const SHOWN: [(&str, &[&str]); 8] = [
@@ -39,20 +37,16 @@ pub(super) async fn show(
         return Ok(());
     }
     let all = store.overview(GROUP).await.map_err(|fault| anyhow!("{fault}"))?;
-    let mut counts = Table::new();
-    counts.load_preset(UTF8_FULL_CONDENSED).set_header(["table", "rows", ""]);
-    for (table, rows) in TABLES.iter().zip(&all.rows) {
-        let note = if *table == "voice_clone_cache" && all.expired > 0 {
-            format!("{} of them expired", all.expired)
-        } else {
-            String::new()
-        };
-        counts.add_row([(*table).to_owned(), rows.to_string(), note]);
-    }
-    counts.add_row(["ingest.dead_letters".to_owned(), all.dead_letters.to_string(), String::new()]);
-    if let Some(column) = counts.column_mut(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let note = |table: &str| match all.expired {
+        expired if table == "voice_clone_cache" && expired > 0 => format!("{expired} of them expired"),
+        _ => String::new(),
+    };
+    let rows = TABLES.iter().zip(&all.rows).map(|(table, rows)| {
+        let table = (*table).to_owned();
+        [table.clone(), rows.to_string(), note(&table)]
+    });
+    let letters = ["ingest.dead_letters".to_owned(), all.dead_letters.to_string(), String::new()];
+    let counts = output::table(["table", "rows", ""], &[1], rows.chain([letters]));
     print(counts)?;
     for (table, columns) in SHOWN {
         let rows = store.sample(table, SAMPLE).await.map_err(|fault| anyhow!("{fault}"))?;
@@ -76,9 +70,7 @@ pub(super) async fn show(
 
 /// A table of rows, each a JSON object, cut to the terminal's width.
 fn sample(columns: &[&str], rows: &[String]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
-    let width = usize::from(table.width().unwrap_or(WIDTH));
+    let width = Table::new().width().map_or(output::WIDTH, usize::from);
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
@@ -86,8 +78,8 @@ fn sample(columns: &[&str], rows: &[String]) -> Table {
             columns.iter().map(|column| cell_text(column, row.get(*column))).collect()
         })
         .collect();
-    // each column takes a border and two spaces
-    let available = width.saturating_sub(3 * columns.len() + 1);
+    // each column takes two spaces
+    let available = width.saturating_sub(2 * columns.len());
     let needed = |limit: usize| -> usize {
         let widest = |place: usize| {
             cells.iter().filter_map(|row| row.get(place)).map(|cell| cell.chars().count().min(limit)).max()
@@ -102,11 +94,9 @@ fn sample(columns: &[&str], rows: &[String]) -> Table {
     while limit > 6 && needed(limit) > available {
         limit -= 1;
     }
-    table.set_header(columns.iter().map(|column| cut(column, limit)));
-    for row in &cells {
-        table.add_row(row.iter().map(|cell| cut(cell, limit)));
-    }
-    table
+    let header = columns.iter().map(|column| cut(column, limit));
+    let rows = cells.iter().map(|row| row.iter().map(|cell| cut(cell, limit)).collect::<Vec<_>>());
+    output::table(header, &[], rows)
 }
 
 fn cell_text(column: &str, value: Option<&Value>) -> String {

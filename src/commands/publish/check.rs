@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use super::{MAX_REFUSED_KEPT, Refused, advice, lines_of, open, record_of, topic_of};
+use super::{MAX_REFUSED_KEPT, Refused, advice, lines_of, next, open, record_of, topic_of};
 use crate::config::Settings;
 use crate::event::{Time, Unusable, decode, field_names};
 use crate::output::{print, say};
@@ -23,7 +24,13 @@ struct Warning {
 
 /// Checks the lines of a file (standard input for none or `-`); `false` where one of them would be a dead letter.
 /// Warnings do not count.
-pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bool) -> anyhow::Result<bool> {
+pub async fn run(
+    settings: &Settings,
+    topic: &str,
+    file: Option<&Path>,
+    json: bool,
+    cancel: CancellationToken,
+) -> anyhow::Result<bool> {
     let topic = topic_of(settings, topic)?;
     let limits = settings.limits();
     // the message names the field
@@ -33,7 +40,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
 
     let (mut checked, mut refused_count, mut warnings_count) = (0_u64, 0_u64, 0_u64);
     let (mut refused, mut warnings) = (Vec::new(), Vec::new());
-    while let Some(chunk) = chunks.recv().await {
+    while let Some(chunk) = next(&mut chunks, &cancel).await {
         for line in chunk.context("the input cannot be read any further")? {
             checked += 1;
             let number = line.number;
@@ -77,7 +84,7 @@ pub async fn run(settings: &Settings, topic: &str, file: Option<&Path>, json: bo
             say(format!("{lines} cannot be used by the daemon: correct the errors above"));
         }
     }
-    Ok(refused_count == 0)
+    Ok(refused_count == 0 && !cancel.is_cancelled())
 }
 
 /// Prints a finding at once as text, or keeps it for the JSON.

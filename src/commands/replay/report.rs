@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
 use serde_json::json;
 
 use super::{Replay, say};
 use crate::commands::tally::Rows;
 use crate::kafka::range::Missing;
-use crate::output::print;
+use crate::output::{self, print};
 
 impl Replay {
     /// The ranges to read, for a person.
@@ -120,19 +119,10 @@ impl Replay {
         } else {
             ["table", "rows made", "changed", "left alone"]
         };
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(heads);
-        for (name, rows) in tables {
-            table.add_row([
-                (*name).to_owned(),
-                count(rows.made),
-                count(rows.changed),
-                count(rows.left_alone),
-            ]);
-        }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        let rows = tables.iter().map(|(name, rows)| {
+            [(*name).to_owned(), count(rows.made), count(rows.changed), count(rows.left_alone)]
+        });
+        let table = output::table(heads, &[1, 2, 3], rows);
         let mut text = if tables.is_empty() { String::new() } else { format!("{table}\n") };
         let (verb, would) = if self.dry_run { ("tried", "would be") } else { ("replayed", "are") };
         let _ = write!(text, "{} records {verb}", count(self.records));

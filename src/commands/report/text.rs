@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table};
+use comfy_table::Table;
 
 use super::sheets::{Sheet, periods, sheets};
 use crate::output;
@@ -30,10 +30,6 @@ pub fn text(report: &Report) -> String {
 }
 
 fn table(sheet: &Sheet) -> Table {
-    let mut table = output::table();
-    table.set_header(&sheet.header).add_rows(&sheet.rows);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    let numbers: Vec<usize> = (1..sheet.header.len()).collect();
+    output::table(&sheet.header, &numbers, &sheet.rows)
 }

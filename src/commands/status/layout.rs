@@ -1,12 +1,8 @@
 //! The status document as text of at most 100 columns: verdict, problems, then tables.
 
-use comfy_table::CellAlignment;
-
-use crate::output;
+use crate::output::{self, WIDTH};
 use crate::status::tables::{self, backlogs};
 use crate::status::{Document, Problem};
-
-const WIDTH: usize = 100;
 
 /// Maximum number of partitions shown; `--json` has all.
 const MAX_PARTITIONS: usize = 40;
@@ -61,17 +57,7 @@ fn wrapped(text: &str, indent: usize) -> String {
 }
 
 fn table(shown: tables::StatusTable) -> String {
-    let mut table = output::table();
-    table.set_header(shown.header);
-    table.set_width(u16::try_from(WIDTH).unwrap_or(u16::MAX));
-    for row in shown.rows {
-        table.add_row(row);
-    }
-    for (index, column) in table.column_iter_mut().enumerate() {
-        if shown.numbers.contains(&index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let table = output::table_within(WIDTH, shown.header, shown.numbers, shown.rows);
     match shown.more {
         0 => table.to_string(),
         more => format!("{table}\n{more} more partitions: see --json"),

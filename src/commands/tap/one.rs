@@ -155,9 +155,20 @@ impl Findings<'_> {
         known.letters.iter().filter(is_its).collect()
     }
 
+    /// Whether the group has read the record; `None` where that is not known. A stored offset behind the record is no
+    /// proof: `skip` passes over records, and retention may have removed it before it was read.
     fn consumed(&self) -> Option<bool> {
         let known = self.known.as_ref().ok()?;
-        Some(known.position.is_some_and(|position| position.next_offset > self.offset))
+        if known.position.is_none_or(|position| position.next_offset <= self.offset) {
+            return Some(false);
+        }
+        if !self.letters().is_empty() {
+            return Some(true);
+        }
+        if known.skipped.is_some() {
+            return Some(false);
+        }
+        (!matches!(self.found, Lookup::Removed(_))).then_some(true)
     }
 
     fn object(&self, topic_name: &str) -> Map<String, Value> {
@@ -239,7 +250,15 @@ impl Findings<'_> {
                 format!("no: group {group} has read nothing of this partition")
             }
             Ok(OffsetRows { position: Some(Position { next_offset, stopped, .. }), .. }) => {
-                let answer = if *next_offset > self.offset { "yes" } else { "no" };
+                let answer = match self.consumed() {
+                    Some(true) => "yes",
+                    Some(false) if *next_offset > self.offset => "no, it was passed over by `skip`",
+                    Some(false) => "no",
+                    None => {
+                        "unknown, as ingest has no row of it: it was read, or retention removed it before, \
+                         which the daemon's log tells as offsets lost"
+                    }
+                };
                 let stop = match stopped {
                     true => ", and DEAD_LETTER_LIMIT has stopped the partition: see `dead-letters accept`",
                     false => "",
@@ -247,5 +266,52 @@ impl Findings<'_> {
                 format!("{answer}: group {group} reads offset {next_offset} next{stop}")
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::record::Topic;
+
+    const PLACE: TopicPartition = TopicPartition { topic: Topic::CloneReady, partition: 0 };
+
+    fn skip() -> PassedOver {
+        let (note, skipped_at) = ("cannot be read".to_owned(), "2026-01-05T12:00:00Z".to_owned());
+        PassedOver { from_offset: 10, to_offset: 20, note, skipped_at }
+    }
+
+    /// The answer and the words for offset 15, where the group reads this offset next.
+    fn answer(found: &Lookup, next_offset: i64, skipped: Option<PassedOver>) -> (Option<bool>, String) {
+        let position = Some(Position::at(next_offset, None));
+        let known = Ok(OffsetRows { position, skipped, letters: Vec::new() });
+        let findings = Findings { group: "g", place: PLACE, offset: 15, found, judged: None, known };
+        (findings.consumed(), findings.consumed_words())
+    }
+
+    #[test]
+    fn a_record_before_the_stored_offset_was_consumed() {
+        let (consumed, words) = answer(&Lookup::NoRecord, 20, None);
+        assert_eq!(consumed, Some(true));
+        assert!(words.starts_with("yes: group g reads offset 20 next"), "{words}");
+        assert_eq!(answer(&Lookup::NoRecord, 15, None).0, Some(false));
+    }
+
+    #[test]
+    fn a_record_that_skip_passed_over_was_not_consumed() {
+        let (consumed, words) = answer(&Lookup::Removed(30), 20, Some(skip()));
+        assert_eq!(consumed, Some(false));
+        assert!(words.starts_with("no, it was passed over by `skip`: group g"), "{words}");
+    }
+
+    #[test]
+    fn a_record_that_retention_removed_is_not_said_to_be_consumed() {
+        let (consumed, words) = answer(&Lookup::Removed(30), 40, None);
+        assert_eq!(consumed, None);
+        assert!(words.starts_with("unknown, as ingest has no row of it"), "{words}");
+        let (consumed, words) = answer(&Lookup::Removed(30), 15, None);
+        assert_eq!(consumed, Some(false));
+        assert!(words.starts_with("no: group g reads offset 15 next"), "{words}");
     }
 }

@@ -54,9 +54,10 @@ pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec
     if let Some(cache) = &answers.cache {
         let limit = (3.0 * facts.expiry_interval.as_secs_f64()).max(STUCK_SECONDS);
         if cache.overdue > 0 && cache.overdue_seconds > limit {
+            let are = if cache.overdue == 1 { "is past its" } else { "are past their" };
             let what = format!(
-                "{} cache rows are past their time and not expired, the first for {}",
-                cache.overdue,
+                "{} {are} time and not expired, the first for {}",
+                counted(cache.overdue, "cache row"),
                 ago(cache.overdue_seconds)
             );
             let fix = "look for lines about the expiry in the daemon's log, and for locks in pg_locks";

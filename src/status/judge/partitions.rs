@@ -41,8 +41,9 @@ pub(super) fn problems(
             found.push(Problem { since: stored.stopped_at.clone(), ..stopped });
         } else if count > 0 && count >= facts.dead_letter_limit / 2 {
             let limit = facts.dead_letter_limit;
-            let what =
-                format!("{place} has {count} unusable records in a row, and DEAD_LETTER_LIMIT is {limit}");
+            let what = format!(
+                "{place} has {count} unusable records in a row, and DEAD_LETTER_LIMIT is {limit} where this was asked"
+            );
             let fix = "stop their producer, or raise DEAD_LETTER_LIMIT";
             found.push(warning(Code::NearDeadLetterLimit, what, fix));
         }
@@ -80,7 +81,9 @@ pub(super) fn problems(
             found.push(warning(Code::Unassigned, what, fix));
         }
         for (topic, list) in by_topic(in_state(PartitionState::CatchingUp)) {
-            if partitions::shrinks_by(facts, topic).is_none_or(|by| by > 0) {
+            // without a batch between the looks there is no rate to judge by; a minute without one is a stall
+            let shrinks = partitions::shrinks_by(facts, topic).is_none_or(|by| by > 0);
+            if shrinks || !partitions::moves(facts, topic) {
                 continue;
             }
             let what =

@@ -1,0 +1,29 @@
+//! Partitions that wait for their turn, for their instance or for a batch to land.
+
+use super::*;
+
+#[test]
+fn between_two_batches_a_lag_is_not_said_not_to_shrink() {
+    let document = judge(&facts([Some(1_000), Some(1_000)], 43_000));
+    assert_eq!((document.verdict, codes(&document)), (Verdict::CatchingUp, vec![]));
+}
+
+#[test]
+fn a_partition_whose_turn_has_not_come_after_an_outage_catches_up_and_one_that_waits_is_stalled() {
+    const OTHER: TopicPartition = TopicPartition { topic: Topic::CloneFailed, partition: 2 };
+    let mut facts = facts([Some(1_000), Some(1_000)], 43_000);
+    second(&mut facts).idle_seconds = 330.0;
+    cluster(&mut facts).members.as_mut().unwrap()[0].partitions.push(OTHER);
+    for (look, next) in [(0, 1_000), (1, 3_000)] {
+        let other = Stored { partition: 2, ..stored(next) };
+        answers(&mut facts).positions[look].as_mut().unwrap().insert(OTHER, other);
+        cluster(&mut facts).logs[look].insert(OTHER, Log { low: 10, high: 43_000 });
+    }
+    let state = |facts: &Facts| judge(facts).partitions[0].state;
+    assert_eq!(state(&facts), Some(PartitionState::CatchingUp));
+    let mut waits = facts.clone();
+    answers(&mut waits).waits = vec![wait("unknown", "", 2.0)];
+    assert_eq!(state(&waits), Some(PartitionState::Stalled));
+    second(&mut facts).idle_seconds = 601.0;
+    assert_eq!(state(&facts), Some(PartitionState::Stalled));
+}
