@@ -70,10 +70,8 @@ pub struct Problem {
 pub enum PartitionState {
     /// Records are consumed as they arrive.
     Ok,
-    /// Records wait.
+    /// Records wait. If the partition's instance names a wait, `waits_for` has it.
     CatchingUp,
-    /// Records wait, and the partition's instance says for what.
-    Waiting,
     /// Records wait, and the stored offset has not moved for a minute.
     Stalled,
     /// `DEAD_LETTER_LIMIT` stopped the partition.
@@ -98,7 +96,6 @@ impl PartitionState {
         match self {
             PartitionState::Ok => "ok",
             PartitionState::CatchingUp => "catching up",
-            PartitionState::Waiting => "waiting",
             PartitionState::Stalled => "stalled",
             PartitionState::StoppedByLimit => "stopped by limit",
             PartitionState::Paused => "paused",

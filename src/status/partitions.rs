@@ -167,11 +167,7 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     let waits = facts.wait(key).is_some();
     let patience = if !waits && member_moves(facts, key) { TURN_SECONDS } else { STALLED_SECONDS };
     let is_still = moved == Some(0) && stored.is_some_and(|stored| stored.idle_seconds > patience);
-    Some(match (is_still, waits) {
-        (true, _) => PartitionState::Stalled,
-        (false, true) => PartitionState::Waiting,
-        (false, false) => PartitionState::CatchingUp,
-    })
+    Some(if is_still { PartitionState::Stalled } else { PartitionState::CatchingUp })
 }
 
 /// Whether the member that has a partition moved another of its partitions between the looks.

@@ -67,6 +67,10 @@ pub fn topics(document: &Document) -> StatusTable {
     }
 }
 
+fn words(state: PartitionState, waits: bool) -> &'static str {
+    if state == PartitionState::CatchingUp && waits { "waiting" } else { state.words() }
+}
+
 /// The table of at most `most` partitions: first those that need attention, then, with `all`, the others.
 pub fn partitions(document: &Document, all: bool, most: usize) -> StatusTable {
     // Without members all partitions are unassigned: only those with waiting records need attention.
@@ -82,7 +86,7 @@ pub fn partitions(document: &Document, all: bool, most: usize) -> StatusTable {
     let row = |partition: &&PartitionStatus| {
         vec![
             format!("{}/{}", partition.topic, partition.partition),
-            or_dash(partition.state.map(|state| state.words().to_owned())),
+            or_dash(partition.state.map(|state| words(state, partition.waits_for.is_some()).to_owned())),
             number(partition.next_offset),
             number(partition.end),
             number(partition.lag_records),

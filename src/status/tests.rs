@@ -223,7 +223,7 @@ fn what_an_instance_says_its_partition_waits_for_is_the_state_and_a_problem_with
             "no_leader",
             "kafka-topics.sh --describe --topic p.clone.failed",
         ),
-        ("write", PartitionState::Waiting, "waits", "voiceclone-events check"),
+        ("write", PartitionState::CatchingUp, "waits", "voiceclone-events check"),
     ] {
         let mut facts = facts([Some(12), Some(12)], 20);
         answers(&mut facts).waits = vec![wait("write", "long ago", 9.0), wait(waits_for, "for this", 2.0)];

@@ -80,7 +80,10 @@ pub(super) fn problems(
             let fix = "wait for the group to rebalance; where it stays so, restart the instances";
             found.push(warning(Code::Unassigned, what, fix));
         }
-        for (topic, list) in by_topic(in_state(PartitionState::CatchingUp)) {
+        let catching_up = partitions.iter().filter(|(_, partition)| {
+            partition.state == Some(PartitionState::CatchingUp) && partition.waits_for.is_none()
+        });
+        for (topic, list) in by_topic(catching_up.map(|(key, _)| *key).collect()) {
             // without a batch between the looks there is no rate to judge by; a minute without one is a stall
             let shrinks = partitions::shrinks_by(facts, topic).is_none_or(|by| by > 0);
             if shrinks || !partitions::moves(facts, topic) {
