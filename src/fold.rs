@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::event::{CallLifecycle, MappingState, Status, Time};
+use crate::event::{CallLifecycle, CallStatus, MappingState, Time};
 
 /// Merges two folds of the same row.
 pub trait Merge {
@@ -113,7 +113,7 @@ pub struct Call<'a> {
     pub transcript: Latest<Cow<'a, str>>,
     pub metadata: Metadata<'a>,
     /// The latest terminal event.
-    pub terminal: Latest<Status>,
+    pub terminal: Latest<CallStatus>,
     /// The earliest `initiated` event.
     pub initiated_at: Option<Time>,
     pub created_at: Option<Time>,
@@ -124,7 +124,7 @@ impl<'a> Call<'a> {
     /// Folds one event whose record has this timestamp.
     pub fn of(event: CallLifecycle<'a>, timestamp: Time) -> Call<'a> {
         let at = event.occurred_at;
-        let terminal = event.status != Status::Initiated;
+        let terminal = event.status != CallStatus::Initiated;
         Call {
             threecx_call_id: event.threecx_call_id.map(|value| (at, value)),
             caller_id: event.caller_id.map(|value| (at, value)),
@@ -144,8 +144,8 @@ impl<'a> Call<'a> {
     }
 
     /// `status`: that of the latest terminal event, `initiated` before there is one.
-    pub fn status(&self) -> Status {
-        self.terminal.map_or(Status::Initiated, |(_, status)| status)
+    pub fn status(&self) -> CallStatus {
+        self.terminal.map_or(CallStatus::Initiated, |(_, status)| status)
     }
 
     /// `call_started_at`: the given value, else the time of the `initiated` event.

@@ -125,9 +125,9 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         Command::Check => {
             let (settings, errors, warnings) = read(true, true);
             match check::run(&settings, &errors, &warnings, cli.json).await? {
-                check::Verdict::Works => Ok(()),
-                check::Verdict::Fails => Err(Failure::Reported(FAILED)),
-                check::Verdict::WrongSetting => Err(Failure::Reported(WRONG_USAGE)),
+                check::CheckVerdict::Works => Ok(()),
+                check::CheckVerdict::Fails => Err(Failure::Reported(FAILED)),
+                check::CheckVerdict::WrongSetting => Err(Failure::Reported(WRONG_USAGE)),
             }
         }
         Command::Status { watch, fail_on } => {
@@ -135,11 +135,11 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
                 FailOn::Warning => Severity::Warning,
                 FailOn::Critical => Severity::Critical,
             });
-            let options = status::Options { watch: *watch, fail_on, json: cli.json };
+            let options = status::StatusOptions { watch: *watch, fail_on, json: cli.json };
             fail_unless(status::run(&settings(true, true)?, options, cancel).await?)
         }
         Command::Replay { topic, partition, from, to, dry_run } => {
-            let options = replay::Options {
+            let options = replay::ReplayOptions {
                 topic: topic.clone(),
                 partition: *partition,
                 from: from.clone(),
@@ -149,7 +149,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             let settings = settings(true, true)?;
             let replay = replay::run(&settings, options, cli.json, cancel);
             let outcome = traces::during(&settings, replay).await?;
-            fail_unless(outcome == replay::Outcome::Done)
+            fail_unless(outcome == replay::ReplayOutcome::Done)
         }
         Command::Skip { topic, partition, to, note } => {
             let partition = TopicPartition::new(*topic, *partition);
@@ -185,7 +185,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
         Command::Completions { shell } => Ok(manual::completions(*shell)?),
         Command::Man { command } => Ok(manual::man(command)?),
         Command::Simulate { calls, rate, seed, since, until, disorder } => {
-            let options = simulate::Options {
+            let options = simulate::SimulateOptions {
                 calls: *calls,
                 rate: *rate,
                 seed: *seed,
@@ -201,7 +201,7 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             Ok(report::run(&settings, *since, *until, form).await?)
         }
         Command::Demo { calls, seed, keep, disorder } => {
-            let options = demo::Options { calls: *calls, seed: *seed, keep: *keep, disorder: *disorder };
+            let options = demo::DemoOptions { calls: *calls, seed: *seed, keep: *keep, disorder: *disorder };
             Ok(demo::run(&settings(false, false)?, options, cancel).await?)
         }
     }

@@ -47,7 +47,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// The options of `simulate`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct SimulateOptions {
     /// Number of calls; `None` for the default.
     pub calls: Option<u64>,
     /// Calls per second; `None` for as fast as the broker accepts them.
@@ -66,13 +66,13 @@ pub struct Options {
 /// the unusable ones, which become dead letters; when cancelled, of those sent so far.
 pub async fn run(
     settings: &Settings,
-    options: Options,
+    options: SimulateOptions,
     json: bool,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let now = options.until.map_or_else(|| Utc::now().timestamp_millis(), |until| until.micros() / 1000);
     let seed = options.seed.unwrap_or_else(new_seed);
-    let Options { rate, disorder, since, .. } = options;
+    let SimulateOptions { rate, disorder, since, .. } = options;
     let (plan, end) = match since {
         Some(since) => {
             let (plan, end) = plan_over_days(options.calls, since, seed, disorder, now)?;

@@ -15,9 +15,9 @@ use super::gauges::{self, Oldest};
 use super::log::{Troubles, names};
 use super::progress::Progress;
 use super::start::Starter;
-use super::status::{End, Status};
+use super::status::{ConsumerStatus, End};
 use super::topics::TopicWatch;
-use super::{Input, Limits, Machine};
+use super::{BatchLimits, Input, Machine};
 use crate::config::Settings;
 use crate::ingest::Ingest;
 use crate::kafka::BATCH_MAX_BYTES;
@@ -70,7 +70,7 @@ pub struct Consumer {
     pub(super) starter: Starter,
     pub(super) tasks: JoinSet<TaskResult>,
     pub(super) writes: usize,
-    pub(super) status: watch::Sender<Status>,
+    pub(super) status: watch::Sender<ConsumerStatus>,
     pub(super) cancel: CancellationToken,
     pub(super) topics: TopicWatch,
     pub(super) leaders: BTreeMap<TopicPartition, Option<i32>>,
@@ -98,7 +98,7 @@ impl Consumer {
     pub async fn join(
         settings: &Settings,
         ingest: Ingest,
-        status: watch::Sender<Status>,
+        status: watch::Sender<ConsumerStatus>,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Consumer> {
         let starter = Starter {
@@ -112,7 +112,7 @@ impl Consumer {
             known = starter.topics() => drop(known.map(|known| topics.compare(&known.ids))),
             () = cancel.cancelled() => {}
         }
-        let limits = Limits {
+        let limits = BatchLimits {
             records: settings.batch_max_records,
             bytes: BATCH_MAX_BYTES,
             wait: settings.batch_max_wait,
@@ -312,7 +312,7 @@ impl Consumer {
     /// Lets writes in flight land if the database accepts them, commits, and leaves the group.
     async fn finish(mut self) {
         self.cancel.cancel();
-        self.status.send_replace(Status::default());
+        self.status.send_replace(ConsumerStatus::default());
         gauges::show(&[], &self.machine.paused);
         let landed = tokio::time::timeout(WRITES_TIMEOUT, async {
             // The client leaves the group when its last reference is dropped, and a probe holds one.

@@ -8,7 +8,7 @@ use crate::record::{Record, TopicPartition};
 
 /// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct BatchLimits {
     /// `BATCH_MAX_RECORDS`.
     pub records: usize,
     /// Bytes of records at which a batch is full; the last record may exceed it.
@@ -36,7 +36,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Adds a record. `first`: its partition is not in the next batch yet.
-    pub fn push(&mut self, record: Record, first: bool, limits: &Limits, now: Instant) {
+    pub fn push(&mut self, record: Record, first: bool, limits: &BatchLimits, now: Instant) {
         if first {
             self.touched.push(record.topic_partition());
         }
@@ -56,12 +56,12 @@ impl Lane {
     }
 
     /// Whether the next batch accepts no more records.
-    pub fn is_full(&self, limits: &Limits) -> bool {
+    pub fn is_full(&self, limits: &BatchLimits) -> bool {
         self.buffer.len() >= limits.records || self.bytes >= limits.bytes
     }
 
     /// Returns when the next batch may be written; `None` if there is none or one is in flight.
-    pub fn next_write(&self, limits: &Limits, now: Instant) -> Option<Instant> {
+    pub fn next_write(&self, limits: &BatchLimits, now: Instant) -> Option<Instant> {
         if self.writing.is_some() || self.touched.is_empty() {
             None
         } else if self.is_full(limits) {
@@ -111,7 +111,7 @@ impl Lane {
     }
 
     /// Puts records that did not land back in front. The caller must touch their partitions.
-    pub fn put_back(&mut self, mut records: Vec<Record>, limits: &Limits, now: Instant) {
+    pub fn put_back(&mut self, mut records: Vec<Record>, limits: &BatchLimits, now: Instant) {
         self.bytes += records.iter().map(Record::size).sum::<usize>();
         records.append(&mut self.buffer);
         self.buffer = records;
@@ -122,7 +122,7 @@ impl Lane {
     }
 
     /// Drops the records and the offset of a partition from the next batch.
-    pub fn forget(&mut self, partition: TopicPartition, limits: &Limits) {
+    pub fn forget(&mut self, partition: TopicPartition, limits: &BatchLimits) {
         self.touched.retain(|touched| *touched != partition);
         self.buffer.retain(|record| record.topic_partition() != partition);
         self.bytes = self.buffer.iter().map(Record::size).sum();

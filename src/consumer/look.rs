@@ -10,7 +10,7 @@ use super::driver::{ANSWER_TIMEOUT, BrokerCheck, Consumer, TaskResult};
 use super::gauges::{self, PartitionGauges};
 use super::log::LINE_INTERVAL;
 use super::start::Starter;
-use super::status::{End, Status, Waiting};
+use super::status::{ConsumerStatus, End, Waiting};
 use super::{Input, PartitionView, Trouble, TroubleKind, ViewState, progress};
 use crate::kafka::quiet;
 use crate::metrics;
@@ -123,7 +123,7 @@ impl Consumer {
         }
         gauges::show(&seen, &self.machine.paused);
         let (member, heard, landed) = (self.member, self.heard, self.landed);
-        self.status.send_replace(Status { member, heard, landed, waiting });
+        self.status.send_replace(ConsumerStatus { member, heard, landed, waiting });
     }
 
     fn log_missing_assignment(&mut self, now: Instant) {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::lanes::{Lane, Limits};
+use super::lanes::{BatchLimits, Lane};
 use super::partition::{Partition, State, Trouble, TroubleKind};
 use super::{Action, Input, LANES, Notice, Start, WriteId};
 use crate::record::{Record, Topic, TopicPartition};
@@ -24,7 +24,7 @@ pub(super) struct Gate {
 /// The state of the consumer.
 #[derive(Debug)]
 pub struct Machine {
-    pub(super) limits: Limits,
+    pub(super) limits: BatchLimits,
     pub(super) partitions: BTreeMap<TopicPartition, Partition>,
     /// The partitions that become due at some time: `Starting` and `Waiting`.
     pub(super) timed: BTreeSet<TopicPartition>,
@@ -45,7 +45,7 @@ pub struct Machine {
 
 impl Machine {
     /// Creates a machine without partitions.
-    pub fn new(limits: Limits) -> Machine {
+    pub fn new(limits: BatchLimits) -> Machine {
         Machine {
             limits,
             partitions: BTreeMap::new(),

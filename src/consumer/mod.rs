@@ -30,11 +30,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 pub use self::driver::Consumer;
-pub use self::lanes::Limits;
+pub use self::lanes::BatchLimits;
 pub use self::machine::Machine;
 pub use self::partition::{Trouble, TroubleKind};
-pub use self::status::{End, Status, Waiting};
-use crate::ingest::outcome::{Batch, Effort, Report};
+pub use self::status::{ConsumerStatus, End, Waiting};
+use crate::ingest::outcome::{Batch, BatchReport, Effort};
 use crate::record::{Topic, TopicPartition};
 use crate::store::offsets::Position;
 
@@ -66,7 +66,7 @@ pub enum Input {
     /// The bounds of logs were read.
     LookedUp(Vec<(TopicPartition, Start)>),
     /// A write ended.
-    Written { id: WriteId, report: Report },
+    Written { id: WriteId, report: BatchReport },
     /// A write ended without a report.
     WriteDied(WriteId),
     /// The stored positions and the paused topics. `asked` is the result of [`Machine::positions`] at the time of the

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::machine::Machine;
 use super::partition::{State, Trouble, TroubleKind};
 use super::{Action, Notice, WriteId};
-use crate::ingest::outcome::{Outcome, Report, Wait, WaitKind};
+use crate::ingest::outcome::{BatchReport, Outcome, Wait, WaitKind};
 use crate::record::{Record, TopicPartition};
 use crate::store::offsets::Position;
 
@@ -14,7 +14,7 @@ use crate::store::offsets::Position;
 const HELD_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 impl Machine {
-    pub(super) fn written(&mut self, id: WriteId, report: Report, now: Instant) {
+    pub(super) fn written(&mut self, id: WriteId, report: BatchReport, now: Instant) {
         let lane = self.lanes.iter().position(|lane| lane.is_writing(id));
         self.write_ended(lane);
         let mut remaining: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();

@@ -7,7 +7,7 @@ use super::lanes::Lane;
 use super::machine::Machine;
 use super::partition::{State, Trouble};
 use super::{Action, PartitionView, ViewState};
-use crate::ingest::outcome::{Batch, Effort, Span};
+use crate::ingest::outcome::{Batch, Effort, OffsetSpan};
 use crate::record::{Record, TopicPartition};
 use crate::store::offsets::Position;
 
@@ -167,7 +167,7 @@ impl Machine {
                 && *next > from.next_offset
             {
                 partition.writing = Some(id);
-                spans.insert(key, Span { from, to_offset: *next });
+                spans.insert(key, OffsetSpan { from, to_offset: *next });
             }
         }
         if spans.is_empty() {
@@ -209,7 +209,7 @@ impl Machine {
         if let Some(partition) = self.partitions.get_mut(&key) {
             partition.writing = Some(id);
         }
-        let spans = BTreeMap::from([(key, Span { from, to_offset: last.saturating_add(1) })]);
+        let spans = BTreeMap::from([(key, OffsetSpan { from, to_offset: last.saturating_add(1) })]);
         self.actions.push_back(Action::Write {
             id,
             effort: Effort::Thorough,

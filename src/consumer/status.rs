@@ -22,7 +22,7 @@ pub enum End {
 
 /// The consumer's status for `/readyz` and the metrics.
 #[derive(Clone, Debug, Default)]
-pub struct Status {
+pub struct ConsumerStatus {
     /// Whether this instance is a member of the group.
     pub member: bool,
     /// The time of the last message from the brokers.

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::config::Settings;
-use crate::consumer::{Consumer, End, Status};
+use crate::consumer::{Consumer, ConsumerStatus, End};
 use crate::http::{self, Probe, Readiness};
 use crate::ingest::Ingest;
 use crate::kafka::send::Sender;
@@ -54,7 +54,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
     let sending = traces::start(settings)?;
     let pool = connect::waiting_pool(settings)?;
     let store = Store::new(pool.clone());
-    let (status_sender, status) = watch::channel(Status::default());
+    let (status_sender, status) = watch::channel(ConsumerStatus::default());
     let (ready_sender, ready) = watch::channel(Readiness::default());
     let tasks = TaskTracker::new();
     if let Some(address) = settings.http_addr {
@@ -141,7 +141,7 @@ async fn work(
     bring_up: bool,
     pool: Pool,
     store: Store,
-    status: watch::Sender<Status>,
+    status: watch::Sender<ConsumerStatus>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -167,7 +167,7 @@ async fn work(
 async fn consume(
     settings: &Settings,
     ingest: &Ingest,
-    status: &watch::Sender<Status>,
+    status: &watch::Sender<ConsumerStatus>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut client_pauses = pauses();

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::config::Settings;
-use crate::consumer::Status;
+use crate::consumer::ConsumerStatus;
 use crate::http::{Conditions, Readiness};
 use crate::kafka;
 use crate::metrics;
@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub(super) async fn watch_readiness(
     settings: Settings,
     store: Store,
-    consumer: watch::Receiver<Status>,
+    consumer: watch::Receiver<ConsumerStatus>,
     ready: watch::Sender<Readiness>,
     cancel: CancellationToken,
 ) {
@@ -92,7 +92,7 @@ impl DatabaseState {
         store: &Store,
         settings: &Settings,
         instance: Uuid,
-        status: &Status,
+        status: &ConsumerStatus,
         landed: bool,
     ) {
         let schema = tokio::time::timeout(ANSWER, store.schema_state()).await;

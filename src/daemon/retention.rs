@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::cli::dead_letters::before_now;
 use crate::store::Store;
-use crate::store::letters::{Filter, State};
+use crate::store::letters::{Filter, LetterState};
 
 /// Time between two runs.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -43,7 +43,7 @@ pub(super) async fn delete(retention: Duration, store: Store, cancel: Cancellati
 async fn delete_some(store: &Store, retention: Duration) -> Result<usize, crate::store::Fault> {
     let filter = Filter {
         until: Some(before_now(retention)),
-        state: State::Resolved,
+        state: LetterState::Resolved,
         published: true,
         limit: Some(CHUNK),
         ..Filter::default()

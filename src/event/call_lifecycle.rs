@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::envelope::Content;
-use super::{Reason, Status, Time, Unusable};
+use super::{CallStatus, Reason, Time, Unusable};
 
 /// A call was initiated, was completed or failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the contract, section 4")]
 pub struct CallLifecycle<'a> {
     pub call_id: Cow<'a, str>,
-    pub status: Status,
+    pub status: CallStatus,
     pub occurred_at: Time,
     pub threecx_call_id: Option<Cow<'a, str>>,
     pub caller_id: Option<Cow<'a, str>>,
@@ -43,7 +43,7 @@ impl<'a> CallLifecycle<'a> {
         let status = content.required("status", content.text("status", None)?)?;
         Ok(CallLifecycle {
             call_id: content.id("call_id")?,
-            status: Status::from_name(&status).ok_or_else(|| {
+            status: CallStatus::from_name(&status).ok_or_else(|| {
                 Unusable::new(Reason::InvalidValue, "status is none of initiated, completed, failed")
             })?,
             occurred_at: content.event_time("occurred_at")?,

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use crate::record::Topic;
 
 pub use call_lifecycle::CallLifecycle;
-pub use call_status::Status;
+pub use call_status::CallStatus;
 pub use clone_failed::CloneFailed;
 pub use clone_ready::CloneReady;
 pub use clone_transfer::CloneTransfer;

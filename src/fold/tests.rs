@@ -40,7 +40,7 @@ fn a_merge_of_calls_says_whether_it_changes_anything() {
     ];
     for (at, value) in [(early, "1"), (early, "2"), (late, "1")] {
         let text = || Some((at, Cow::Borrowed(value)));
-        let status = if value == "1" { Status::Completed } else { Status::Failed };
+        let status = if value == "1" { CallStatus::Completed } else { CallStatus::Failed };
         folds.extend([
             Call { threecx_call_id: text(), ..none() },
             Call { caller_id: text(), ..none() },

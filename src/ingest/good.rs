@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 
 use crate::event::{
-    CallLifecycle, CloneFailed, CloneReady, CloneTransfer, Event, MappingState, Status, Time, VoiceMapping,
+    CallLifecycle, CallStatus, CloneFailed, CloneReady, CloneTransfer, Event, MappingState, Time,
+    VoiceMapping,
 };
 use crate::fold::{Cached, merge_into};
 use crate::identity::uid;
@@ -47,7 +48,7 @@ pub(super) fn plain(topic: Topic) -> Event<'static> {
         }),
         Topic::CallLifecycle => Event::Call(CallLifecycle {
             call_id,
-            status: Status::Initiated,
+            status: CallStatus::Initiated,
             occurred_at: never,
             threecx_call_id: None,
             caller_id: Some(caller_id),

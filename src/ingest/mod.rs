@@ -45,7 +45,7 @@ use crate::store::{Fault, Store};
 use crate::traces;
 
 pub use memory::Memory;
-use outcome::{Batch, Effort, Outcome, Report, Span, Wait, WaitKind};
+use outcome::{Batch, BatchReport, Effort, OffsetSpan, Outcome, Wait, WaitKind};
 use prepare::{Part, Rejected};
 pub use until_landed::Stop;
 
@@ -96,7 +96,7 @@ impl Ingest {
     }
 
     /// Writes a batch as far as it lands, and returns the outcome of each partition. Pauses only during a trial.
-    pub async fn write_batch(&self, batch: Batch, effort: Effort, cancel: &CancellationToken) -> Report {
+    pub async fn write_batch(&self, batch: Batch, effort: Effort, cancel: &CancellationToken) -> BatchReport {
         let Batch { records, spans } = batch;
         let borrowed: Vec<&Record> = records.iter().collect();
         let (outcomes, written) = self.write_spans(&borrowed, &spans, effort, cancel).await;
@@ -107,13 +107,13 @@ impl Ingest {
             _ => false,
         };
         let remaining = records.into_iter().filter(waits).collect();
-        Report { outcomes, remaining, written }
+        BatchReport { outcomes, remaining, written }
     }
 
     async fn write_spans(
         &self,
         records: &[&Record],
-        spans: &BTreeMap<TopicPartition, Span>,
+        spans: &BTreeMap<TopicPartition, OffsetSpan>,
         effort: Effort,
         cancel: &CancellationToken,
     ) -> (Outcomes, Written) {

@@ -12,12 +12,12 @@ pub struct Batch {
     /// In offset order within each partition.
     pub records: Vec<Record>,
     /// Every partition of the batch, including those whose offset moves without a record.
-    pub spans: BTreeMap<TopicPartition, Span>,
+    pub spans: BTreeMap<TopicPartition, OffsetSpan>,
 }
 
 /// The part of a partition that a batch covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct OffsetSpan {
     /// The position that the database is expected to hold.
     pub from: Position,
     /// The offset to store once every record of the partition has landed. It exceeds the last record's offset by more
@@ -36,7 +36,7 @@ pub enum Effort {
 
 /// The result of a write.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct BatchReport {
     /// One outcome for each partition of the batch.
     pub outcomes: BTreeMap<TopicPartition, Outcome>,
     /// The records that did not land, in their order.

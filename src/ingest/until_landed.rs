@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::outcome::{Effort, Outcome, Span, Wait, WaitKind};
+use super::outcome::{Effort, OffsetSpan, Outcome, Wait, WaitKind};
 use super::{Ingest, Positions};
 use crate::record::{Record, TopicPartition};
 use crate::retry::{pause_for, pauses};
@@ -113,15 +113,15 @@ impl Ingest {
 }
 
 /// Returns the spans of records that are read from these positions.
-fn spans_of(records: &[&Record], positions: &Positions) -> BTreeMap<TopicPartition, Span> {
-    let mut spans: BTreeMap<TopicPartition, Span> = BTreeMap::new();
+fn spans_of(records: &[&Record], positions: &Positions) -> BTreeMap<TopicPartition, OffsetSpan> {
+    let mut spans: BTreeMap<TopicPartition, OffsetSpan> = BTreeMap::new();
     for record in records {
         let key = record.topic_partition();
         let from = || {
             let known = positions.get(&(key.topic, key.partition)).copied();
             known.unwrap_or(Position::at(record.offset, None))
         };
-        let span = spans.entry(key).or_insert_with(|| Span { from: from(), to_offset: 0 });
+        let span = spans.entry(key).or_insert_with(|| OffsetSpan { from: from(), to_offset: 0 });
         span.to_offset = record.offset + 1;
     }
     spans

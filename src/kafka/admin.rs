@@ -17,7 +17,7 @@ use rdkafka::metadata::{Metadata, MetadataTopic};
 
 use super::operations::{self, Allowed};
 use super::quiet::Quiet;
-use super::reason::{self, Kind, Reason};
+use super::reason::{self, FailureReason, Kind};
 use super::{certificate, client_config, consumer_config};
 use crate::config::Settings;
 
@@ -33,16 +33,16 @@ impl CollectedMessages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((code, text.to_owned()));
     }
 
-    fn missing_right(&self) -> Option<Reason> {
+    fn missing_right(&self) -> Option<FailureReason> {
         let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reasons = messages.iter().map(|(code, text)| reason::reason(*code, text));
         reasons.into_iter().find(|reason| reason.kind == Kind::MissingRight)
     }
 
     /// Returns the reason given by each server, the most specific first.
-    fn reasons(&self) -> Vec<(Option<String>, Reason)> {
+    fn reasons(&self) -> Vec<(Option<String>, FailureReason)> {
         let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut by_server: BTreeMap<Option<String>, Reason> = BTreeMap::new();
+        let mut by_server: BTreeMap<Option<String>, FailureReason> = BTreeMap::new();
         for (code, text) in messages.iter() {
             let (server, _) = reason::server(text);
             if server.is_none() {
@@ -77,12 +77,12 @@ impl ConsumerContext for CollectedMessages {}
 
 /// No broker answers: the reason given by each, the most specific first.
 #[derive(Debug)]
-pub struct Unreachable(Vec<(Option<String>, Reason)>);
+pub struct Unreachable(Vec<(Option<String>, FailureReason)>);
 
 impl Unreachable {
     /// Describes the problem, one line per server.
     pub fn sentence(&self) -> String {
-        let line = |(server, reason): &(Option<String>, Reason)| match server {
+        let line = |(server, reason): &(Option<String>, FailureReason)| match server {
             Some(server) => format!("{server}: {}", reason.sentence),
             None => reason.sentence.clone(),
         };
@@ -138,7 +138,7 @@ pub enum TopicState {
     /// There is no topic of that name.
     Missing,
     /// The brokers do not describe the topic, for example because a right is missing.
-    Refused(Reason),
+    Refused(FailureReason),
 }
 
 /// A cluster of which a broker has answered.
@@ -249,7 +249,7 @@ fn state(topic: &MetadataTopic) -> TopicState {
     }
 }
 
-fn of(error: &KafkaError) -> Reason {
+fn of(error: &KafkaError) -> FailureReason {
     reason::reason(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), &error.to_string())
 }
 
@@ -262,19 +262,19 @@ fn collect_messages(client: &BaseConsumer<CollectedMessages>) {
     }
 }
 
-fn name_certificate_problem(settings: &Settings, server: Option<&str>, reason: &mut Reason) {
+fn name_certificate_problem(settings: &Settings, server: Option<&str>, reason: &mut FailureReason) {
     if reason.kind != Kind::UntrustedCertificate {
         return;
     }
     if let Some((kind, words)) = server.and_then(|server| certificate::problem(settings, server)) {
-        *reason = Reason::new(kind, &words);
+        *reason = FailureReason::new(kind, &words);
         reason.sentence = format!("{} ({words})", reason.sentence);
     }
 }
 
 /// Checks that this client may use its consumer group, by asking for the group's offset of this topic (with prefix).
 /// Neither joins the group nor changes anything. Blocks for at most `patience`.
-pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Result<(), Reason> {
+pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Result<(), FailureReason> {
     let mut config = consumer_config(settings);
     config.set("group.id", &settings.kafka_group_id);
     let consumer: BaseConsumer<CollectedMessages> =
@@ -300,7 +300,7 @@ pub fn group_usable(settings: &Settings, topic: &str, patience: Duration) -> Res
         if refused.kind.is_final() || started.elapsed() >= patience {
             // Brokers were reached before, so the coordinator is the one that is away.
             let is_away = matches!(refused.kind, Kind::TimedOut | Kind::CoordinatorAway);
-            return Err(if is_away { Reason::new(Kind::CoordinatorAway, "") } else { refused });
+            return Err(if is_away { FailureReason::new(Kind::CoordinatorAway, "") } else { refused });
         }
     }
 }
@@ -311,7 +311,7 @@ pub async fn configs(
     topics: &[String],
     broker: Option<i32>,
     patience: Duration,
-) -> anyhow::Result<Vec<Result<BTreeMap<String, String>, Reason>>> {
+) -> anyhow::Result<Vec<Result<BTreeMap<String, String>, FailureReason>>> {
     let client: AdminClient<DefaultClientContext> =
         client_config(settings).create().context("the Kafka client could not be created")?;
     let options = AdminOptions::new().request_timeout(Some(patience));

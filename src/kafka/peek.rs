@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::tail::{Seen, Span, Tail};
+use super::tail::{Seen, Tail, TailRange};
 use crate::config::Settings;
 use crate::record::TopicPartition;
 
@@ -18,7 +18,7 @@ pub fn timestamps(
     patience: Duration,
 ) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {
     let until = Instant::now() + patience;
-    let spans = places.iter().map(|(place, from)| (*place, Span { from: *from, to: None })).collect();
+    let spans = places.iter().map(|(place, from)| (*place, TailRange { from: *from, to: None })).collect();
     let mut found = BTreeMap::new();
     Tail::with(settings, &SMALL_FETCHES)?.read(&spans, |seen| {
         if let Seen::Record(record) = seen {

@@ -15,7 +15,7 @@ pub struct Statistics {
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct StatisticsDocument {
     #[serde(default)]
     topics: BTreeMap<String, TopicStatistics>,
 }
@@ -42,7 +42,7 @@ impl Statistics {
         json: &[u8],
         partition: impl Fn(&NamedPartition) -> Option<TopicPartition>,
     ) -> Option<Statistics> {
-        let document: Document = serde_json::from_slice(json).ok()?;
+        let document: StatisticsDocument = serde_json::from_slice(json).ok()?;
         let mut ends = BTreeMap::new();
         for (topic, statistics) in document.topics {
             for (number, PartitionStatistics { ls_offset }) in statistics.partitions {

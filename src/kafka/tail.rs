@@ -23,7 +23,7 @@ const PULSE: Duration = Duration::from_millis(100);
 
 /// The offsets to read from a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct TailRange {
     /// The first offset.
     pub from: i64,
     /// The offset to stop before, which the log has reached; `None` for no end.
@@ -85,11 +85,11 @@ impl Tail {
     /// their offsets. Blocks.
     pub fn read(
         &self,
-        spans: &BTreeMap<TopicPartition, Span>,
+        spans: &BTreeMap<TopicPartition, TailRange>,
         mut take: impl FnMut(Seen) -> bool,
     ) -> anyhow::Result<()> {
-        let is_empty = |span: &Span| span.to.is_some_and(|to| span.from >= to);
-        let mut open: BTreeMap<TopicPartition, Span> =
+        let is_empty = |span: &TailRange| span.to.is_some_and(|to| span.from >= to);
+        let mut open: BTreeMap<TopicPartition, TailRange> =
             spans.iter().filter(|(_, span)| !is_empty(span)).map(|(place, span)| (*place, *span)).collect();
         let handle = self.client.client().native_ptr();
         // SAFETY: the client outlives this function, the queue the topics, and each topic its partitions, which are
@@ -143,7 +143,7 @@ impl Tail {
     unsafe fn seen(
         &self,
         message: *const rd::rd_kafka_message_t,
-        open: &mut BTreeMap<TopicPartition, Span>,
+        open: &mut BTreeMap<TopicPartition, TailRange>,
     ) -> Option<Seen> {
         if message.is_null() {
             return Some(Seen::Nothing);

@@ -17,7 +17,7 @@ use crate::record::Topic;
 
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A whole number that only grows.
     Counter,
     /// Seconds that only grow. Counters of the crate `metrics` are whole numbers, so this is a gauge there.
@@ -43,7 +43,7 @@ pub struct Label {
 pub struct Metric {
     /// The metric's name.
     pub name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     help: &'static str,
     /// The labels, in the order in which the methods take their values.
     pub labels: &'static [Label],
@@ -105,15 +105,17 @@ impl Metric {
 
     fn begin(&self) {
         match self.kind {
-            Kind::Counter => metrics::describe_counter!(self.name, self.help),
-            Kind::Seconds | Kind::Gauge | Kind::Polled => metrics::describe_gauge!(self.name, self.help),
-            Kind::Histogram(_) => metrics::describe_histogram!(self.name, self.help),
+            MetricKind::Counter => metrics::describe_counter!(self.name, self.help),
+            MetricKind::Seconds | MetricKind::Gauge | MetricKind::Polled => {
+                metrics::describe_gauge!(self.name, self.help)
+            }
+            MetricKind::Histogram(_) => metrics::describe_histogram!(self.name, self.help),
         }
         self.each(|values| match self.kind {
-            Kind::Counter => self.add(values, 0),
-            Kind::Seconds | Kind::Gauge => self.set(values, 0.0),
-            Kind::Polled => self.unknown(values),
-            Kind::Histogram(_) => drop(metrics::histogram!(self.name, self.labels(values))),
+            MetricKind::Counter => self.add(values, 0),
+            MetricKind::Seconds | MetricKind::Gauge => self.set(values, 0.0),
+            MetricKind::Polled => self.unknown(values),
+            MetricKind::Histogram(_) => drop(metrics::histogram!(self.name, self.labels(values))),
         });
     }
 }
@@ -122,7 +124,7 @@ impl Metric {
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for metric in ALL {
-        if let Kind::Histogram(buckets) = metric.kind {
+        if let MetricKind::Histogram(buckets) = metric.kind {
             builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
         }
     }
@@ -259,7 +261,12 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         for metric in ALL {
             let is_total = metric.name.ends_with("_total");
-            assert_eq!(is_total, matches!(metric.kind, Kind::Counter | Kind::Seconds), "{}", metric.name);
+            assert_eq!(
+                is_total,
+                matches!(metric.kind, MetricKind::Counter | MetricKind::Seconds),
+                "{}",
+                metric.name
+            );
             assert!(!metric.help.is_empty() && metric.help.is_ascii(), "{}", metric.name);
             assert!(metric.name.starts_with("voiceclone_") || metric.name.starts_with("process_"));
         }

@@ -1,6 +1,6 @@
 //! The metrics: name, kind, labels, help. In the order of `docs/metrics.md`.
 
-use super::{Kind, Label, Metric};
+use super::{Label, Metric, MetricKind};
 use crate::event::Reason;
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::record::Topic;
@@ -55,7 +55,7 @@ macro_rules! metrics {
     };
 }
 
-use Kind::{Counter, Gauge, Histogram, Polled, Seconds};
+use MetricKind::{Counter, Gauge, Histogram, Polled, Seconds};
 
 metrics! {
     BUILD_INFO: "voiceclone_build_info", Gauge,

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use self::rows::rows;
 use super::*;
-use crate::event::{CallLifecycle, MappingState, Status};
+use crate::event::{CallLifecycle, CallStatus, MappingState};
 use crate::fold::Merge;
 
 /// An event and the timestamp of its record.
@@ -83,7 +83,7 @@ fn transfer() -> impl Strategy<Value = Event<'static>> {
 }
 
 fn call() -> impl Strategy<Value = Event<'static>> {
-    let status = prop::sample::select(vec![Status::Initiated, Status::Completed, Status::Failed]);
+    let status = prop::sample::select(vec![CallStatus::Initiated, CallStatus::Completed, CallStatus::Failed]);
     let key = prop::sample::select(vec!["k".to_owned(), "l".to_owned()]);
     let value = prop::sample::select(vec!["1".to_owned(), "null".to_owned(), "\"a\"".to_owned()]);
     let metadata = prop::option::of(prop::collection::btree_map(key, value, 0..3));

@@ -9,8 +9,8 @@ use super::{ClusterInfo, DatabaseInfo};
 use crate::kafka::brokers::Log;
 use crate::kafka::group_state::Member;
 use crate::record::{Topic, TopicPartition};
-use crate::store::letters::Group;
-use crate::store::status::{Cache, Instance, Letters, Outbox, Pause, Skipped, Stored, Wait};
+use crate::store::letters::LetterGroup;
+use crate::store::status::{Cache, Instance, Letters, Outbox, Pause, ReportedWait, Skipped, Stored};
 
 /// A missing answer of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub struct DatabaseAnswers {
     pub skips: Vec<Skipped>,
     pub instances: Option<Vec<Instance>>,
     /// The reasons why partitions wait, in the order of the latest heartbeats of their instances.
-    pub waits: Vec<Wait>,
-    pub letters: Option<(Letters, Vec<Group>)>,
+    pub waits: Vec<ReportedWait>,
+    pub letters: Option<(Letters, Vec<LetterGroup>)>,
     pub cache: Option<Cache>,
     pub outbox: Option<Outbox>,
     /// Failed queries, each with the reason.
@@ -127,10 +127,10 @@ impl Facts {
     }
 
     /// The reason why a partition waits, from the latest heartbeat of its instance.
-    pub fn wait(&self, partition: TopicPartition) -> Option<&Wait> {
+    pub fn wait(&self, partition: TopicPartition) -> Option<&ReportedWait> {
         let waits = &self.database.as_ref().ok()?.waits;
         let name = self.name(partition.topic);
-        let is_it = |wait: &&Wait| wait.topic == name && wait.partition == partition.partition;
+        let is_it = |wait: &&ReportedWait| wait.topic == name && wait.partition == partition.partition;
         waits.iter().rev().find(is_it).filter(|wait| wait.silent_seconds <= SILENT_SECONDS)
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use self::judge::judge;
 use self::problems::{Code, Severity};
-use crate::store::letters::Group;
+use crate::store::letters::LetterGroup;
 use crate::store::status::{Cache, Instance, Outbox};
 
 /// The overall verdict.
@@ -166,7 +166,7 @@ pub struct DeadLetterBacklog {
     pub unresolved: i64,
     pub unpublished: i64,
     pub oldest_unpublished_seconds: Option<f64>,
-    pub by_reason: Vec<Group>,
+    pub by_reason: Vec<LetterGroup>,
 }
 
 /// The expiry.

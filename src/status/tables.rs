@@ -136,7 +136,7 @@ pub fn instances(document: &Document) -> StatusTable {
 
 /// The table of unresolved dead letters by kind.
 pub fn dead_letters(document: &Document) -> StatusTable {
-    let row = |kind: &crate::store::letters::Group| {
+    let row = |kind: &crate::store::letters::LetterGroup| {
         vec![
             kind.topic.clone(),
             kind.reason.clone(),

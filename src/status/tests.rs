@@ -12,7 +12,7 @@ use super::problems::Severity;
 use super::*;
 use crate::kafka::brokers::Log;
 use crate::record::{Topic, TopicPartition};
-use crate::store::status::{Letters, Pause, Skipped, Stored, Wait};
+use crate::store::status::{Letters, Pause, ReportedWait, Skipped, Stored};
 
 mod shown;
 mod turns;
@@ -206,9 +206,9 @@ fn a_partition_without_a_leader_and_a_missing_topic_are_named() {
     assert!(document.has(Severity::Critical));
 }
 
-fn wait(waits_for: &str, reason: &str, silent_seconds: f64) -> Wait {
+fn wait(waits_for: &str, reason: &str, silent_seconds: f64) -> ReportedWait {
     let (waits_for, reason) = (waits_for.into(), reason.into());
-    Wait { topic: "p.clone.failed".into(), partition: 1, waits_for, reason, silent_seconds }
+    ReportedWait { topic: "p.clone.failed".into(), partition: 1, waits_for, reason, silent_seconds }
 }
 
 #[test]

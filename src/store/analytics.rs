@@ -115,7 +115,7 @@ pub struct Voices {
 
 /// Failed attempts with one kind of error.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq)]
-pub struct Failure {
+pub struct FailureShare {
     /// The error's text, with `#` for each number.
     #[diesel(sql_type = Text)]
     pub error: String,
@@ -166,7 +166,7 @@ pub struct Callers {
 
 /// The report on the time from `since` up to, but not including, `until`.
 #[derive(Serialize, Clone, Debug, Default, PartialEq)]
-pub struct Report {
+pub struct CallReport {
     /// Start of the report, RFC 3339.
     pub since: String,
     /// End of the report, RFC 3339.
@@ -182,7 +182,7 @@ pub struct Report {
     /// The cache.
     pub voices: Voices,
     /// Failed clones, the most frequent kind first.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<FailureShare>,
     /// Calls by kind.
     pub calls: Vec<Calls>,
     /// Callers.
@@ -235,12 +235,12 @@ pub async fn report(
     since: Time,
     until: Time,
     step: &'static str,
-) -> Result<Report, Unreported> {
+) -> Result<CallReport, Unreported> {
     let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
     let limit = format!("SET LOCAL statement_timeout = {}", QUERY_LIMIT.as_millis());
     connection.batch_execute(&format!("{begin}; {limit}")).await?;
     let times = [timestamp(since), timestamp(until)];
-    let report = Report {
+    let report = CallReport {
         since: since.to_string(),
         until: until.to_string(),
         step,

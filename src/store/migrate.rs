@@ -26,7 +26,7 @@ const LOCK: i64 = 0x766f_6963_6563_6c6f;
 /// How far a database is migrated. Names are those of the directories; a migration that this program does not know
 /// has its version for a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State {
+pub struct SchemaState {
     /// Applied, the oldest first.
     pub applied: Vec<String>,
     /// Still to be applied, in this order. The schema is behind if there are any.
@@ -60,7 +60,7 @@ struct ColumnType {
 }
 
 /// The applied, pending and unknown migrations. Changes nothing, and does not even create Diesel's table.
-pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
+pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<SchemaState> {
     let exists: Exists =
         sql_query("SELECT to_regclass('public.__diesel_schema_migrations') IS NOT NULL AS found")
             .get_result(conn)
@@ -76,7 +76,7 @@ pub async fn state(conn: &mut AsyncPgConnection) -> anyhow::Result<State> {
         .context("reading public.__diesel_schema_migrations")?;
         versions = rows.into_iter().map(|row| row.version).collect();
     }
-    let mut state = State::default();
+    let mut state = SchemaState::default();
     let all = known()?;
     for migration in &all {
         let name = migration.name().to_string();
@@ -122,7 +122,7 @@ pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
 pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     let conn = connect(url).await.map_err(|e| anyhow!("{NO_CONNECTION}: {e}"))?;
     let mut conn = locked(conn).await?;
-    let State { mut applied, unknown, .. } = state(&mut conn).await?;
+    let SchemaState { mut applied, unknown, .. } = state(&mut conn).await?;
     if !unknown.is_empty() {
         bail!(
             "the database has migrations that this program does not know ({}): roll them back first, with the \

@@ -58,7 +58,7 @@ impl Store {
     }
 
     /// The migrations that the database has and lacks.
-    pub async fn schema_state(&self) -> Result<migrate::State, Fault> {
+    pub async fn schema_state(&self) -> Result<migrate::SchemaState, Fault> {
         let mut connection = self.connection().await?;
         migrate::state(&mut connection).await.map_err(|error| Fault::Unavailable(format!("{error:#}")))
     }

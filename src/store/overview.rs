@@ -32,7 +32,7 @@ struct TableCount {
 }
 
 #[derive(diesel::QueryableByName)]
-struct Row {
+struct OverviewRow {
     #[diesel(sql_type = Text)]
     row: String,
 }
@@ -87,7 +87,7 @@ impl Store {
             "SELECT to_jsonb(t)::text AS row FROM {table} t ORDER BY t.id LIMIT $1"
         ))
         .bind::<BigInt, _>(most)
-        .load::<Row>(&mut connection)
+        .load::<OverviewRow>(&mut connection)
         .await?;
         Ok(rows.into_iter().map(|row| row.row).collect())
     }

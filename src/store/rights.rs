@@ -40,7 +40,7 @@ pub(super) fn tables() -> impl Iterator<Item = &'static str> {
 
 /// Facts about the server that was reached.
 #[derive(QueryableByName)]
-pub struct Server {
+pub struct ServerFacts {
     #[diesel(sql_type = Text)]
     /// PostgreSQL's version.
     pub version: String,
@@ -62,7 +62,7 @@ pub struct Server {
 }
 
 /// Asks the server for its facts.
-pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Server> {
+pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<ServerFacts> {
     // the limits of role and database do not apply to a superuser
     sql_query(
         "SELECT current_setting('server_version') AS version, current_user::text AS role,

@@ -30,7 +30,7 @@ pub struct Samples {
 }
 
 #[derive(diesel::QueryableByName)]
-struct Row {
+struct SampleRow {
     #[diesel(sql_type = Array<Text>)]
     reasons: Vec<String>,
     #[diesel(sql_type = Array<BigInt>)]
@@ -84,8 +84,8 @@ impl Store {
     pub async fn samples(&self, patience: Duration) -> Result<Samples, Fault> {
         let mut connection = self.connection().await?;
         let limit = format!("SET LOCAL statement_timeout = '{}ms'", patience.as_millis());
-        let row: Row = connection
-            .transaction::<Row, Fault, _>(async |connection| {
+        let row: SampleRow = connection
+            .transaction::<SampleRow, Fault, _>(async |connection| {
                 connection.batch_execute(&limit).await?;
                 let query =
                     diesel::sql_query(ASK).bind::<BigInt, _>(COUNTED).bind::<BigInt, _>(CAME_DUE_LAST);

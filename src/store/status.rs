@@ -94,7 +94,7 @@ pub struct Instance {
 /// What a partition waits for, as its instance reports.
 #[derive(QueryableByName, Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the fields are those of `/readyz`")]
-pub struct Wait {
+pub struct ReportedWait {
     #[diesel(sql_type = Text)]
     pub topic: String,
     #[diesel(sql_type = Integer)]
@@ -243,7 +243,7 @@ pub async fn instances(connection: &mut AsyncPgConnection, group: &str) -> Query
 }
 
 /// What the partitions of a group wait for, the latest heartbeats last.
-pub async fn waits(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Wait>> {
+pub async fn waits(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<ReportedWait>> {
     let silent = age("i.beat_at");
     sql_query(format!(
         "SELECT w.topic, w.partition, w.waits_for, w.reason, {silent} AS silent_seconds

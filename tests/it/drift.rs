@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use voiceclone_events::ingest::outcome::{Batch, Effort, Outcome, Report, Span, Wait, WaitKind};
+use voiceclone_events::ingest::outcome::{Batch, BatchReport, Effort, OffsetSpan, Outcome, Wait, WaitKind};
 use voiceclone_events::ingest::{Ingest, Positions};
 use voiceclone_events::record::{Record, Topic, TopicPartition};
 use voiceclone_events::store::offsets::{Position, PositionChange};
@@ -72,14 +72,14 @@ fn key(topic: Topic) -> TopicPartition {
     TopicPartition::new(topic, 0)
 }
 
-fn wait(report: &Report, topic: Topic) -> &Wait {
+fn wait(report: &BatchReport, topic: Topic) -> &Wait {
     match &report.outcomes[&key(topic)] {
         Outcome::Waits { wait, .. } => wait,
         other => panic!("{topic}: {other:?}"),
     }
 }
 
-fn landed(report: &Report, topic: Topic) -> i64 {
+fn landed(report: &BatchReport, topic: Topic) -> i64 {
     match &report.outcomes[&key(topic)] {
         Outcome::Landed(position) => position.next_offset,
         other => panic!("{topic}: {other:?}"),
@@ -298,7 +298,7 @@ async fn a_record_that_is_innocent_waits_with_all_behind_it_and_all_before_it_la
     assert_eq!(stored(&database, Topic::CloneTransfer).0, "12");
 
     database.run("INSERT INTO agents VALUES ('a00012')");
-    let span = Span { from: *position, to_offset: 20 };
+    let span = OffsetSpan { from: *position, to_offset: 20 };
     let rest = Batch { records: report.remaining.clone(), spans: [(key(Topic::CloneTransfer), span)].into() };
     assert_eq!(landed(&deliver(&writer, rest).await, Topic::CloneTransfer), 20);
     assert_eq!(count(&database, Topic::CloneTransfer), "20");
@@ -338,7 +338,7 @@ async fn records_that_are_too_many_for_the_time_of_a_statement_land_in_parts_and
     assert_eq!(landed(&report, Topic::CloneFailed), 4000);
     assert_eq!(count(&database, Topic::CloneFailed), "4000");
 
-    let span = Span { from: Position::at(4000, None), to_offset: 7000 };
+    let span = OffsetSpan { from: Position::at(4000, None), to_offset: 7000 };
     let more: Vec<Record> = failures(7000, &[]).split_off(4000);
     let next = Batch { records: more, spans: [(key(Topic::CloneFailed), span)].into() };
     let report = writer.write_batch(next, Effort::Once, &CancellationToken::new()).await;
@@ -422,8 +422,8 @@ async fn offsets_that_hold_no_record_move_without_one() {
     let writer = with_offsets(database.url()).await;
     let from = Position::at(0, None);
     let spans = [
-        (key(Topic::CloneFailed), Span { from, to_offset: 9 }),
-        (key(Topic::CallLifecycle), Span { from, to_offset: 7 }),
+        (key(Topic::CloneFailed), OffsetSpan { from, to_offset: 9 }),
+        (key(Topic::CallLifecycle), OffsetSpan { from, to_offset: 7 }),
     ];
     let with_markers = Batch { records: goods(Topic::CallLifecycle, 5), spans: spans.into() };
     let report = deliver(&writer, with_markers).await;

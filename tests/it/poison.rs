@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use voiceclone_events::event::Limits;
-use voiceclone_events::ingest::outcome::{Batch, Effort, Outcome, Report, Span, WaitKind};
+use voiceclone_events::ingest::outcome::{Batch, BatchReport, Effort, OffsetSpan, Outcome, WaitKind};
 use voiceclone_events::ingest::{Ingest, Memory, Positions};
 use voiceclone_events::record::{Record, Topic};
 use voiceclone_events::store::offsets::Position;
@@ -231,7 +231,7 @@ enum Fate {
 }
 
 /// Writes a batch once, and what is suspected thoroughly, as the daemon does before it pauses.
-pub async fn deliver(writer: &Ingest, batch: Batch) -> Report {
+pub async fn deliver(writer: &Ingest, batch: Batch) -> BatchReport {
     let never = CancellationToken::new();
     let spans = batch.spans.clone();
     let mut report = writer.write_batch(batch, Effort::Once, &never).await;
@@ -240,7 +240,7 @@ pub async fn deliver(writer: &Ingest, batch: Batch) -> Report {
         let records = remaining.iter().filter(|record| record.topic_partition() == key).cloned().collect();
         match outcome {
             Outcome::Waits { landed, wait } if wait.kind == WaitKind::Suspects => {
-                let span = Span { from: landed, ..spans[&key] };
+                let span = OffsetSpan { from: landed, ..spans[&key] };
                 let batch = Batch { records, spans: [(key, span)].into() };
                 let mut thorough = writer.write_batch(batch, Effort::Thorough, &never).await;
                 report.outcomes.append(&mut thorough.outcomes);
@@ -258,7 +258,7 @@ pub fn batch(records: Vec<Record>) -> Batch {
     let mut spans = std::collections::BTreeMap::new();
     for record in &records {
         let from = Position::at(record.offset, None);
-        let span = spans.entry(record.topic_partition()).or_insert(Span { from, to_offset: 0 });
+        let span = spans.entry(record.topic_partition()).or_insert(OffsetSpan { from, to_offset: 0 });
         span.to_offset = record.offset + 1;
     }
     Batch { records, spans }

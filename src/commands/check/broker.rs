@@ -9,7 +9,7 @@ use super::topics;
 use crate::config::{SESSION_TIMEOUT_MS, Settings, variable};
 use crate::kafka::admin::{Cluster, TopicState, configs, group_usable};
 use crate::kafka::operations::{Allowed, Operation};
-use crate::kafka::reason::{Kind, Reason};
+use crate::kafka::reason::{FailureReason, Kind};
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
 use crate::kafka::topic_names;
 
@@ -22,7 +22,7 @@ struct ClusterDescription {
     brokers: usize,
     states: Vec<TopicState>,
     operations: BTreeMap<String, Allowed>,
-    group: Option<Result<(), Reason>>,
+    group: Option<Result<(), FailureReason>>,
     group_operations: Allowed,
 }
 
@@ -114,7 +114,7 @@ fn group(settings: &Settings, answers: &ClusterDescription, report: &mut CheckRe
 /// Checks `session.timeout.ms`: the broker refuses members with a value outside its bounds.
 fn session_timeout(
     settings: &Settings,
-    broker: Option<&Result<BTreeMap<String, String>, Reason>>,
+    broker: Option<&Result<BTreeMap<String, String>, FailureReason>>,
     report: &mut CheckReport,
 ) {
     let property = "session.timeout.ms";

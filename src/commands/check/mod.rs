@@ -27,7 +27,7 @@ const RENEW_KAFKA: &str =
 
 /// The verdict: would `run` work?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CheckVerdict {
     /// `run` would work; exit status 0.
     Works,
     /// `run` would not work; exit status 1.
@@ -43,7 +43,7 @@ pub async fn run(
     wrong: &[SettingError],
     warnings: &[String],
     json: bool,
-) -> anyhow::Result<Verdict> {
+) -> anyhow::Result<CheckVerdict> {
     let mut report = CheckReport::default();
     for SettingError { name, problem, remedy } in wrong {
         report.wrong(name, problem, remedy);
@@ -74,9 +74,9 @@ pub async fn run(
     }
     report.print(settings, json)?;
     Ok(match (wrong.is_empty(), report.is_good()) {
-        (false, _) => Verdict::WrongSetting,
-        (true, false) => Verdict::Fails,
-        (true, true) => Verdict::Works,
+        (false, _) => CheckVerdict::WrongSetting,
+        (true, false) => CheckVerdict::Fails,
+        (true, true) => CheckVerdict::Works,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::report::CheckReport;
 use crate::config::Settings;
-use crate::kafka::reason::Reason;
+use crate::kafka::reason::FailureReason;
 use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::record::Topic;
 
@@ -14,7 +14,7 @@ const MAX_KEY_AND_HEADER_BYTES: usize = 1 << 20;
 pub(super) fn settings_of(
     settings: &Settings,
     name: &str,
-    config: &Result<BTreeMap<String, String>, Reason>,
+    config: &Result<BTreeMap<String, String>, FailureReason>,
     report: &mut CheckReport,
 ) {
     let what = format!("settings of {name}");

@@ -8,7 +8,7 @@ use crate::cli::Usage;
 use crate::cli::dead_letters::{Bulk, FilterArgs, StateArg};
 use crate::config::Settings;
 use crate::output::print;
-use crate::store::letters::State;
+use crate::store::letters::LetterState;
 
 /// Discards the selected letters.
 pub async fn run(
@@ -26,7 +26,7 @@ pub async fn run(
     }
     select::allow("Discard", args, bulk, false)?;
     let store = crate::commands::store(settings).await?;
-    let filter = filter(settings, args, State::Unresolved);
+    let filter = filter(settings, args, LetterState::Unresolved);
     let Some(selected) = chosen(&store, "Discard", &filter, args, bulk).await? else {
         return print("Nothing was discarded.");
     };

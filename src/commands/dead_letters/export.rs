@@ -16,7 +16,7 @@ use super::select::{self, chunks, filter, require_known};
 use crate::cli::dead_letters::{FilterArgs, Format};
 use crate::config::Settings;
 use crate::output::say;
-use crate::store::letters::{Letter, State};
+use crate::store::letters::{Letter, LetterState};
 
 const COLUMNS: &str =
     "id,topic,partition,offset,timestamp,reason,message,created_at,state,key,value,key_base64,value_base64";
@@ -31,7 +31,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let store = crate::commands::store(settings).await?;
     require_known(&store, args).await?;
-    let state = if args.named().is_some() { State::All } else { State::Unresolved };
+    let state = if args.named().is_some() { LetterState::All } else { LetterState::Unresolved };
     let filter = filter(settings, args, state);
     let context = "the dead letters could not be read";
     let selected = store.select_letters(&filter).await.context(context)?;

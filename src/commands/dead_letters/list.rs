@@ -8,7 +8,7 @@ use super::select::{self, filter};
 use crate::cli::dead_letters::FilterArgs;
 use crate::config::Settings;
 use crate::output::{self, print};
-use crate::store::letters::{Head, State};
+use crate::store::letters::{Head, LetterState};
 
 /// Default of `--limit`.
 const DEFAULT_LIMIT: i64 = 100;
@@ -17,7 +17,7 @@ const DEFAULT_LIMIT: i64 = 100;
 pub async fn run(settings: &Settings, args: &FilterArgs, json: bool) -> anyhow::Result<()> {
     let store = crate::commands::store(settings).await?;
     // a letter given by its id is shown whatever its state
-    let state = if args.named().is_some() { State::All } else { State::Unresolved };
+    let state = if args.named().is_some() { LetterState::All } else { LetterState::Unresolved };
     let mut filter = filter(settings, args, state);
     let limit = *filter.limit.get_or_insert(DEFAULT_LIMIT);
     let context = "the dead letters could not be read";

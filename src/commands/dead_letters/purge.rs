@@ -10,7 +10,7 @@ use crate::cli::Usage;
 use crate::cli::dead_letters::{Bulk, FilterArgs, StateArg, before_now};
 use crate::config::Settings;
 use crate::output::print;
-use crate::store::letters::State;
+use crate::store::letters::LetterState;
 
 /// Deletes the selected letters.
 pub async fn run(
@@ -25,7 +25,7 @@ pub async fn run(
     }
     select::allow("Purge", args, bulk, older_than.is_some())?;
     let store = crate::commands::store(settings).await?;
-    let mut filter = filter(settings, args, State::Resolved);
+    let mut filter = filter(settings, args, LetterState::Resolved);
     filter.published = true;
     if let Some(age) = older_than {
         let before = before_now(age);

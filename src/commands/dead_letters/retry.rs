@@ -16,7 +16,7 @@ use crate::ingest::{Ingest, Positions, Stop};
 use crate::output::{print, say};
 use crate::record::{Record, TopicPartition};
 use crate::retry::pause_for;
-use crate::store::letters::{Head, Retried, State};
+use crate::store::letters::{Head, LetterState, Retried};
 use crate::store::write::Mode;
 use crate::traces;
 
@@ -44,7 +44,7 @@ pub async fn run(
 ) -> anyhow::Result<bool> {
     select::allow("Retry", args, bulk, false)?;
     let store = crate::commands::store(settings).await?;
-    let filter = filter(settings, args, State::Unresolved);
+    let filter = filter(settings, args, LetterState::Unresolved);
     let Some(selected) = chosen(&store, "Retry", &filter, args, bulk).await? else {
         print("Nothing was tried.")?;
         return Ok(true);

@@ -10,14 +10,14 @@ use crate::cli::dead_letters::{Bulk, FilterArgs, StateArg};
 use crate::config::Settings;
 use crate::output::say;
 use crate::store::Store;
-use crate::store::letters::{Filter, Kind, Selected, State};
+use crate::store::letters::{Filter, LetterKind, LetterState, Selected};
 
 /// Maximum number of letters loaded at once, and of bytes of their records.
 const CHUNK_LETTERS: usize = 500;
 const CHUNK_BYTES: i64 = 16 << 20;
 
 /// The filter given by the arguments.
-pub fn filter(settings: &Settings, args: &FilterArgs, default: State) -> Filter {
+pub fn filter(settings: &Settings, args: &FilterArgs, default: LetterState) -> Filter {
     Filter {
         ids: args.ids.clone(),
         topic: args.topic.map(|topic| settings.topic_name(topic)),
@@ -29,9 +29,9 @@ pub fn filter(settings: &Settings, args: &FilterArgs, default: State) -> Filter 
         until: args.until,
         state: match args.state {
             None => default,
-            Some(StateArg::Unresolved) => State::Unresolved,
-            Some(StateArg::Resolved) => State::Resolved,
-            Some(StateArg::All) => State::All,
+            Some(StateArg::Unresolved) => LetterState::Unresolved,
+            Some(StateArg::Resolved) => LetterState::Resolved,
+            Some(StateArg::All) => LetterState::All,
         },
         published: false,
         limit: args.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX)),
@@ -100,7 +100,7 @@ pub async fn chosen(
     Ok(matches!(answer.trim(), "y" | "Y" | "yes").then_some(selected))
 }
 
-fn question(verb: &str, count: usize, kinds: &[Kind]) -> String {
+fn question(verb: &str, count: usize, kinds: &[LetterKind]) -> String {
     let found: i64 = kinds.iter().map(|kind| kind.count).sum();
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     let mut text = if count < found {
@@ -108,7 +108,7 @@ fn question(verb: &str, count: usize, kinds: &[Kind]) -> String {
     } else {
         format!("{verb}: {}", letters(count))
     };
-    for Kind { topic, reason, count } in kinds {
+    for LetterKind { topic, reason, count } in kinds {
         text.push_str(&format!("\n  {} {topic} {reason}", HumanCount(unsigned(*count))));
     }
     text
@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn the_question_says_how_many_and_of_which_kinds() {
-        let kind = |reason: &str, count| Kind { topic: "clone.ready".into(), reason: reason.into(), count };
+        let kind =
+            |reason: &str, count| LetterKind { topic: "clone.ready".into(), reason: reason.into(), count };
         let kinds = [kind("too_large", 1200), kind("tombstone", 1)];
         assert_eq!(
             question("Retry", 1201, &kinds),

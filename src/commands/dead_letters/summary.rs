@@ -8,7 +8,7 @@ use serde_json::json;
 use super::select::letters;
 use crate::config::Settings;
 use crate::output::{self, print};
-use crate::store::letters::{Backlog, Group, InARow};
+use crate::store::letters::{Backlog, InARow, LetterGroup};
 
 /// Maximum number of groups shown.
 const MAX_GROUPS: i64 = 200;
@@ -52,10 +52,10 @@ pub async fn run(settings: &Settings, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn table(groups: &[Group]) -> Table {
+fn table(groups: &[LetterGroup]) -> Table {
     let header = ["topic", "reason", "message", "count", "first (UTC)", "latest (UTC)", "example"];
     let rows = groups.iter().map(|group| {
-        let Group { topic, reason, message, count, first_at, latest_at, example_id } = group;
+        let LetterGroup { topic, reason, message, count, first_at, latest_at, example_id } = group;
         let count = HumanCount(u64::try_from(*count).unwrap_or(0)).to_string();
         let (topic, reason, message) = (topic.clone(), reason.clone(), message.clone());
         [topic, reason, message, count, minute(first_at), minute(latest_at), example_id.to_string()]
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_summary_fits_100_columns_and_breaks_no_word() {
-        let group = Group {
+        let group = LetterGroup {
             topic: "call.lifecycle".into(),
             reason: "invalid_value".into(),
             message: "status is none of initiated, completed, failed".into(),

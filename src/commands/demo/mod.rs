@@ -28,7 +28,7 @@ use crate::traffic::{Scenario, traffic};
 
 /// The options of `demo`.
 #[allow(missing_docs, reason = "the flags of the command")]
-pub struct Options {
+pub struct DemoOptions {
     pub calls: u64,
     pub seed: u64,
     pub keep: bool,
@@ -65,7 +65,7 @@ const LAST_CALL_MS: i64 = 300_000;
 
 /// Runs the demo: starts broker and PostgreSQL, migrates, sends, consumes and expires, and shows the tables.
 /// Leaves nothing behind.
-pub async fn run(settings: &Settings, options: Options, cancel: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(settings: &Settings, options: DemoOptions, cancel: CancellationToken) -> anyhow::Result<()> {
     say("Starting a PostgreSQL and a broker of their own ...");
     let builder = postgres::builder()?;
     let started = spawn_blocking(move || builder.start()).await;
@@ -103,7 +103,7 @@ async fn interrupted(cancel: &CancellationToken) -> bool {
 
 async fn show(
     settings: &Settings,
-    options: &Options,
+    options: &DemoOptions,
     url: &str,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -166,7 +166,7 @@ async fn wait_until_reachable(store: &Store) -> anyhow::Result<()> {
 /// everything published, or until `cancel`.
 async fn follow(
     settings: &Settings,
-    options: &Options,
+    options: &DemoOptions,
     store: &Store,
     daemon: &mut JoinHandle<anyhow::Result<()>>,
     cancel: &CancellationToken,
@@ -222,7 +222,7 @@ async fn follow(
 }
 
 /// Calls that have just ended. Half of their voices have already reached the end of their TTL.
-fn traffic_plan(options: &Options) -> Scenario {
+fn traffic_plan(options: &DemoOptions) -> Scenario {
     let calls = i64::try_from(options.calls).unwrap_or(i64::MAX).max(1);
     let spacing_ms = (SPAN_MS / calls).clamp(1, SPACING_MS);
     let start = Utc::now().timestamp_millis() - spacing_ms.saturating_mul(calls).min(SPAN_MS) - LAST_CALL_MS;

@@ -32,7 +32,7 @@ pub(super) use self::bounds::{bound, in_order};
 
 /// The range to read, as written on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct ReplayOptions {
     /// The topic, without `TOPIC_PREFIX`.
     pub topic: String,
     /// Only this partition.
@@ -47,7 +47,7 @@ pub struct Options {
 
 /// How a replay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReplayOutcome {
     /// Everything was read and written; exit status 0.
     Done,
     /// The replay was cancelled, and printed how to continue; exit status 1.
@@ -58,10 +58,10 @@ pub enum Outcome {
 /// object.
 pub async fn run(
     settings: &Settings,
-    options: Options,
+    options: ReplayOptions,
     json: bool,
     cancel: CancellationToken,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<ReplayOutcome> {
     let Some(topic) = Topic::from_name(&options.topic) else {
         let names = Topic::ALL.map(Topic::name).join(", ");
         let text = format!("--topic is {:?}: give one of {names}, without TOPIC_PREFIX", options.topic);
@@ -82,8 +82,8 @@ pub async fn run(
     replay.progress.clear();
     replay.end_span(&ended);
     let outcome = match &ended {
-        Ok(Outcome::Done) => "done",
-        Ok(Outcome::Interrupted) => "interrupted",
+        Ok(ReplayOutcome::Done) => "done",
+        Ok(ReplayOutcome::Interrupted) => "interrupted",
         Err(_) => "failed",
     };
     replay.report(outcome, json)?;
@@ -91,14 +91,14 @@ pub async fn run(
     ended
 }
 
-fn stopped_early(json: bool, options: &Options) -> anyhow::Result<Outcome> {
+fn stopped_early(json: bool, options: &ReplayOptions) -> anyhow::Result<ReplayOutcome> {
     if json {
         print(
             json!({ "topic": options.topic, "dry_run": options.dry_run, "outcome": "interrupted", "records": 0 }),
         )?;
     }
     say("Interrupted before anything was read: run the same command again.")?;
-    Ok(Outcome::Interrupted)
+    Ok(ReplayOutcome::Interrupted)
 }
 
 /// One replay with all its state.
@@ -120,7 +120,7 @@ struct Replay {
 impl Replay {
     async fn prepare(
         settings: &Settings,
-        options: &Options,
+        options: &ReplayOptions,
         topic: Topic,
         (from, to): (Option<Bound>, Option<Bound>),
     ) -> anyhow::Result<Replay> {
@@ -147,9 +147,9 @@ impl Replay {
         })
     }
 
-    async fn read(&mut self, cancel: &CancellationToken) -> anyhow::Result<Outcome> {
+    async fn read(&mut self, cancel: &CancellationToken) -> anyhow::Result<ReplayOutcome> {
         if self.landed.is_empty() {
-            return Ok(Outcome::Done);
+            return Ok(ReplayOutcome::Done);
         }
         self.reader.start(&self.ranges)?;
         let mut tick = tokio::time::interval(Duration::from_millis(500));
@@ -157,7 +157,7 @@ impl Replay {
         loop {
             let chunk = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(Outcome::Interrupted),
+                () = cancel.cancelled() => return Ok(ReplayOutcome::Interrupted),
                 chunk = self.reader.next() => chunk?,
                 _ = tick.tick() => {
                     self.show();
@@ -165,22 +165,22 @@ impl Replay {
                 }
             };
             let Some(chunk) = chunk else {
-                return Ok(Outcome::Done);
+                return Ok(ReplayOutcome::Done);
             };
             if !self.write(&chunk, &mut tick, cancel).await? {
-                return Ok(Outcome::Interrupted);
+                return Ok(ReplayOutcome::Interrupted);
             }
             self.show();
         }
     }
 
-    fn end_span(&self, ended: &anyhow::Result<Outcome>) {
+    fn end_span(&self, ended: &anyhow::Result<ReplayOutcome>) {
         let span = &self.ingest.span;
         span.count("voiceclone.records", self.records);
         span.count("voiceclone.dead_letters", self.unusable);
         match ended {
-            Ok(Outcome::Done) => {}
-            Ok(Outcome::Interrupted) => span.failed("interrupted"),
+            Ok(ReplayOutcome::Done) => {}
+            Ok(ReplayOutcome::Interrupted) => span.failed("interrupted"),
             Err(_) => span.failed("failed"),
         }
         span.end();

@@ -2,10 +2,10 @@
 
 use super::{kind, steps};
 use crate::commands::dead_letters::export::cell;
-use crate::store::analytics::Report;
+use crate::store::analytics::CallReport;
 
 /// The whole report; a missing value has no line.
-pub fn csv(report: &Report) -> String {
+pub fn csv(report: &CallReport) -> String {
     let mut lines = vec!["section,time,name,value".to_owned()];
     let mut add = |section: &str, time: &str, name: &str, value: Option<f64>| {
         if let Some(value) = value {

@@ -24,7 +24,7 @@ use crate::config::Settings;
 use crate::event::Time;
 use crate::mask;
 use crate::output::print;
-use crate::store::analytics::{self, Funnel, Report};
+use crate::store::analytics::{self, CallReport, Funnel};
 use crate::store::connect;
 
 const HOUR: i64 = 3_600_000_000;
@@ -90,7 +90,12 @@ pub async fn run(
     }
 }
 
-async fn gather(settings: &Settings, since: Time, until: Time, step: &'static str) -> anyhow::Result<Report> {
+async fn gather(
+    settings: &Settings,
+    since: Time,
+    until: Time,
+    step: &'static str,
+) -> anyhow::Result<CallReport> {
     let mut connection =
         connect::connect(&settings.database_url).await.context("PostgreSQL cannot be used")?;
     let context = "the views of schema analytics could not be read";

@@ -5,12 +5,12 @@ use askama::Template;
 
 use super::plot::{self, Plot};
 use super::sheets::{self, Sheet};
-use crate::store::analytics::{Period, Report};
+use crate::store::analytics::{CallReport, Period};
 
 #[derive(Template)]
 #[template(path = "report.html")]
 struct ReportPage<'a> {
-    report: &'a Report,
+    report: &'a CallReport,
     version: &'static str,
     first: String,
     last: String,
@@ -54,7 +54,7 @@ impl From<Sheet> for ReportTable {
 }
 
 /// Renders the page.
-pub fn page(report: &Report) -> anyhow::Result<String> {
+pub fn page(report: &CallReport) -> anyhow::Result<String> {
     let slots = plot::slots(report);
     let at = |slot: Option<&(String, Period)>| slot.map_or_else(String::new, |(at, _)| at.clone());
     let page = ReportPage {
@@ -73,19 +73,23 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::store::analytics::Failure;
+    use crate::store::analytics::FailureShare;
 
     #[test]
     fn what_the_tables_hold_is_text_on_the_page_and_no_markup() {
         let period =
             Period { at: "2026-01-05T09:00:00Z".into(), clones: 2, clones_failed: 1, ..Period::default() };
-        let failure = Failure {
+        let failure = FailureShare {
             error: "<script>alert('x')</script> & \"more\"".into(),
             count: 1,
             latest_at: "2026-01-05T09:00:00Z".into(),
         };
-        let report =
-            Report { step: "hour", periods: vec![period], failures: vec![failure], ..Report::default() };
+        let report = CallReport {
+            step: "hour",
+            periods: vec![period],
+            failures: vec![failure],
+            ..CallReport::default()
+        };
         let page = page(&report).unwrap();
         assert!(!page.contains("<script"), "{page}");
         assert!(page.contains("script&#62;") || page.contains("script&gt;"), "{page}");
@@ -96,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_page_of_nothing_says_so() {
-        let page = page(&Report { step: "hour", ..Report::default() }).unwrap();
+        let page = page(&CallReport { step: "hour", ..CallReport::default() }).unwrap();
         assert!(page.contains("Nothing happened in this time"), "{page}");
     }
 }

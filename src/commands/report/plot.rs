@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 
 use super::moment;
-use crate::store::analytics::{Period, Report};
+use crate::store::analytics::{CallReport, Period};
 
 /// The width of a plot, in its own coordinates.
 pub const WIDTH: f64 = 720.0;
@@ -60,7 +60,7 @@ pub struct Field {
 }
 
 /// All periods from the first with an event to the last, including empty ones between them.
-pub fn slots(report: &Report) -> Vec<(String, Period)> {
+pub fn slots(report: &CallReport) -> Vec<(String, Period)> {
     let seconds = if report.step == "day" { 86_400 } else { 3600 };
     let at = |period: &Period| period.at.parse::<DateTime<Utc>>().ok().map(|at| at.timestamp());
     let mut slots: Vec<(String, Period)> = Vec::new();
@@ -207,7 +207,7 @@ fn coordinate(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn report(at: &[(&str, i64, i64, Option<f64>)]) -> Report {
+    fn report(at: &[(&str, i64, i64, Option<f64>)]) -> CallReport {
         let period = |(at, clones, clones_failed, p50_ms): &(&str, i64, i64, Option<f64>)| Period {
             at: format!("2026-01-05T{at}:00:00Z"),
             clones: *clones,
@@ -215,7 +215,7 @@ mod tests {
             p50_ms: *p50_ms,
             ..Period::default()
         };
-        Report { step: "hour", periods: at.iter().map(period).collect(), ..Report::default() }
+        CallReport { step: "hour", periods: at.iter().map(period).collect(), ..CallReport::default() }
     }
 
     #[test]

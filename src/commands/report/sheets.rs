@@ -1,7 +1,7 @@
 //! The contents of the report's tables, for a terminal and for the page. No I/O.
 
 use super::{kind, moment, number, percent, steps};
-use crate::store::analytics::{Period, Report};
+use crate::store::analytics::{CallReport, Period};
 
 /// A table of the report.
 #[derive(Debug, PartialEq)]
@@ -26,7 +26,7 @@ impl Sheet {
 }
 
 /// The table of hours or days, one per row.
-pub fn periods(report: &Report) -> Sheet {
+pub fn periods(report: &CallReport) -> Sheet {
     let row = |period: &Period| {
         vec![
             moment(&period.at, report.step),
@@ -58,7 +58,7 @@ pub fn periods(report: &Report) -> Sheet {
 }
 
 /// The other tables.
-pub fn sheets(report: &Report) -> [Sheet; 4] {
+pub fn sheets(report: &CallReport) -> [Sheet; 4] {
     [funnel(report), cache(report), failures(report), calls(report)]
 }
 
@@ -66,7 +66,7 @@ fn share(part: i64, whole: i64) -> f64 {
     if whole > 0 { 100.0 * part as f64 / whole as f64 } else { 0.0 }
 }
 
-fn funnel(report: &Report) -> Sheet {
+fn funnel(report: &CallReport) -> Sheet {
     let (steps, all, waited) = (steps(&report.funnel), report.funnel.greetings, &report.handovers);
     let row = |(name, count): &(&str, i64)| vec![(*name).to_owned(), count.to_string(), percent(*count, all)];
     let rows = steps.iter().map(row).collect();
@@ -81,7 +81,7 @@ fn funnel(report: &Report) -> Sheet {
     }
 }
 
-fn cache(report: &Report) -> Sheet {
+fn cache(report: &CallReport) -> Sheet {
     let (handovers, voices) = (&report.handovers, &report.voices);
     let rows = [
         ("hand-overs", handovers.handovers, None),
@@ -100,7 +100,7 @@ fn cache(report: &Report) -> Sheet {
     Sheet::new("Voice cache", &["what", "count", "share"], rows.into_iter().map(row).collect())
 }
 
-fn failures(report: &Report) -> Sheet {
+fn failures(report: &CallReport) -> Sheet {
     let all = report.failures.iter().map(|failure| failure.count).sum();
     let rows = report.failures.iter().map(|failure| {
         let (count, share) = (failure.count.to_string(), percent(failure.count, all));
@@ -116,7 +116,7 @@ fn failures(report: &Report) -> Sheet {
     }
 }
 
-fn calls(report: &Report) -> Sheet {
+fn calls(report: &CallReport) -> Sheet {
     let rows = report.calls.iter().map(|calls| {
         vec![
             kind(calls.kind.as_deref()).to_owned(),

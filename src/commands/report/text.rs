@@ -6,10 +6,10 @@ use comfy_table::Table;
 
 use super::sheets::{Sheet, periods, sheets};
 use crate::output;
-use crate::store::analytics::Report;
+use crate::store::analytics::CallReport;
 
 /// The whole report as text.
-pub fn text(report: &Report) -> String {
+pub fn text(report: &CallReport) -> String {
     let mut text = format!("From {} to {}\n", report.since, report.until);
     if report.periods.is_empty() {
         text.push_str("\nNothing happened in this time: --since asks for a longer one.");

@@ -22,7 +22,7 @@ const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// The options of `status`.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct StatusOptions {
     /// Repeat until a signal.
     pub watch: bool,
     /// The exit status is 1 for problems of at least this severity.
@@ -32,7 +32,11 @@ pub struct Options {
 }
 
 /// Prints the document. Returns `false` if a problem has at least the severity `fail_on`.
-pub async fn run(settings: &Settings, options: Options, cancel: CancellationToken) -> anyhow::Result<bool> {
+pub async fn run(
+    settings: &Settings,
+    options: StatusOptions,
+    cancel: CancellationToken,
+) -> anyhow::Result<bool> {
     let mut is_good = true;
     loop {
         let facts = tokio::select! {

@@ -31,7 +31,7 @@ use crate::event::{Limits, decode};
 use crate::ingest::Ingest;
 use crate::kafka::admin::{self, TopicState};
 use crate::kafka::range::{Bound, Missing, Range};
-use crate::kafka::tail::{Seen, Span, Tail};
+use crate::kafka::tail::{Seen, Tail, TailRange};
 use crate::output::{print, say};
 use crate::record::{Record, Topic, TopicPartition};
 use crate::store::write::Mode;
@@ -119,7 +119,7 @@ fn spans(
     topics: &[Topic],
     partition: Option<i32>,
     (from, to): (Option<Bound>, Option<Bound>),
-) -> anyhow::Result<BTreeMap<TopicPartition, Span>> {
+) -> anyhow::Result<BTreeMap<TopicPartition, TailRange>> {
     let mut spans = BTreeMap::new();
     for topic in topics {
         for range in tail.resolve(*topic, partition, from, to)? {
@@ -139,15 +139,15 @@ fn spans(
     Ok(spans)
 }
 
-fn span(range: &Range, has_from: bool, has_to: bool) -> Span {
+fn span(range: &Range, has_from: bool, has_to: bool) -> TailRange {
     match (has_from, has_to) {
-        (_, true) => Span { from: range.start, to: Some(range.end) },
-        (true, false) => Span { from: range.start, to: None },
-        (false, false) => Span { from: range.end, to: None },
+        (_, true) => TailRange { from: range.start, to: Some(range.end) },
+        (true, false) => TailRange { from: range.start, to: None },
+        (false, false) => TailRange { from: range.end, to: None },
     }
 }
 
-fn heading(settings: &Settings, args: &TapArgs, spans: &BTreeMap<TopicPartition, Span>) -> String {
+fn heading(settings: &Settings, args: &TapArgs, spans: &BTreeMap<TopicPartition, TailRange>) -> String {
     let mut topics: Vec<String> = spans.keys().map(|place| settings.topic_name(place.topic)).collect();
     topics.dedup();
     let place = match (&args.from, &args.to) {
@@ -228,7 +228,7 @@ struct TapReader {
 }
 
 impl TapReader {
-    fn start(tail: Tail, spans: BTreeMap<TopicPartition, Span>) -> TapReader {
+    fn start(tail: Tail, spans: BTreeMap<TopicPartition, TailRange>) -> TapReader {
         let (sender, seen) = mpsc::channel(READ_AHEAD);
         let thread = std::thread::spawn(move || {
             let read = tail.read(&spans, |seen| match seen {

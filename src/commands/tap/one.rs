@@ -13,11 +13,11 @@ use crate::commands::view::printable;
 use crate::config::Settings;
 use crate::ingest::Ingest;
 use crate::kafka::range::Bound;
-use crate::kafka::tail::{Span, Tail};
+use crate::kafka::tail::{Tail, TailRange};
 use crate::output::print;
 use crate::record::{Record, TopicPartition};
 use crate::store::Store;
-use crate::store::letters::{Filter, Head, State};
+use crate::store::letters::{Filter, Head, LetterState};
 use crate::store::offsets::Position;
 use crate::store::skips::PassedOver;
 use crate::store::write::Mode;
@@ -97,7 +97,7 @@ async fn find(settings: &Settings, place: TopicPartition, offset: i64) -> anyhow
     if wanted.offsets() == 0 {
         return Ok(Lookup::NotYet(all.end));
     }
-    let spans = BTreeMap::from([(place, Span { from: wanted.start, to: Some(wanted.end) })]);
+    let spans = BTreeMap::from([(place, TailRange { from: wanted.start, to: Some(wanted.end) })]);
     let record = TapReader::start(tail, spans).first().await?;
     Ok(record.map_or(Lookup::NoRecord, |record| Lookup::Record(Box::new(record))))
 }
@@ -122,7 +122,7 @@ async fn known(
         topic: Some(partition.0.clone()),
         partition: Some(place.partition),
         offsets: Some((offset, offset)),
-        state: State::All,
+        state: LetterState::All,
         ..Filter::default()
     };
     let letters = store.list_letters(&filter).await?;

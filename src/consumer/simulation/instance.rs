@@ -6,12 +6,12 @@ use super::client::{Client, Release};
 use super::tasks::Task;
 use super::{Happening, Millis, Rule, Who, World, group};
 use crate::consumer::topics::TopicWatch;
-use crate::consumer::{Action, Input, Limits, Machine, ViewState};
-use crate::ingest::outcome::{Effort, Span};
+use crate::consumer::{Action, BatchLimits, Input, Machine, ViewState};
+use crate::ingest::outcome::{Effort, OffsetSpan};
 use crate::kafka::group::GroupEvent;
 use crate::record::TopicPartition;
 
-const LIMITS: Limits = Limits { records: 20, bytes: 8 << 20, wait: Duration::from_millis(20) };
+const LIMITS: BatchLimits = BatchLimits { records: 20, bytes: 8 << 20, wait: Duration::from_millis(20) };
 
 pub(super) struct Instance {
     pub who: Who,
@@ -322,7 +322,7 @@ impl World {
             Action::Write { id, effort, batch } => {
                 let spans = &batch.spans;
                 let spans = || {
-                    let span = |(key, span): (&TopicPartition, &Span)| {
+                    let span = |(key, span): (&TopicPartition, &OffsetSpan)| {
                         format!("{key} {}..{}", span.from.next_offset, span.to_offset)
                     };
                     spans.iter().map(span).collect::<Vec<_>>().join(", ")

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::dice::Dice;
 use super::kafka::Kafka;
-use crate::ingest::outcome::{Batch, Effort, Outcome, Report, Span, Wait, WaitKind};
+use crate::ingest::outcome::{Batch, BatchReport, Effort, OffsetSpan, Outcome, Wait, WaitKind};
 use crate::record::{Record, Topic, TopicPartition};
 use crate::store::offsets::Position;
 
@@ -34,7 +34,7 @@ pub(super) struct Store {
 
 /// The result of a write.
 pub(super) enum Written {
-    Report(Report),
+    Report(BatchReport),
     /// The task died.
     Died,
 }
@@ -111,7 +111,7 @@ impl Store {
         if dies {
             Written::Died
         } else {
-            Written::Report(Report { outcomes, remaining, ..Report::default() })
+            Written::Report(BatchReport { outcomes, remaining, ..BatchReport::default() })
         }
     }
 
@@ -141,7 +141,14 @@ impl Store {
         self.broken.get_or_insert(text);
     }
 
-    fn land(&mut self, key: TopicPartition, span: Span, own: &[Record], to: i64, kafka: &Kafka) -> Position {
+    fn land(
+        &mut self,
+        key: TopicPartition,
+        span: OffsetSpan,
+        own: &[Record],
+        to: i64,
+        kafka: &Kafka,
+    ) -> Position {
         let id = span.from.topic_id.unwrap_or_default();
         let log = kafka.logs.get(&key).filter(|_| kafka.ids.get(&key.topic) == Some(&id));
         let flags = self.landed.entry(key).or_default();

@@ -10,7 +10,7 @@ use super::*;
 use crate::ingest::outcome::{Outcome, Wait, WaitKind};
 use crate::record::Record;
 
-const LIMITS: Limits = Limits { records: 10, bytes: 1 << 20, wait: Duration::from_millis(20) };
+const LIMITS: BatchLimits = BatchLimits { records: 10, bytes: 1 << 20, wait: Duration::from_millis(20) };
 
 fn key(partition: i32) -> TopicPartition {
     TopicPartition::new(Topic::CloneReady, partition)
@@ -90,14 +90,17 @@ impl Bench {
     fn written(&mut self, id: WriteId, outcomes: &[(i32, Outcome)], remaining: Vec<Record>) {
         let outcomes =
             outcomes.iter().map(|(partition, outcome)| (key(*partition), outcome.clone())).collect();
-        self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
+        self.handle(Input::Written {
+            id,
+            report: BatchReport { outcomes, remaining, ..BatchReport::default() },
+        });
     }
 
     /// Writes the buffered records and lets them land.
     fn land(&mut self) -> Batch {
         self.pass(LIMITS.wait);
         let (id, _, batch) = self.write();
-        let landed = |(key, span): (&TopicPartition, &crate::ingest::outcome::Span)| {
+        let landed = |(key, span): (&TopicPartition, &crate::ingest::outcome::OffsetSpan)| {
             (key.partition, Outcome::Landed(Position { next_offset: span.to_offset, ..span.from }))
         };
         let outcomes: Vec<_> = batch.spans.iter().map(landed).collect();

@@ -163,7 +163,10 @@ impl World {
             };
             outcomes.insert(*key, outcome);
         }
-        self.handle(Input::Written { id, report: Report { outcomes, remaining, ..Report::default() } });
+        self.handle(Input::Written {
+            id,
+            report: BatchReport { outcomes, remaining, ..BatchReport::default() },
+        });
     }
 
     /// Carries out the machine's actions, and checks its promises.

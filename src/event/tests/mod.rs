@@ -86,7 +86,7 @@ macro_rules! show {
     })* };
 }
 show!(Cow<'_, str>: |text| text.to_string(), i32: i32::to_string, Time: |time| time.micros().to_string(),
-Status: |status| status.name().to_owned(), BTreeMap<String, String>: |members| {
+CallStatus: |status| status.name().to_owned(), BTreeMap<String, String>: |members| {
     let members: Vec<_> = members.iter().map(|(key, value)| format!("{}:{value}", json!(key))).collect();
     format!("{{{}}}", members.join(","))
 });

@@ -25,7 +25,7 @@ fn metadata() -> impl Strategy<Value = Metadata<'static>> {
 }
 
 fn calls() -> impl Strategy<Value = Call<'static>> {
-    let statuses = prop::sample::select(vec![Status::Completed, Status::Failed]);
+    let statuses = prop::sample::select(vec![CallStatus::Completed, CallStatus::Failed]);
     let given = (
         latest(texts()),
         latest(texts()),

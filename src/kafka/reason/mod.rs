@@ -54,7 +54,7 @@ impl Kind {
 
 /// A cause with a sentence and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason {
+pub struct FailureReason {
     /// The cause.
     pub kind: Kind,
     /// The problem.
@@ -63,9 +63,9 @@ pub struct Reason {
     pub remedy: String,
 }
 
-impl Reason {
+impl FailureReason {
     /// Returns the sentence and the remedy for a cause; `words` are the error text without the server.
-    pub fn new(kind: Kind, words: &str) -> Reason {
+    pub fn new(kind: Kind, words: &str) -> FailureReason {
         let (sentence, remedy) = match kind {
             Kind::WrongLogin => (
                 "the broker refuses the user or the password (it does not say which)".to_owned(),
@@ -150,19 +150,19 @@ impl Reason {
                 "start the broker, or correct KAFKA_BOOTSTRAP_SERVERS and the other KAFKA_* settings",
             ),
         };
-        Reason { kind, sentence, remedy: remedy.to_owned() }
+        FailureReason { kind, sentence, remedy: remedy.to_owned() }
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.sentence, self.remedy)
     }
 }
 
 /// Returns the reason for an error of librdkafka, from its code and the whole text of its error or log callback.
-pub fn reason(code: Code, text: &str) -> Reason {
-    Reason::new(kind(code, text), server(text).1)
+pub fn reason(code: Code, text: &str) -> FailureReason {
+    FailureReason::new(kind(code, text), server(text).1)
 }
 
 fn kind(code: Code, text: &str) -> Kind {

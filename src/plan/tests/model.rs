@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Sent;
 use super::rows::{Row, Rows, Value, number, numbers, text, texts};
-use crate::event::{CallLifecycle, Event, MappingState, Status, Time};
+use crate::event::{CallLifecycle, CallStatus, Event, MappingState, Time};
 use crate::identity::uid;
 
 /// The columns of a row in the order of the contract.
@@ -168,7 +168,8 @@ fn call(list: &[(&CallLifecycle<'static>, i64)]) -> Row {
     let terminal = latest(
         events().map(|(at, event)| (at, Some(event.status.name()).filter(|name| *name != "initiated"))),
     );
-    let initiated = events().filter(|(_, event)| event.status == Status::Initiated).map(|(at, _)| at).min();
+    let initiated =
+        events().filter(|(_, event)| event.status == CallStatus::Initiated).map(|(at, _)| at).min();
     let started_at = given(|event| event.call_started_at).or(initiated);
     let ended_at = given(|event| event.call_ended_at).or(terminal.map(|(at, _)| at));
     let between = started_at.zip(ended_at).map(|(start, end)| end - start);

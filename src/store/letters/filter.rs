@@ -28,7 +28,7 @@ pub struct Filter {
     /// Letters made before this time.
     pub until: Option<Time>,
     /// Whether the letters are resolved.
-    pub state: State,
+    pub state: LetterState,
     /// Only letters that the broker has.
     pub published: bool,
     /// Maximum number of letters, in the order of their ids.
@@ -38,7 +38,7 @@ pub struct Filter {
 /// Whether letters are resolved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
-pub enum State {
+pub enum LetterState {
     #[default]
     Unresolved,
     Resolved,
@@ -60,9 +60,9 @@ impl Filter {
     /// Builds a query from `head`, the filter's condition and `tail`.
     pub(super) fn of(&self, head: &str, tail: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let state = match self.state {
-            State::Unresolved => " AND l.resolved_at IS NULL",
-            State::Resolved => " AND l.resolved_at IS NOT NULL",
-            State::All => "",
+            LetterState::Unresolved => " AND l.resolved_at IS NULL",
+            LetterState::Resolved => " AND l.resolved_at IS NOT NULL",
+            LetterState::All => "",
         };
         let published = if self.published { " AND l.published_at IS NOT NULL" } else { "" };
         let sql = format!("{head} WHERE {CONDITION}{state}{published} {tail}");

@@ -12,7 +12,7 @@ use super::{Fault, Store};
 use crate::record::{Header, Record, Topic};
 
 pub use change::{Held, Retried, hold};
-pub use filter::{Filter, State};
+pub use filter::{Filter, LetterState};
 
 /// A dead letter without its bytes.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Letter {
 /// Number of letters of a topic with one reason.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Kind {
+pub struct LetterKind {
     #[diesel(sql_type = Text)]
     pub topic: String,
     #[diesel(sql_type = Text)]
@@ -130,7 +130,7 @@ pub struct Kind {
 /// The unresolved letters of one topic, reason and message.
 #[derive(QueryableByName, Serialize, Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Group {
+pub struct LetterGroup {
     #[diesel(sql_type = Text)]
     pub topic: String,
     #[diesel(sql_type = Text)]
@@ -216,7 +216,7 @@ const BYTES: &str =
         + (SELECT COALESCE(sum(64 + COALESCE(octet_length(part), 0)), 0) FROM unnest(l.headers) AS part))::bigint";
 
 /// The unresolved letters by topic, reason and message, the most frequent first; at most `most` groups.
-pub async fn groups(connection: &mut AsyncPgConnection, most: i64) -> QueryResult<Vec<Group>> {
+pub async fn groups(connection: &mut AsyncPgConnection, most: i64) -> QueryResult<Vec<LetterGroup>> {
     let query = diesel::sql_query(concat!(
         "SELECT topic, reason, message, count(*) AS count, ",
         time!("min(created_at)"),
@@ -238,7 +238,7 @@ impl Store {
     }
 
     /// Number of letters by topic and reason, regardless of the filter's limit.
-    pub async fn letter_kinds(&self, filter: &Filter) -> Result<Vec<Kind>, Fault> {
+    pub async fn letter_kinds(&self, filter: &Filter) -> Result<Vec<LetterKind>, Fault> {
         let query = filter.of(
             "SELECT l.topic, l.reason, count(*) AS count FROM ingest.dead_letters l",
             "GROUP BY l.topic, l.reason ORDER BY count(*) DESC, l.topic, l.reason",
@@ -247,7 +247,7 @@ impl Store {
     }
 
     /// As [`groups`].
-    pub async fn letter_groups(&self, most: i64) -> Result<Vec<Group>, Fault> {
+    pub async fn letter_groups(&self, most: i64) -> Result<Vec<LetterGroup>, Fault> {
         Ok(groups(&mut *self.connection().await?, most).await?)
     }
 

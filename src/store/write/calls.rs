@@ -11,7 +11,7 @@ use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
 use super::merged::{MergedTable, StoredFolds, merge};
 use super::{StoredTime, WriteContext, Written, at, latest};
-use crate::event::{Status, Time};
+use crate::event::{CallStatus, Time};
 use crate::fold::{Call, Metadata};
 use crate::plan::Plan;
 
@@ -80,7 +80,7 @@ fn stored_call(row: StoredCall, taken_over: &HashSet<&str>) -> (String, (Option<
     // Every event has a status, so a row that no event has changed yet has neither time.
     let adopted = (initiated_at.is_none() && terminal_at.is_none()) || taken_over.contains(call_id.as_str());
     let known = |at: StoredTime| at.filter(|_| !adopted);
-    let status = status.as_deref().and_then(Status::from_name).filter(|s| *s != Status::Initiated);
+    let status = status.as_deref().and_then(CallStatus::from_name).filter(|s| *s != CallStatus::Initiated);
     let call = Call {
         threecx_call_id: latest(threecx_call_id.map(Cow::Owned), known(threecx_at), adopted),
         caller_id: latest(caller_id.map(Cow::Owned), known(caller_at), adopted),

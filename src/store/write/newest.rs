@@ -12,7 +12,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::super::Fault;
 use super::super::unnest::from_timestamp;
 use crate::event::{
-    CallLifecycle, CloneFailed, CloneReady, CloneTransfer, Event, MappingState, Status, VoiceMapping,
+    CallLifecycle, CallStatus, CloneFailed, CloneReady, CloneTransfer, Event, MappingState, VoiceMapping,
     stored_metadata,
 };
 use crate::identity::uid;
@@ -137,7 +137,7 @@ async fn newest_call(connection: &mut AsyncPgConnection) -> Result<Option<CallLi
         let (started_at, ended_at, duration_seconds, transcript, metadata) = values;
         CallLifecycle {
             call_id: Cow::Owned(call_id),
-            status: Status::from_name(&status).unwrap_or(Status::Initiated),
+            status: CallStatus::from_name(&status).unwrap_or(CallStatus::Initiated),
             occurred_at: from_timestamp(created_at),
             threecx_call_id: threecx_call_id.map(Cow::Owned),
             caller_id: caller_id.map(Cow::Owned),
