@@ -199,7 +199,7 @@ struct Readable {
 
 /// Why the views cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lack {
+pub enum MissingView {
     /// The view does not exist.
     #[error("the database has no view analytics.{0}: run `voiceclone-events migrate up` first")]
     View(&'static str),
@@ -212,7 +212,7 @@ pub enum Lack {
 }
 
 /// The first view that this role cannot read.
-pub async fn lacking(connection: &mut AsyncPgConnection) -> QueryResult<Option<Lack>> {
+pub async fn lacking(connection: &mut AsyncPgConnection) -> QueryResult<Option<MissingView>> {
     let found: Vec<Readable> = sql_query(
         "SELECT c.relname::text AS name,
                 has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable
@@ -222,8 +222,8 @@ pub async fn lacking(connection: &mut AsyncPgConnection) -> QueryResult<Option<L
     .load(connection)
     .await?;
     let lack = |view: &'static str| match found.iter().find(|found| found.name == view) {
-        None => Some(Lack::View(view)),
-        Some(Readable { readable: false, .. }) => Some(Lack::Right(view)),
+        None => Some(MissingView::View(view)),
+        Some(Readable { readable: false, .. }) => Some(MissingView::Right(view)),
         Some(_) => None,
     };
     Ok(VIEWS.into_iter().find_map(lack))

@@ -40,7 +40,7 @@ pub(super) fn tables() -> impl Iterator<Item = &'static str> {
 
 /// Facts about the server that was reached.
 #[derive(QueryableByName)]
-pub struct ServerFacts {
+pub struct ReachedServer {
     #[diesel(sql_type = Text)]
     /// PostgreSQL's version.
     pub version: String,
@@ -62,7 +62,7 @@ pub struct ServerFacts {
 }
 
 /// Asks the server for its facts.
-pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<ServerFacts> {
+pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<ReachedServer> {
     // the limits of role and database do not apply to a superuser
     sql_query(
         "SELECT current_setting('server_version') AS version, current_user::text AS role,
@@ -102,7 +102,7 @@ pub(super) async fn messages_are_english(connection: &mut AsyncPgConnection) -> 
 }
 
 #[derive(QueryableByName)]
-struct Lack {
+struct MissingRight {
     #[diesel(sql_type = Text)]
     statement: String,
 }
@@ -118,7 +118,7 @@ pub async fn lacking(connection: &mut AsyncPgConnection) -> diesel::QueryResult<
         }
     }
     // the catalogue, as a name in a schema without USAGE cannot be looked up
-    let rows: Vec<Lack> = sql_query(
+    let rows: Vec<MissingRight> = sql_query(
         "SELECT format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, current_user) AS statement
          FROM pg_catalog.pg_namespace n
          WHERE n.nspname IN ('public', 'ingest') AND NOT has_schema_privilege(n.oid, 'USAGE')

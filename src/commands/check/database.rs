@@ -9,7 +9,7 @@ use crate::event::{Time, decode};
 use crate::plan::Plan;
 use crate::record::{Record, Topic};
 use crate::store::connect::{connect, pool, remedy};
-use crate::store::rights::{ServerFacts, lacking, server};
+use crate::store::rights::{ReachedServer, lacking, server};
 use crate::store::write::Mode;
 use crate::store::{Store, migrate};
 
@@ -65,7 +65,7 @@ pub(super) async fn check(settings: &Settings, report: &mut CheckReport) {
     }
 }
 
-fn describe(settings: &Settings, server: &ServerFacts, report: &mut CheckReport) {
+fn describe(settings: &Settings, server: &ReachedServer, report: &mut CheckReport) {
     report.ok("database", format!("PostgreSQL {}, as {}", server.version, server.role));
     if server.read_only {
         report.wrong(
