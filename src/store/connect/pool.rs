@@ -21,9 +21,6 @@ use crate::outage;
 const GET_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// Time for a connection to answer the check before it is used. A silent one is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection that has answered within this time is used without another test, which would cost each batch a round
-/// trip.
-const TEST_INTERVAL: Duration = Duration::from_secs(1);
 /// An unused connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection to a server that takes no writes is closed after this time, to look for one that does.
@@ -224,8 +221,6 @@ pub(super) struct Session {
     backend: i32,
     read_only: bool,
     opened: Instant,
-    /// When it last answered the test.
-    tested: Instant,
     in_transaction: bool,
     shared: Arc<PoolShared>,
 }
@@ -284,16 +279,12 @@ impl bb8::ManageConnection for Manager {
             backend: facts.backend,
             read_only: facts.read_only,
             opened: Instant::now(),
-            tested: Instant::now(),
             in_transaction: false,
             shared: Arc::clone(&self.shared),
         })
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Failed> {
-        if session.tested.elapsed() < TEST_INTERVAL {
-            return Ok(());
-        }
         let place = session.place.clone();
         // cached by the connection: one round trip
         let question = diesel::select((pg_backend_pid(), current_setting("transaction_read_only")));
@@ -321,7 +312,6 @@ impl bb8::ManageConnection for Manager {
             let refusal = ConnectError::Person(format!("{place} takes no writes any more"));
             return Err(Failed::closes(refusal));
         }
-        session.tested = Instant::now();
         self.shared.state().answers = true;
         Ok(())
     }
