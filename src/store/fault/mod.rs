@@ -259,12 +259,8 @@ fn named_table(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::refusal::tests::refusal;
     use super::*;
-
-    fn refusal(rule: Rule, names: [Option<&str>; 3]) -> Refusal {
-        let [constraint, column, table] = names.map(|name| name.map(str::to_owned));
-        Refusal { rule, constraint, column, table }
-    }
 
     #[test]
     fn the_root_cause_of_several_faults_counts() {

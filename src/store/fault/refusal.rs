@@ -129,10 +129,10 @@ const QUOTABLE: &[&str] = &[
 ];
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn refusal(rule: Rule, names: [Option<&str>; 3]) -> Refusal {
+    pub fn refusal(rule: Rule, names: [Option<&str>; 3]) -> Refusal {
         let [constraint, column, table] = names.map(|name| name.map(str::to_owned));
         Refusal { rule, constraint, column, table }
     }

@@ -138,8 +138,7 @@ impl Store {
         let mut connection = self.connection().await?;
         connection.set_in_transaction(true);
         let (lookups, letters, reports_rows) = (&*self.lookups, &*self.letters, mode != Mode::Live);
-        let context =
-            WriteContext { connection: &connection, opening: BEGIN, lookups, letters, reports_rows };
+        let context = WriteContext { connection: &connection, begins: true, lookups, letters, reports_rows };
         let mut result = write_all(context, plan, dead_letters, advances).await;
         if mode == Mode::Rehearse && result.is_ok() {
             result = rehearsal::check_deferred(&mut connection).await.and(result);
@@ -169,11 +168,10 @@ fn forget_statements(connection: &mut AsyncPgConnection) {
 /// statement is sent first, as preparing a statement already waits for a table's lock.
 const SET_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
 
-/// Begins a transaction in the round trip of its first statements.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '2s'";
-
+/// Limits the lock waits of the transaction, which it begins in the same round trip if none is open.
 async fn open(context: WriteContext<'_>) -> Result<(), Fault> {
-    Ok((&mut &*context.connection).batch_execute(context.opening).await?)
+    let begin = if context.begins { "BEGIN; " } else { "" };
+    Ok((&mut &*context.connection).batch_execute(&format!("{begin}{SET_LOCK_TIMEOUT}")).await?)
 }
 
 /// The shared context of a transaction's writes.
@@ -181,8 +179,8 @@ async fn open(context: WriteContext<'_>) -> Result<(), Fault> {
 struct WriteContext<'t> {
     /// Statements may be pipelined on it: sent without waiting for the answer to the one before.
     connection: &'t AsyncPgConnection,
-    /// [`BEGIN`], or [`SET_LOCK_TIMEOUT`] within a transaction.
-    opening: &'static str,
+    /// Whether the first statement begins the transaction.
+    begins: bool,
     lookups: &'t LookupPolicies,
     letters: &'t KnownLetters,
     /// Whether [`Written::rows`] is wanted.

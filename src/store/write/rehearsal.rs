@@ -6,7 +6,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use super::super::connect::Pooled;
 use super::super::dead_letters::KnownLetters;
 use super::super::{Fault, Store, rights};
-use super::{Advance, LookupPolicies, SET_LOCK_TIMEOUT, WriteContext, forget_statements, newest, write_all};
+use super::{Advance, LookupPolicies, WriteContext, forget_statements, newest, write_all};
 use crate::event::Event;
 use crate::plan::Plan;
 use crate::record::Topic;
@@ -34,7 +34,7 @@ impl Rehearsal<'_> {
             .transaction::<(), Fault, _>(async |connection| {
                 let context = WriteContext {
                     connection,
-                    opening: SET_LOCK_TIMEOUT,
+                    begins: false,
                     lookups: &lookups,
                     letters: &letters,
                     reports_rows: false,
