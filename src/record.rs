@@ -50,6 +50,12 @@ impl fmt::Display for Topic {
     }
 }
 
+/// The topic of dead letters, without prefix.
+pub const DEAD_LETTER_TOPIC: &str = "voiceclone.dead-letters";
+
+/// The topic of expired clones, without prefix.
+pub const EXPIRED_TOPIC: &str = "clone.expired";
+
 /// A partition of one of the five topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {

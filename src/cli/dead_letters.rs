@@ -285,7 +285,7 @@ pub(super) fn reason(text: &str) -> Result<Reason, String> {
 }
 
 pub(super) fn moment(text: &str) -> Result<Time, &'static str> {
-    let ago = crate::config::duration::duration(text).map(before_now);
+    let ago = crate::duration::duration(text).map(before_now);
     let time = ago.or_else(|| Time::parse(text).ok());
     time.ok_or("give a time such as 2025-06-01T12:00:00Z, or 2h for two hours ago")
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::duration::duration;
+use crate::duration::duration;
 use crate::record::Topic;
 
 pub(super) fn topic(text: &str) -> Result<Topic, String> {

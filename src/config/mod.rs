@@ -1,6 +1,5 @@
 //! The settings (contract, section 8): environment variables, each also a flag unless it can hold a secret.
 
-pub(crate) mod duration;
 mod kafka;
 mod names;
 mod reader;
@@ -18,10 +17,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use self::duration::format_duration;
 use self::reader::SettingsReader;
 use self::secrets::{HIDDEN, is_secret, without_secrets};
 use crate::cli::SettingFlags;
+use crate::duration::format_duration;
 use crate::event::Limits;
 
 pub use self::names::{Misspelt, likely, misspelt};

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::duration::{MAX_TIME, MAX_WAIT, SHORT_TIME, TIME, duration, format_duration, short_duration};
 use super::{Need, SettingError, Settings, kafka};
 use crate::cli::SettingFlags;
 use crate::database_url;
+use crate::duration::{MAX_TIME, MAX_WAIT, SHORT_TIME, TIME, duration, format_duration, short_duration};
 
 const MAX_RECORD_BYTES: u64 = 100 << 20;
 /// Kafka allows 249 characters in a topic's name. This leaves room for ours.

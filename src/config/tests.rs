@@ -1,7 +1,7 @@
 //! The settings, as given in the environment and as flags.
 
-use super::duration::SHORT_TIME;
 use super::*;
+use crate::duration::SHORT_TIME;
 
 const BOTH: Need = Need { database: true, broker: true };
 const NEITHER: Need = Need { database: false, broker: false };

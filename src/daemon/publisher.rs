@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, SEND_MAX, SendError, Sender};
+use crate::kafka::send::{SEND_MAX, SendError, Sender};
 use crate::metrics;
 use crate::outage;
-use crate::record::{Header, Outgoing};
+use crate::record::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Header, Outgoing};
 use crate::retry::retry;
 use crate::store::claim::LEASE;
 use crate::store::outbox::Expired;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::metrics;
+use crate::record::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::retry::pause_for;
 use crate::store::samples::Samples;
 use crate::store::{Pool, Store};

@@ -23,9 +23,8 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 
 pub use self::admin::{answered, query_client};
-use self::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 use crate::config::Settings;
-use crate::record::{Record, Topic};
+use crate::record::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Record, Topic};
 
 /// Maximum bytes of records held for one batch, besides its last record, and of records fetched ahead.
 pub const BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;

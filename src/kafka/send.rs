@@ -17,12 +17,6 @@ use super::{client_config, headers};
 use crate::config::Settings;
 use crate::record::Outgoing;
 
-/// The topic of dead letters, without prefix.
-pub const DEAD_LETTER_TOPIC: &str = "voiceclone.dead-letters";
-
-/// The topic of expired clones, without prefix.
-pub const EXPIRED_TOPIC: &str = "clone.expired";
-
 /// Time that the broker may take for a record in the producer's queue, and time that a record may wait for room in the
 /// queue.
 const PATIENCE: Duration = Duration::from_secs(10);

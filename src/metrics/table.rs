@@ -2,8 +2,7 @@
 
 use super::{Label, Metric, MetricKind};
 use crate::event::Reason;
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
-use crate::record::Topic;
+use crate::record::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Topic};
 use crate::store::tables::TABLES;
 
 /// Buckets for the write of a batch, in seconds: those of OpenTelemetry, and some for outages.

@@ -48,8 +48,12 @@ impl Store {
     }
 
     async fn connection(&self) -> Result<connect::Pooled<'_>, Fault> {
-        let why = |reason| Fault::Unavailable(format!("no connection to PostgreSQL: {reason}"));
-        self.pool.get().await.map_err(why)
+        self.pool.get().await.map_err(no_connection)
+    }
+
+    /// See [`Pool::get_unchecked`].
+    async fn unchecked_connection(&self) -> Result<connect::Pooled<'_>, Fault> {
+        self.pool.get_unchecked().await.map_err(no_connection)
     }
 
     /// Checks that a connection can be had, and that it answers.
@@ -62,4 +66,8 @@ impl Store {
         let mut connection = self.connection().await?;
         migrate::state(&mut connection).await.map_err(|error| Fault::Unavailable(format!("{error:#}")))
     }
+}
+
+fn no_connection(reason: String) -> Fault {
+    Fault::Unavailable(format!("no connection to PostgreSQL: {reason}"))
 }

@@ -10,8 +10,9 @@ use crate::config::{SESSION_TIMEOUT_MS, Settings, variable};
 use crate::kafka::admin::{Cluster, TopicState, configs, group_usable};
 use crate::kafka::operations::{Allowed, Operation};
 use crate::kafka::reason::{FailureReason, Kind};
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Sender};
+use crate::kafka::send::Sender;
 use crate::kafka::topic_names;
+use crate::record::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
 
 /// Maximum time for the group's coordinator to answer: a new cluster creates it at the first request.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use super::report::CheckReport;
 use crate::config::Settings;
 use crate::kafka::reason::FailureReason;
-use crate::kafka::send::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC};
-use crate::record::Topic;
+use crate::record::{DEAD_LETTER_TOPIC, EXPIRED_TOPIC, Topic};
 
 /// Maximum size in bytes of key and headers together (contract, section 2).
 const MAX_KEY_AND_HEADER_BYTES: usize = 1 << 20;

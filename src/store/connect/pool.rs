@@ -1,5 +1,5 @@
-//! The pool. Before a connection is used, one round trip checks that it is alive, that it takes writes, and that the
-//! same server process still serves it.
+//! The pool. A connection is checked before its first statement counts: that it is alive, that it takes writes, and
+//! that the same server process still serves it.
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -43,7 +43,7 @@ pub struct Pooled<'p>(bb8::PooledConnection<'p, Manager>);
 /// Creates a pool of at most `DB_POOL_SIZE` and `DB_MAX_OVERFLOW` connections together.
 ///
 /// It starts without a database, and connects in the background. It must be called within a tokio runtime.
-/// Connections are handed out newest first, each after it has answered. Connections beyond `DB_POOL_SIZE` that nobody
+/// Connections are handed out newest first. Connections beyond `DB_POOL_SIZE` that nobody
 /// has used for a minute are closed. A caller waits at most five seconds.
 pub fn pool(settings: &Settings) -> anyhow::Result<Pool> {
     let pool = waiting_pool(settings)?;
@@ -85,9 +85,20 @@ impl Pool {
 
     /// Returns a connection that has just answered. The error says why there is none.
     pub async fn get(&self) -> Result<Pooled<'_>, String> {
+        let connection = self.take().await?;
+        outage::recovered(SUBJECT);
+        Ok(connection)
+    }
+
+    /// Returns a connection that has not been checked, for a transaction that begins in the round trip of
+    /// [`Pooled::check`] and commits only after its answer.
+    pub async fn get_unchecked(&self) -> Result<Pooled<'_>, String> {
+        CHECKED_BY_USER.scope((), self.take()).await
+    }
+
+    async fn take(&self) -> Result<Pooled<'_>, String> {
         match self.pool.get().await {
             Ok(connection) => {
-                outage::recovered(SUBJECT);
                 self.shared.note_use(connection.id, Some(Instant::now()));
                 Ok(Pooled(connection))
             }
@@ -119,6 +130,22 @@ impl Pool {
 }
 
 impl Pooled<'_> {
+    /// Checks the connection. One that fails must not be used again; it is to be dropped within a transaction, which
+    /// closes it.
+    pub async fn check(&self) -> Result<(), String> {
+        match self.0.check().await {
+            Ok(()) => {
+                outage::recovered(SUBJECT);
+                Ok(())
+            }
+            Err(failed) => {
+                let reason = failed.refusal.to_string();
+                bb8::ErrorSink::sink(&ErrorLog(Arc::clone(&self.0.shared)), failed);
+                Err(reason)
+            }
+        }
+    }
+
     /// Notes a transaction that Diesel's transaction manager does not know. A connection that is returned with one is
     /// closed, which rolls it back.
     pub fn set_in_transaction(&mut self, is_open: bool) {
@@ -220,9 +247,46 @@ pub(super) struct Session {
     place: String,
     backend: i32,
     read_only: bool,
+    /// Whether a session that turns read-only is no longer good.
+    wants_writes: bool,
     opened: Instant,
     in_transaction: bool,
     shared: Arc<PoolShared>,
+}
+
+impl Session {
+    /// One round trip, as the connection caches the statement.
+    async fn check(&self) -> Result<(), Failed> {
+        let place = &self.place;
+        let question = diesel::select((pg_backend_pid(), current_setting("transaction_read_only")));
+        let mut connection = &self.connection;
+        let answer = question.get_result::<(i32, String)>(&mut connection);
+        let (backend, read_only) = match tokio::time::timeout(PING_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                if error.to_string().starts_with("prepared statement") {
+                    self.shared.trial.doubt();
+                }
+                return Err(Failed::closes(ConnectError::Away(format!("{place}: {error}"))));
+            }
+            Err(_) => {
+                let silence = format!("{place}: no answer within {} s", PING_TIMEOUT.as_secs());
+                return Err(Failed::closes(ConnectError::Away(silence)));
+            }
+        };
+        if backend != self.backend {
+            self.shared.trial.doubt();
+            let evidence = "the process that serves a session has changed";
+            return Err(Failed::closes(ConnectError::Person(pooler(place, evidence))));
+        }
+        let is_read_only = read_only == "on" && self.wants_writes;
+        if is_read_only && (!self.read_only || self.opened.elapsed() > READ_ONLY_TIMEOUT) {
+            let refusal = ConnectError::Person(format!("{place} takes no writes any more"));
+            return Err(Failed::closes(refusal));
+        }
+        self.shared.state().answers = true;
+        Ok(())
+    }
 }
 
 impl Drop for Session {
@@ -243,6 +307,11 @@ impl Failed {
     fn closes(refusal: ConnectError) -> Failed {
         Failed { refusal, was_open: true }
     }
+}
+
+tokio::task_local! {
+    /// Set while a connection is taken whose user checks it.
+    static CHECKED_BY_USER: ();
 }
 
 pub(super) struct Manager {
@@ -278,6 +347,7 @@ impl bb8::ManageConnection for Manager {
             place,
             backend: facts.backend,
             read_only: facts.read_only,
+            wants_writes: self.target.attrs.wants_writes(),
             opened: Instant::now(),
             in_transaction: false,
             shared: Arc::clone(&self.shared),
@@ -285,35 +355,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Failed> {
-        let place = session.place.clone();
-        // cached by the connection: one round trip
-        let question = diesel::select((pg_backend_pid(), current_setting("transaction_read_only")));
-        let answer = question.get_result::<(i32, String)>(&mut session.connection);
-        let (backend, read_only) = match tokio::time::timeout(PING_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                if error.to_string().starts_with("prepared statement") {
-                    self.shared.trial.doubt();
-                }
-                return Err(Failed::closes(ConnectError::Away(format!("{place}: {error}"))));
-            }
-            Err(_) => {
-                let silence = format!("{place}: no answer within {} s", PING_TIMEOUT.as_secs());
-                return Err(Failed::closes(ConnectError::Away(silence)));
-            }
-        };
-        if backend != session.backend {
-            self.shared.trial.doubt();
-            let evidence = "the process that serves a session has changed";
-            return Err(Failed::closes(ConnectError::Person(pooler(&place, evidence))));
-        }
-        let is_read_only = read_only == "on" && self.target.attrs.wants_writes();
-        if is_read_only && (!session.read_only || session.opened.elapsed() > READ_ONLY_TIMEOUT) {
-            let refusal = ConnectError::Person(format!("{place} takes no writes any more"));
-            return Err(Failed::closes(refusal));
-        }
-        self.shared.state().answers = true;
-        Ok(())
+        if CHECKED_BY_USER.try_with(|()| ()).is_ok() { Ok(()) } else { session.check().await }
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {

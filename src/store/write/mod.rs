@@ -135,11 +135,20 @@ impl Store {
         advances: &[Advance],
         mode: Mode,
     ) -> Result<Written, Fault> {
-        let mut connection = self.connection().await?;
-        connection.set_in_transaction(true);
-        let (lookups, letters, reports_rows) = (&*self.lookups, &*self.letters, mode != Mode::Live);
-        let context = WriteContext { connection: &connection, begins: true, lookups, letters, reports_rows };
-        let mut result = write_all(context, plan, dead_letters, advances).await;
+        let (mut connection, mut result) = loop {
+            let mut connection = self.unchecked_connection().await?;
+            connection.set_in_transaction(true);
+            let (lookups, letters, reports_rows) = (&*self.lookups, &*self.letters, mode != Mode::Live);
+            let context =
+                WriteContext { connection: &connection, begins: true, lookups, letters, reports_rows };
+            // in one round trip: `try_join!` polls the check first, which sends it first
+            let write = async { Ok(write_all(context, plan, dead_letters, advances).await) };
+            match futures_util::try_join!(connection.check(), write) {
+                Ok(((), result)) => break (connection, result),
+                // each closes a connection; in the end the pool has none
+                Err(reason) => tracing::debug!(reason, "a connection failed its check; another one is taken"),
+            }
+        };
         if mode == Mode::Rehearse && result.is_ok() {
             result = rehearsal::check_deferred(&mut connection).await.and(result);
         }

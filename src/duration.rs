@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 /// The longest duration accepted: from now it ends before the year 9999, the last of RFC 3339.
-pub(super) const MAX_TIME: Duration = Duration::from_secs(7_000 * 365 * 86_400);
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(7_000 * 365 * 86_400);
 /// The longest batch wait accepted: a longer one would look like a member that hangs.
-pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The remedy for a duration that cannot be read.
-pub(super) const TIME: &str = "give seconds, or a number with s, m, h or d, like 24h";
+pub(crate) const TIME: &str = "give seconds, or a number with s, m, h or d, like 24h";
 /// The remedy for a short duration that cannot be read.
-pub(super) const SHORT_TIME: &str = "give a number with its unit, ms or s, at most 60s, like 20ms";
+pub(crate) const SHORT_TIME: &str = "give a number with its unit, ms or s, at most 60s, like 20ms";
 
 /// Reads a whole number with a unit; without a unit it is in seconds.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
@@ -27,7 +27,7 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
 
 /// Reads a whole number with a unit. A number without one is refused, as 20 may mean milliseconds or seconds; only 0
 /// is the same in both.
-pub(super) fn short_duration(text: &str) -> Option<Duration> {
+pub(crate) fn short_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     match unit {
         "ms" => Some(Duration::from_millis(number)),
@@ -45,7 +45,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A duration as it is written in a setting.
-pub(super) fn format_duration(time: Duration) -> String {
+pub(crate) fn format_duration(time: Duration) -> String {
     if time.subsec_millis() > 0 {
         return format!("{}ms", time.as_millis());
     }
