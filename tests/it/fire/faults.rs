@@ -8,7 +8,7 @@ use crate::support::kafka::Send;
 use crate::support::left_out;
 use crate::support::processes::Signal;
 use crate::support::proxy::Mode;
-use crate::support::scene::TOPICS;
+use crate::support::scene::{self, TOPICS};
 use crate::support::wait::{SOON, eventually};
 
 /// A kind of fault.
@@ -602,8 +602,17 @@ impl Stage {
         if running.is_empty() { None } else { Some(self.dice.pick(&running)) }
     }
 
+    /// Creates a topic on the brokers that it had.
     fn create_topic(&mut self, topic: &str) {
-        self.round().scene.kafka.create_topic(topic, 4, &[("max.message.bytes", "10485760")]);
+        let brokers = self.brokers_of(topic);
+        let kafka = &self.round().scene.kafka;
+        match brokers {
+            Some(brokers) => {
+                let brokers: Vec<&[i32]> = brokers.iter().map(Vec::as_slice).collect();
+                kafka.create_topic_on(topic, &brokers, scene::CONFIGS);
+            }
+            None => kafka.create_topic(topic, 4, scene::CONFIGS),
+        }
     }
 
     /// Ends sessions of the instances: a number of them, or all.

@@ -226,6 +226,19 @@ impl Stage {
         self.started.elapsed()
     }
 
+    /// The brokers of each partition of a topic, if there are three. All partitions of a topic have as many replicas.
+    pub fn brokers_of(&self, topic: &str) -> Option<Vec<Vec<i32>>> {
+        let [second, third] = self.other_brokers.as_slice() else { return None };
+        let (second, third) = (second.id, third.id);
+        let is_alone =
+            ["clone.failed", "call.lifecycle", "clone.expired"].into_iter().any(|name| topic.ends_with(name));
+        Some(if is_alone {
+            vec![vec![FIRST], vec![FIRST], vec![second], vec![FIRST]]
+        } else {
+            vec![vec![FIRST, third], vec![FIRST, third], vec![FIRST, third], vec![third, FIRST]]
+        })
+    }
+
     /// Fresh topics and a fresh database, two or three instances, and traffic.
     pub fn begin_round(&mut self, pace: Pace) {
         let started = Instant::now();
@@ -233,19 +246,10 @@ impl Stage {
         let database = Database::on(&self.server);
         let name = database.value("SELECT current_database()");
         database.run(&format!("ALTER DATABASE {name} OWNER TO {ROLE}"));
-        let scene = match self.other_brokers.as_slice() {
-            [second, third] => {
-                let (second, third) = (second.id, third.id);
-                // All partitions of a topic have as many replicas.
-                let alone = vec![vec![FIRST], vec![FIRST], vec![second], vec![FIRST]];
-                let with_a_replica =
-                    vec![vec![FIRST, third], vec![FIRST, third], vec![FIRST, third], vec![third, FIRST]];
-                Scene::placed_on(&self.kafka, database, |topic| match topic {
-                    "clone.failed" | "call.lifecycle" | "clone.expired" => alone.clone(),
-                    _ => with_a_replica.clone(),
-                })
-            }
-            _ => Scene::on(&self.kafka, database, PARTITIONS),
+        let scene = if self.other_brokers.is_empty() {
+            Scene::on(&self.kafka, database, PARTITIONS)
+        } else {
+            Scene::placed_on(&self.kafka, database, |topic| self.brokers_of(topic).unwrap())
         };
         let producer =
             Producer::start(&self.kafka.servers, &scene.prefix, self.seed * 1_000_003 + self.rounds, pace);

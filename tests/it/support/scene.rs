@@ -32,7 +32,7 @@ pub const OWN_TOPICS: [&str; 7] = [
 ];
 
 /// The settings of every topic.
-const CONFIGS: &[(&str, &str)] = &[("max.message.bytes", "10485760")];
+pub const CONFIGS: &[(&str, &str)] = &[("max.message.bytes", "10485760")];
 
 /// Topics with a prefix of their own, a group, an empty database.
 pub struct Scene {
