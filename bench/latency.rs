@@ -41,6 +41,8 @@ pub struct Times {
     pub resolution: f64,
     /// The resources that the daemon and the server used, where measured.
     pub cost: Option<Measured>,
+    /// Mean time of the daemon's batches, where measured: from the first statement to the commit.
+    pub batch: Option<f64>,
 }
 
 impl Times {
@@ -207,9 +209,19 @@ pub fn latency(world: &World, rate: u64, seconds: u64, proxy: Option<&str>) -> T
     std::thread::sleep(Duration::from_secs(seconds));
     let cost = Some(meter.finish());
     let times = pulse.finish().times(from, from + Duration::from_secs(seconds));
+    let batch = Some(batch_time(&daemon.http_get("/metrics").1));
     drop(daemon);
     topics.delete(world);
-    Times { cost, ..times }
+    Times { cost, batch, ..times }
+}
+
+/// The mean time of a batch by the daemon's metrics, in milliseconds.
+fn batch_time(metrics: &str) -> f64 {
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    1000.0 * value("voiceclone_batch_duration_seconds_sum") / value("voiceclone_batch_duration_seconds_count")
 }
 
 /// Waits until the daemon has the starting offsets of its partitions.

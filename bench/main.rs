@@ -393,7 +393,7 @@ impl Load {
 
 fn round_trips(report: &mut Report, world: &World, options: &Options) {
     let load = Load::prepare(world, options);
-    let (mut loads, mut times) = (vec![], vec![]);
+    let (mut loads, mut times, mut batches) = (vec![], vec![], vec![]);
     for added in [0.0, 0.5, 2.5, 12.0] {
         let address = world.server.address();
         let proxy = (added > 0.0).then(|| proxy::start(&address, Duration::from_secs_f64(added / 1000.0)));
@@ -404,12 +404,20 @@ fn round_trips(report: &mut Report, world: &World, options: &Options) {
         let commits = latency::bare_commits(world, proxy, 200);
         times.push((format!("a bare commit of one row, {suffix}"), vec![commits]));
         let runs = latency::latency(world, 100, options.seconds.min(10), proxy);
+        batches.push((added, seen, runs.batch.unwrap()));
         times.push((format!("100 records a second, {suffix}"), vec![runs]));
     }
     load.topics.delete(world);
     let title = format!("Round trip to PostgreSQL: clone.ready, {} records", number(load.records as f64, 0));
     report.loads(&title, &loads);
     report.times("Round trip to PostgreSQL: from the producer to the visible row", "As above.", &times);
+    println!();
+    let (_, near, near_batch) = batches[0];
+    for (added, seen, batch) in &batches[1..] {
+        let count = number((batch - near_batch) / (seen - near), 1);
+        let times = format!("{} ms, without {} ms", number(*batch, 1), number(near_batch, 1));
+        report.about(&format!("round trips of a batch, with {added} ms added"), format!("{count} ({times})"));
+    }
 }
 
 /// The daemon itself fills the tables, and each run uses a copy of that database.

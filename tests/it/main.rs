@@ -37,6 +37,7 @@ mod secure;
 mod security;
 mod simulate;
 mod status;
+mod structure;
 mod support;
 mod tables;
 mod tap;
