@@ -34,7 +34,7 @@ impl Stage {
         }
     }
 
-    /// The pooler of a round stays until its database is gone.
+    /// The pooler stays until its database is gone, or until no session may be left.
     pub(super) fn pooled(&mut self) {
         if self.round().pooler.is_none() {
             match PgBouncer::start_for(&self.round().scene.database, "session", ROLE, PASSWORD) {

@@ -822,6 +822,8 @@ impl Stage {
     }
 
     fn wait_for_no_session(&mut self) {
+        // A pooler keeps sessions that nobody uses; the next instance behind one starts another pooler.
+        self.round().pooler = None;
         let database = &self.round().scene.database;
         eventually(SOON, "the instances' sessions to end", || {
             let sessions =
