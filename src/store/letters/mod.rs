@@ -244,7 +244,8 @@ impl Store {
     /// The ids that no letter has, in their order.
     pub async fn unknown_letters(&self, ids: &[i64]) -> Result<Vec<i64>, Fault> {
         let known = t::table.filter(t::id.eq_any(ids)).select(t::id);
-        let known: HashSet<i64> = known.load::<i64>(&mut self.connection().await?).await?.into_iter().collect();
+        let known: HashSet<i64> =
+            known.load::<i64>(&mut self.connection().await?).await?.into_iter().collect();
         let mut unknown: Vec<i64> = ids.iter().copied().filter(|id| !known.contains(id)).collect();
         unknown.sort_unstable();
         Ok(unknown)
