@@ -18,8 +18,8 @@ RUN mkdir -p src tests/it bench \
     && cargo build --release --locked --bins \
     && rm -r src
 
-# The migrations, schema.rs, the page and the schemas of the events become part of the program.
-COPY build.rs diesel.toml schema.rs ./
+# The migrations, the tables, the page and the schemas of the events become part of the program.
+COPY build.rs diesel.toml schema.rs schema_ingest.rs ./
 COPY migrations migrations
 COPY templates templates
 COPY schemas schemas

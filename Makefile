@@ -101,7 +101,7 @@ audit: ## checks licences, sources and known vulnerabilities of dependencies wit
 		echo "NOT CHECKED: known weaknesses. The database of advisories could not be fetched from here."; \
 	fi
 
-schema: ## generates schema.rs from the migrations, with diesel_cli and a throw-away database
+schema: ## generates schema.rs and schema_ingest.rs from the migrations, with diesel_cli and a throw-away database
 	@scripts/setup.sh demo
 	@PATH="$(abspath $(TOOLS))/bin:$$PATH"; export PATH; \
 	command -v diesel >/dev/null || cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build \

@@ -1,7 +1,7 @@
 // @generated automatically by Diesel CLI.
 
 diesel::table! {
-    call_log (id) {
+    public.call_log (id) {
         id -> Uuid,
         #[max_length = 255]
         call_id -> Varchar,
@@ -24,7 +24,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    caller_voice_mapping (id) {
+    public.caller_voice_mapping (id) {
         id -> Uuid,
         #[max_length = 255]
         caller_id -> Varchar,
@@ -42,7 +42,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    clone_failed_events (id) {
+    public.clone_failed_events (id) {
         id -> Uuid,
         #[max_length = 255]
         caller_id -> Varchar,
@@ -55,7 +55,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    clone_ready_events (id) {
+    public.clone_ready_events (id) {
         id -> Uuid,
         #[max_length = 255]
         caller_id -> Varchar,
@@ -70,7 +70,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    clone_transfer_events (id) {
+    public.clone_transfer_events (id) {
         id -> Uuid,
         #[max_length = 255]
         greeting_call_id -> Varchar,
@@ -84,7 +84,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    voice_clone_cache (id) {
+    public.voice_clone_cache (id) {
         id -> Uuid,
         #[max_length = 255]
         caller_id -> Varchar,
@@ -100,7 +100,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    voice_clone_log (id) {
+    public.voice_clone_log (id) {
         id -> Uuid,
         #[max_length = 255]
         caller_id -> Varchar,

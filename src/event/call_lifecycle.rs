@@ -25,6 +25,23 @@ pub struct CallLifecycle<'a> {
 }
 
 impl<'a> CallLifecycle<'a> {
+    /// An event without optional fields.
+    pub fn new(call_id: Cow<'a, str>, status: CallStatus, occurred_at: Time) -> CallLifecycle<'a> {
+        CallLifecycle {
+            call_id,
+            status,
+            occurred_at,
+            threecx_call_id: None,
+            caller_id: None,
+            cloned_voice_id: None,
+            call_started_at: None,
+            call_ended_at: None,
+            duration_seconds: None,
+            transcript: None,
+            metadata: None,
+        }
+    }
+
     pub(super) const NAMES: &'static [&'static str] = &[
         "call_id",
         "status",

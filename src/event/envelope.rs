@@ -1,7 +1,11 @@
 //! Finds an event's fields: in the bare object, or in a CloudEvents envelope around it (contract, section 2).
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::fields::{self, CALLER_ID};
 use super::json::{Json, Members, Names, is_blank};
-use super::{Reason, Time, Unusable, field_names, fields};
+use super::{Reason, Time, Unusable, field_names};
 use crate::record::{Header, Record};
 
 /// The names of an envelope's attributes that are read at the top level of a value.
@@ -57,6 +61,48 @@ impl<'a> Content<'a> {
             ));
         }
         Ok(Content { members, default_time: time.unwrap_or(record_time) })
+    }
+
+    /// Returns a required text of at most 255 characters that is part of a row id.
+    pub fn id(&self, name: &'static str) -> Result<Cow<'a, str>, Unusable> {
+        let text =
+            self.members.get(name)?.map(|value| fields::ruled_text(name, value, CALLER_ID)).transpose()?;
+        self.required(name, text)
+    }
+
+    /// Returns an optional text of at most `max` characters.
+    pub fn text(&self, name: &'static str, max: Option<usize>) -> Result<Option<Cow<'a, str>>, Unusable> {
+        self.members.get(name)?.map(|value| fields::text(name, value, max)).transpose()
+    }
+
+    /// Returns an optional integer.
+    pub fn integer(&self, name: &'static str) -> Result<Option<i32>, Unusable> {
+        self.members.get(name)?.map(|value| fields::integer(name, value)).transpose()
+    }
+
+    /// Returns an optional time.
+    pub fn time(&self, name: &'static str) -> Result<Option<Time>, Unusable> {
+        self.members.get(name)?.map(|value| fields::time(name, value)).transpose()
+    }
+
+    /// Returns the event's time: this field, else the envelope's time, else the record's timestamp.
+    pub fn event_time(&self, name: &'static str) -> Result<Time, Unusable> {
+        Ok(self.time(name)?.unwrap_or(self.default_time))
+    }
+
+    /// Returns an optional boolean.
+    pub fn boolean(&self, name: &'static str) -> Result<Option<bool>, Unusable> {
+        self.members.get(name)?.map(|value| fields::boolean(name, value)).transpose()
+    }
+
+    /// Returns an optional object as its top-level keys, each with its value as compact JSON.
+    pub fn metadata(&self, name: &'static str) -> Result<Option<BTreeMap<String, String>>, Unusable> {
+        self.members.get(name)?.map(|value| fields::metadata(name, value)).transpose()
+    }
+
+    /// Returns the value, or [`Reason::MissingField`] if there is none.
+    pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, Unusable> {
+        value.ok_or_else(|| Unusable::new(Reason::MissingField, format!("{name} is missing")))
     }
 }
 

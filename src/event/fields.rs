@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::envelope::Content;
 use super::json::{self, Json};
 use super::time::InvalidTime;
 use super::{Reason, Time, Unusable};
@@ -53,7 +52,8 @@ pub(super) fn text<'a>(name: &str, value: Json<'a>, max: Option<usize>) -> Resul
     ruled_text(name, value, TextRule { max, identifies: false })
 }
 
-fn ruled_text<'a>(name: &str, value: Json<'a>, rule: TextRule) -> Result<Cow<'a, str>, Unusable> {
+/// Reads a text that the rule allows.
+pub(super) fn ruled_text<'a>(name: &str, value: Json<'a>, rule: TextRule) -> Result<Cow<'a, str>, Unusable> {
     let Json::Text(text) = value else {
         return Err(invalid_type(name, "text"));
     };
@@ -78,7 +78,7 @@ pub(super) fn time(name: &str, value: Json<'_>) -> Result<Time, Unusable> {
 }
 
 /// Reads an integer from 0 to 2,147,483,647; an exponent or a fraction of zeros is allowed.
-fn integer(name: &str, value: Json<'_>) -> Result<i32, Unusable> {
+pub(super) fn integer(name: &str, value: Json<'_>) -> Result<i32, Unusable> {
     let Json::Number(raw) = value else {
         return Err(invalid_type(name, "integer"));
     };
@@ -97,53 +97,18 @@ fn whole(number: f64) -> Option<i32> {
     fits.then_some(number as i32)
 }
 
-impl<'a> Content<'a> {
-    /// Returns an optional text of at most 255 characters that is part of a row id.
-    pub fn id(&self, name: &'static str) -> Result<Cow<'a, str>, Unusable> {
-        let text = self.members.get(name)?.map(|value| ruled_text(name, value, CALLER_ID)).transpose()?;
-        self.required(name, text)
+/// Reads a boolean.
+pub(super) fn boolean(name: &str, value: Json<'_>) -> Result<bool, Unusable> {
+    match value {
+        Json::Bool(value) => Ok(value),
+        _ => Err(invalid_type(name, "boolean")),
     }
+}
 
-    /// Returns an optional text of at most `max` characters.
-    pub fn text(&self, name: &'static str, max: Option<usize>) -> Result<Option<Cow<'a, str>>, Unusable> {
-        self.members.get(name)?.map(|value| text(name, value, max)).transpose()
-    }
-
-    /// Returns an optional integer.
-    pub fn integer(&self, name: &'static str) -> Result<Option<i32>, Unusable> {
-        self.members.get(name)?.map(|value| integer(name, value)).transpose()
-    }
-
-    /// Returns an optional time.
-    pub fn time(&self, name: &'static str) -> Result<Option<Time>, Unusable> {
-        self.members.get(name)?.map(|value| time(name, value)).transpose()
-    }
-
-    /// Returns the event's time: this field, else the envelope's time, else the record's timestamp.
-    pub fn event_time(&self, name: &'static str) -> Result<Time, Unusable> {
-        Ok(self.time(name)?.unwrap_or(self.default_time))
-    }
-
-    /// Returns an optional boolean.
-    pub fn boolean(&self, name: &'static str) -> Result<Option<bool>, Unusable> {
-        match self.members.get(name)? {
-            None => Ok(None),
-            Some(Json::Bool(value)) => Ok(Some(value)),
-            Some(_) => Err(invalid_type(name, "boolean")),
-        }
-    }
-
-    /// Returns an optional object as its top-level keys, each with its value as compact JSON.
-    pub fn metadata(&self, name: &'static str) -> Result<Option<BTreeMap<String, String>>, Unusable> {
-        match self.members.get(name)? {
-            None => Ok(None),
-            Some(Json::Object(raw)) => json::metadata(raw, json::METADATA_VALUES).map(Some),
-            Some(_) => Err(invalid_type(name, "object")),
-        }
-    }
-
-    /// Returns the value, or [`Reason::MissingField`] if there is none.
-    pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, Unusable> {
-        value.ok_or_else(|| Unusable::new(Reason::MissingField, format!("{name} is missing")))
+/// Reads an object as its top-level keys, each with its value as compact JSON.
+pub(super) fn metadata(name: &str, value: Json<'_>) -> Result<BTreeMap<String, String>, Unusable> {
+    match value {
+        Json::Object(raw) => json::metadata(raw, json::METADATA_VALUES),
+        _ => Err(invalid_type(name, "object")),
     }
 }

@@ -47,17 +47,8 @@ pub(super) fn plain(topic: Topic) -> Event<'static> {
             transferred_at: never,
         }),
         Topic::CallLifecycle => Event::Call(CallLifecycle {
-            call_id,
-            status: CallStatus::Initiated,
-            occurred_at: never,
-            threecx_call_id: None,
             caller_id: Some(caller_id),
-            cloned_voice_id: None,
-            call_started_at: None,
-            call_ended_at: None,
-            duration_seconds: None,
-            transcript: None,
-            metadata: None,
+            ..CallLifecycle::new(call_id, CallStatus::Initiated, never)
         }),
         Topic::CallerVoiceMapping => Event::Mapping(VoiceMapping {
             caller_id,

@@ -1,4 +1,5 @@
-//! The queries of `report` over the views of schema `analytics`: one statement each, all in one read-only snapshot.
+//! The queries of `report` over the views of schema `analytics`: one statement each, all in one read-only snapshot. Raw
+//! SQL: the views are not in `schema.rs`.
 
 mod limit;
 

@@ -48,6 +48,8 @@ struct ExpiredChunk {
 /// within one table, and another tool's table may be partitioned. `IS TRUE` keeps the index out of it.
 ///
 /// All rows of a chunk get the same `deleted_at`. The age is computed from seconds, as times may be infinite.
+///
+/// Raw SQL: Diesel has no WITH.
 const EXPIRE: &str = "WITH due AS (
         SELECT ctid FROM public.voice_clone_cache
         WHERE deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc' AND ttl_expires_at >= $1

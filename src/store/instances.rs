@@ -1,11 +1,16 @@
 //! `ingest.instances`: one row for each running instance. Updating it proves that the database takes writes.
 
-use diesel::sql_types::{Text, Uuid as SqlUuid};
+use diesel::dsl::IntervalDsl as _;
+use diesel::prelude::*;
+use diesel::sql_types::{Jsonb, Text};
+use diesel::upsert::excluded;
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::sql::now_utc;
 use super::{Fault, Store};
+use crate::schema::ingest::instances;
 
 /// Maximum number of waiting partitions that an instance names.
 const WAITING_MAX: usize = 100;
@@ -16,29 +21,28 @@ impl Store {
     pub async fn beat(&self, instance: Uuid, group: &str, waiting: &[impl Serialize]) -> Result<(), Fault> {
         let host = host(std::env::var("HOSTNAME").ok());
         let mut connection = self.connection().await?;
-        diesel::sql_query(
-            "WITH ended AS (
-                DELETE FROM ingest.instances WHERE beat_at < (now() AT TIME ZONE 'utc') - INTERVAL '1 day')
-             INSERT INTO ingest.instances (id, group_id, host, version, waiting) VALUES ($1, $2, $3, $4, $5::jsonb)
-             ON CONFLICT (id) DO UPDATE SET beat_at = now() AT TIME ZONE 'utc', waiting = excluded.waiting",
-        )
-        .bind::<SqlUuid, _>(instance)
-        .bind::<Text, _>(group)
-        .bind::<Text, _>(host)
-        .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
-        .bind::<Text, _>(json(waiting))
-        .execute(&mut connection)
-        .await?;
+        diesel::insert_into(instances::table)
+            .values((
+                instances::id.eq(instance),
+                instances::group_id.eq(group),
+                instances::host.eq(host),
+                instances::version.eq(env!("CARGO_PKG_VERSION")),
+                instances::waiting.eq(json(waiting).into_sql::<Text>().fallible_cast::<Jsonb>()),
+            ))
+            .on_conflict(instances::id)
+            .do_update()
+            .set((instances::beat_at.eq(now_utc()), instances::waiting.eq(excluded(instances::waiting))))
+            .execute(&mut connection)
+            .await?;
+        let silent = instances::beat_at.lt(now_utc() - 1.day());
+        diesel::delete(instances::table.filter(silent)).execute(&mut connection).await?;
         Ok(())
     }
 
     /// Removes the row of an instance that ends.
     pub async fn end_instance(&self, instance: Uuid) -> Result<(), Fault> {
         let mut connection = self.connection().await?;
-        diesel::sql_query("DELETE FROM ingest.instances WHERE id = $1")
-            .bind::<SqlUuid, _>(instance)
-            .execute(&mut connection)
-            .await?;
+        diesel::delete(instances::table.find(instance)).execute(&mut connection).await?;
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Holders of locks on the tables, for the log of a write that waited for one in vain.
+//! Holders of locks on the tables, for the log of a write that waited for one in vain. Raw SQL: PostgreSQL's catalogs
+//! are not in `schema.rs`.
 
 use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;

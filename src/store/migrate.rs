@@ -1,5 +1,5 @@
 //! The migrations inside the binary: apply, roll back, show; and the comparison with tables that another tool has
-//! made.
+//! made. Raw SQL: PostgreSQL's catalogs and Diesel's own table are not in `schema.rs`.
 
 use anyhow::{Context, anyhow, bail};
 use diesel::migration::{Migration, MigrationSource};

@@ -1,4 +1,7 @@
 //! PostgreSQL: the only place that knows Diesel.
+//!
+//! Queries are written with Diesel against [`crate::schema`], so that the compiler checks names and types. Raw SQL has
+//! its reason beside it: the statements of a batch, and those that Diesel cannot express as clearly.
 
 pub mod analytics;
 pub mod claim;
@@ -17,6 +20,7 @@ pub mod pauses;
 pub mod rights;
 pub mod samples;
 pub mod skips;
+mod sql;
 pub mod status;
 pub mod tables;
 mod unnest;

@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::unnest::{Column, Statement, Unnest};
 use super::{Fault, Store};
+use crate::schema::ingest::consumer_offsets;
 
 /// A topic's name in Kafka, with the prefix, and a partition.
 pub type Partition = (String, i32);
+
+/// A row of [`Store::positions`]: topic, partition, next offset, dead in a row, topic id, and whether it is stopped.
+type StoredRow = (String, i32, i64, i64, Option<Uuid>, bool);
 
 /// The stored position of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +52,7 @@ pub struct Advance {
     pub to: Position,
 }
 
+/// Raw SQL, as every batch runs it: one cached statement for all partitions.
 struct AdvanceOffsets;
 
 impl Statement for AdvanceOffsets {
@@ -92,15 +98,19 @@ impl Store {
     /// The stored positions of a group.
     pub async fn positions(&self, group: &str) -> Result<BTreeMap<Partition, Position>, Fault> {
         let mut connection = self.connection().await?;
-        let rows: Vec<StoredRow> = diesel::sql_query(
-            "SELECT topic, partition, next_offset, dead_in_a_row, topic_id, stopped_at IS NOT NULL AS stopped
-             FROM ingest.consumer_offsets WHERE group_id = $1",
-        )
-        .bind::<Text, _>(group)
-        .load(&mut connection)
-        .await?;
-        let stored = |row: StoredRow| {
-            let StoredRow { topic, partition, next_offset, dead_in_a_row, topic_id, stopped } = row;
+        let rows: Vec<StoredRow> = consumer_offsets::table
+            .filter(consumer_offsets::group_id.eq(group))
+            .select((
+                consumer_offsets::topic,
+                consumer_offsets::partition,
+                consumer_offsets::next_offset,
+                consumer_offsets::dead_in_a_row,
+                consumer_offsets::topic_id,
+                consumer_offsets::stopped_at.is_not_null(),
+            ))
+            .load(&mut connection)
+            .await?;
+        let stored = |(topic, partition, next_offset, dead_in_a_row, topic_id, stopped): StoredRow| {
             ((topic, partition), Position { next_offset, dead_in_a_row, topic_id, stopped })
         };
         Ok(rows.into_iter().map(stored).collect())
@@ -114,6 +124,7 @@ impl Store {
         changes: &[PositionChange],
     ) -> Result<BTreeSet<Partition>, Fault> {
         let mut connection = self.connection().await?;
+        // Raw SQL: Diesel has neither `unnest` as a table nor changes of data in WITH.
         let rows: Vec<StoredPartition> = diesel::sql_query(
             "WITH wanted AS (
                 SELECT * FROM unnest($2, $3, $4, $5, $6, $7)
@@ -161,25 +172,8 @@ pub struct PositionChange {
 }
 
 #[derive(diesel::QueryableByName)]
+#[diesel(table_name = consumer_offsets)]
 struct StoredPartition {
-    #[diesel(sql_type = Text)]
     topic: String,
-    #[diesel(sql_type = Integer)]
     partition: i32,
-}
-
-#[derive(diesel::QueryableByName)]
-struct StoredRow {
-    #[diesel(sql_type = Text)]
-    topic: String,
-    #[diesel(sql_type = Integer)]
-    partition: i32,
-    #[diesel(sql_type = BigInt)]
-    next_offset: i64,
-    #[diesel(sql_type = BigInt)]
-    dead_in_a_row: i64,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    topic_id: Option<Uuid>,
-    #[diesel(sql_type = Bool)]
-    stopped: bool,
 }

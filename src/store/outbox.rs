@@ -7,8 +7,10 @@
 
 use std::collections::HashSet;
 
+use diesel::dsl::sql;
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Timestamp, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use serde::Serialize;
 use uuid::Uuid;
@@ -17,6 +19,7 @@ use super::claim::{LEASE, RETRY_AT, milliseconds};
 use super::unnest::from_timestamp;
 use super::{Fault, Store};
 use crate::identity::uid;
+use crate::schema::ingest::outbox;
 
 /// A `clone.expired` event.
 #[derive(Debug, Clone)]
@@ -47,32 +50,25 @@ struct ExpiredValue<'a> {
     ttl_expires_at: String,
 }
 
-/// A row of the outbox: each position of the arrays is one event.
-#[derive(diesel::QueryableByName)]
+/// A row of the outbox: each position of the arrays is one event. For Diesel any element of an array may be null, and
+/// any row may have no claim: the types of those that cannot are given.
+#[derive(QueryableByName)]
+#[diesel(table_name = outbox)]
 struct OutboxChunk {
-    #[diesel(sql_type = BigInt)]
     id: i64,
     #[diesel(sql_type = SqlUuid)]
     publish_claim: Uuid,
-    #[diesel(sql_type = Timestamp)]
     expired_at: PgTimestamp,
     #[diesel(sql_type = Array<SqlUuid>)]
     ids: Vec<Uuid>,
-    #[diesel(sql_type = Bool)]
     of_events: bool,
-    #[diesel(sql_type = Array<Nullable<Text>>)]
     caller_ids: Vec<Option<String>>,
-    #[diesel(sql_type = Array<Nullable<Text>>)]
     cloned_voice_ids: Vec<Option<String>>,
-    #[diesel(sql_type = Array<Nullable<Timestamp>>)]
     clone_created_ats: Vec<Option<PgTimestamp>>,
     #[diesel(sql_type = Array<Timestamp>)]
     ttl_expires_ats: Vec<PgTimestamp>,
-    #[diesel(sql_type = Array<Nullable<Integer>>)]
     reuse_counts: Vec<Option<i32>>,
-    #[diesel(sql_type = Array<Nullable<Timestamp>>)]
     last_used_ats: Vec<Option<PgTimestamp>>,
-    #[diesel(sql_type = Nullable<Text>)]
     traceparent: Option<String>,
 }
 
@@ -109,7 +105,7 @@ impl OutboxChunk {
     }
 }
 
-/// Keeps only the events of a chunk at these 1-based positions.
+/// Keeps only the events of a chunk at these 1-based positions. Raw SQL: Diesel has no `unnest` with ordinality.
 const KEEP: &str = "UPDATE ingest.outbox o
     SET (ids, caller_ids, cloned_voice_ids, clone_created_ats, ttl_expires_ats, reuse_counts, last_used_ats) = (
         SELECT array_agg(id), array_agg(caller_id), array_agg(cloned_voice_id), array_agg(clone_created_at),
@@ -121,7 +117,7 @@ const KEEP: &str = "UPDATE ingest.outbox o
         WHERE place = ANY ($2))
     WHERE o.id = $1 AND o.publish_claim = $3";
 
-/// All rows get one claim: a subquery that depends on no row is evaluated once.
+/// All rows get one claim: a subquery that depends on no row is evaluated once. Raw SQL: Diesel has no WITH.
 const CLAIM: &str = "WITH due AS (
         SELECT id FROM ingest.outbox WHERE publish_at <= now() AT TIME ZONE 'utc'
         ORDER BY publish_at, id LIMIT $1 FOR UPDATE SKIP LOCKED)
@@ -200,20 +196,20 @@ async fn settle(
                 .await?;
         }
     }
-    let again = format!(
-        "UPDATE ingest.outbox SET publish_claim = NULL, publish_tries = publish_tries + 1, publish_at = {RETRY_AT}
-         WHERE id = ANY ($1) AND publish_claim = $2"
-    );
-    for (statement, ids) in
-        [("DELETE FROM ingest.outbox WHERE id = ANY ($1) AND publish_claim = $2", whole), (&again, others)]
-    {
-        if !ids.is_empty() {
-            diesel::sql_query(statement)
-                .bind::<Array<BigInt>, _>(ids)
-                .bind::<SqlUuid, _>(claimed.claim)
-                .execute(connection)
-                .await?;
-        }
+    let claimed_rows =
+        |ids| outbox::table.filter(outbox::id.eq_any(ids)).filter(outbox::publish_claim.eq(claimed.claim));
+    if !whole.is_empty() {
+        diesel::delete(claimed_rows(whole)).execute(connection).await?;
+    }
+    if !others.is_empty() {
+        diesel::update(claimed_rows(others))
+            .set((
+                outbox::publish_claim.eq(None::<Uuid>),
+                outbox::publish_tries.eq(outbox::publish_tries + 1),
+                outbox::publish_at.eq(sql::<Timestamp>(RETRY_AT)),
+            ))
+            .execute(connection)
+            .await?;
     }
     Ok(())
 }

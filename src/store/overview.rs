@@ -1,4 +1,4 @@
-//! The contents of the tables for a person: counts, and a few rows as text.
+//! The contents of the tables for a person: counts, and a few rows as text. Raw SQL, as the tables come from a list.
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::RunQueryDsl;

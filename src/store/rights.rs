@@ -1,4 +1,4 @@
-//! The privileges that the daemon's role needs, for `check`.
+//! The privileges that the daemon's role needs, for `check`. Raw SQL: PostgreSQL's catalogs are not in `schema.rs`.
 
 use diesel::sql_types::{Bool, Text};
 use diesel::{QueryableByName, sql_query};

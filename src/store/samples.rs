@@ -1,4 +1,4 @@
-//! The database's part of the metrics: one statement, every part of it bounded.
+//! The database's part of the metrics: one statement, every part of it bounded. Raw SQL: Diesel has no WITH.
 
 use std::time::Duration;
 

@@ -1,10 +1,13 @@
 //! `ingest.skips`: the offsets that `skip` passed over, for good.
 
-use diesel::sql_types::{BigInt, Bool, Integer, Text};
+use diesel::pg::Pg;
+use diesel::prelude::*;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 
 use super::offsets::Partition;
+use super::sql::{now_utc, rfc3339};
 use super::{Fault, Store};
+use crate::schema::ingest::{consumer_offsets, skips};
 
 /// The outcome of a skip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,26 +28,16 @@ pub enum Skip {
     },
 }
 
-#[derive(diesel::QueryableByName)]
-struct StoredOffset {
-    #[diesel(sql_type = BigInt)]
-    next_offset: i64,
-    #[diesel(sql_type = Bool)]
-    stopped: bool,
-}
-
 /// A skip that passed over an offset.
-#[derive(diesel::QueryableByName, serde::Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Queryable, Selectable, serde::Serialize, Clone, Debug, PartialEq, Eq)]
+#[diesel(table_name = skips, check_for_backend(Pg))]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct PassedOver {
-    #[diesel(sql_type = BigInt)]
     pub from_offset: i64,
-    #[diesel(sql_type = BigInt)]
     pub to_offset: i64,
-    #[diesel(sql_type = Text)]
     pub note: String,
     /// RFC 3339
-    #[diesel(sql_type = Text)]
+    #[diesel(select_expression = rfc3339(skips::skipped_at).assume_not_null())]
     pub skipped_at: String,
 }
 
@@ -56,19 +49,15 @@ impl Store {
         partition: &Partition,
         offset: i64,
     ) -> Result<Option<PassedOver>, Fault> {
-        let skips: Vec<PassedOver> = diesel::sql_query(
-            "SELECT from_offset, to_offset, note, to_char(skipped_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS skipped_at
-             FROM ingest.skips
-             WHERE group_id = $1 AND topic = $2 AND partition = $3 AND $4 >= from_offset AND $4 < to_offset
-             ORDER BY id DESC LIMIT 1",
-        )
-        .bind::<Text, _>(group)
-        .bind::<Text, _>(&partition.0)
-        .bind::<Integer, _>(partition.1)
-        .bind::<BigInt, _>(offset)
-        .load(&mut self.connection().await?)
-        .await?;
-        Ok(skips.into_iter().next())
+        let (topic, partition) = partition;
+        Ok(skips::table
+            .filter(skips::group_id.eq(group).and(skips::topic.eq(topic)).and(skips::partition.eq(partition)))
+            .filter(skips::from_offset.le(offset).and(skips::to_offset.gt(offset)))
+            .order(skips::id.desc())
+            .select(PassedOver::as_select())
+            .first(&mut self.connection().await?)
+            .await
+            .optional()?)
     }
 
     /// Moves a partition's stored offset forward, and records the skipped range and the reason. The running daemons
@@ -80,19 +69,17 @@ impl Store {
         to_offset: i64,
         note: &str,
     ) -> Result<Skip, Fault> {
+        let row = || consumer_offsets::table.find((group, &partition.0, partition.1));
         let mut connection = self.connection().await?;
         connection
             .transaction::<Skip, Fault, _>(async |connection| {
-                let stored: Vec<StoredOffset> = diesel::sql_query(
-                    "SELECT next_offset, stopped_at IS NOT NULL AS stopped FROM ingest.consumer_offsets
-                     WHERE group_id = $1 AND topic = $2 AND partition = $3 FOR UPDATE",
-                )
-                .bind::<Text, _>(group)
-                .bind::<Text, _>(&partition.0)
-                .bind::<Integer, _>(partition.1)
-                .load(connection)
-                .await?;
-                let Some(StoredOffset { next_offset, stopped }) = stored.into_iter().next() else {
+                let stored: Option<(i64, bool)> = row()
+                    .select((consumer_offsets::next_offset, consumer_offsets::stopped_at.is_not_null()))
+                    .for_update()
+                    .get_result(connection)
+                    .await
+                    .optional()?;
+                let Some((next_offset, stopped)) = stored else {
                     return Ok(Skip::Unknown);
                 };
                 if stopped {
@@ -101,22 +88,24 @@ impl Store {
                 if next_offset >= to_offset {
                     return Ok(Skip::NotBefore { next_offset });
                 }
-                diesel::sql_query(
-                    "WITH moved AS (
-                        UPDATE ingest.consumer_offsets
-                        SET next_offset = $5, updated_at = now() AT TIME ZONE 'utc'
-                        WHERE group_id = $1 AND topic = $2 AND partition = $3)
-                     INSERT INTO ingest.skips (group_id, topic, partition, from_offset, to_offset, note)
-                     VALUES ($1, $2, $3, $4, $5, $6)",
-                )
-                .bind::<Text, _>(group)
-                .bind::<Text, _>(&partition.0)
-                .bind::<Integer, _>(partition.1)
-                .bind::<BigInt, _>(next_offset)
-                .bind::<BigInt, _>(to_offset)
-                .bind::<Text, _>(note)
-                .execute(connection)
-                .await?;
+                diesel::update(row())
+                    .set((
+                        consumer_offsets::next_offset.eq(to_offset),
+                        consumer_offsets::updated_at.eq(now_utc()),
+                    ))
+                    .execute(connection)
+                    .await?;
+                diesel::insert_into(skips::table)
+                    .values((
+                        skips::group_id.eq(group),
+                        skips::topic.eq(&partition.0),
+                        skips::partition.eq(partition.1),
+                        skips::from_offset.eq(next_offset),
+                        skips::to_offset.eq(to_offset),
+                        skips::note.eq(note),
+                    ))
+                    .execute(connection)
+                    .await?;
                 Ok(Skip::Done { from_offset: next_offset })
             })
             .await

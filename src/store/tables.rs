@@ -123,7 +123,7 @@ mod tests {
         let mut table = "";
         let mut length = None;
         for line in include_str!("../../schema.rs").lines().map(str::trim) {
-            if let Some(name) = line.strip_suffix(" (id) {") {
+            if let Some(name) = line.strip_prefix("public.").and_then(|line| line.strip_suffix(" (id) {")) {
                 table = name;
             } else if let Some(given) = line.strip_prefix("#[max_length = ") {
                 length = given.strip_suffix(']');

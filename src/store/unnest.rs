@@ -18,11 +18,16 @@ use crate::event::Time;
 /// The text of a statement around its values.
 pub(super) trait Statement {
     /// The text before the rows.
-    const HEAD: &'static str;
+    const HEAD: &'static str = "";
     /// The text from the rows' alias on.
-    const TAIL: &'static str;
+    const TAIL: &'static str = "";
     /// The type of a result row.
     type Row;
+
+    /// Both texts: these constants, unless a statement is made from a list of columns.
+    fn texts() -> (&'static str, &'static str) {
+        (Self::HEAD, Self::TAIL)
+    }
 }
 
 /// The values of one column.
@@ -89,7 +94,8 @@ impl<S: Statement> Query for Unnest<'_, S> {
 
 impl<S: Statement> QueryFragment<Pg> for Unnest<'_, S> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(S::HEAD);
+        let (head, tail) = S::texts();
+        out.push_sql(head);
         out.push_sql("(SELECT ");
         for (position, column) in self.columns.iter().enumerate() {
             out.push_sql(if position == 0 { "unnest(" } else { ", unnest(" });
@@ -97,7 +103,7 @@ impl<S: Statement> QueryFragment<Pg> for Unnest<'_, S> {
             out.push_sql(")");
         }
         out.push_sql(")");
-        out.push_sql(S::TAIL);
+        out.push_sql(tail);
         Ok(())
     }
 }

@@ -1,37 +1,30 @@
 //! Publishing of dead letters (contract, section 6): they are claimed, sent outside of any transaction, and settled,
 //! as in the outbox.
 
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::claim::{LEASE, RETRY_AT, milliseconds};
 use super::{Fault, Store};
 use crate::record::Header;
+use crate::schema::ingest::dead_letters;
 
 /// A dead letter that this instance has claimed for publishing.
 #[derive(diesel::QueryableByName, Debug)]
+#[diesel(table_name = dead_letters)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct Unpublished {
-    #[diesel(sql_type = BigInt)]
     pub id: i64,
     #[diesel(sql_type = SqlUuid)]
     publish_claim: Uuid,
-    #[diesel(sql_type = Text)]
     pub topic: String,
-    #[diesel(sql_type = Integer)]
     pub partition: i32,
-    #[diesel(sql_type = BigInt)]
     pub record_offset: i64,
-    #[diesel(sql_type = Nullable<Binary>)]
     pub key: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
     pub value: Option<Vec<u8>>,
-    #[diesel(sql_type = Array<Nullable<Binary>>)]
     headers: Vec<Option<Vec<u8>>>,
-    #[diesel(sql_type = Text)]
     pub reason: String,
-    #[diesel(sql_type = Text)]
     pub message: String,
 }
 
@@ -78,7 +71,7 @@ pub enum Fate {
 }
 
 /// Bytes are counted before a value is read: from the column `bytes`, or in a row older than the column from the
-/// lengths, for which only headers are read.
+/// lengths, for which only headers are read. Raw SQL: Diesel has no WITH.
 const CLAIM: &str = "WITH due AS (
         SELECT id, publish_at, COALESCE(bytes, COALESCE(octet_length(value), 0) + COALESCE(octet_length(key), 0)
                    + (SELECT COALESCE(sum(64 + COALESCE(octet_length(part), 0)), 0) FROM unnest(headers) AS part)) AS bytes
@@ -123,6 +116,7 @@ impl Store {
             })
             .collect();
         let mut connection = self.connection().await?;
+        // Raw SQL: Diesel has no `unnest` as a table.
         diesel::sql_query(format!(
             "UPDATE ingest.dead_letters l
              SET published_at = CASE WHEN u.published THEN now() AT TIME ZONE 'utc' END,

@@ -1,4 +1,4 @@
-//! Long-running statements, and what they wait for.
+//! Long-running statements, and what they wait for. Raw SQL: PostgreSQL's catalogs are not in `schema.rs`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Counts of the rows that hold a caller, without showing them.
+//! Counts of the rows that hold a caller, without showing them. Raw SQL: Diesel has no WITH.
 
 use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::RunQueryDsl;

@@ -3,16 +3,16 @@
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel_async::RunQueryDsl;
 
+use crate::schema::ingest::consumer_offsets;
 use crate::store::{Fault, Store};
 
 /// A partition that goes on after `dead-letters accept`.
 #[derive(diesel::QueryableByName, serde::Serialize, Clone, Debug, PartialEq, Eq)]
+#[diesel(table_name = consumer_offsets)]
 pub struct Accepted {
     /// The topic's name in Kafka, with the prefix.
-    #[diesel(sql_type = Text)]
     pub topic: String,
     /// The partition.
-    #[diesel(sql_type = Integer)]
     pub partition: i32,
     /// Number of unusable records in a row until now.
     #[diesel(sql_type = BigInt)]
@@ -30,6 +30,7 @@ impl Store {
         partition: Option<i32>,
     ) -> Result<Vec<Accepted>, Fault> {
         let mut connection = self.connection().await?;
+        // Raw SQL: the count from before the change needs a change of data in WITH, which Diesel does not have.
         let accepted = diesel::sql_query(
             "WITH counted AS (
                 SELECT group_id, topic, partition, dead_in_a_row FROM ingest.consumer_offsets

@@ -83,6 +83,8 @@ pub fn summaries(dead_letters: &[DeadLetter<'_>]) -> Vec<Summary> {
 /// Headers are the text of an array in each row: slicing one array for all rows would take quadratic time.
 ///
 /// A letter that a retry or a replay had resolved is reopened with the new reason. Others stay as they are.
+///
+/// Raw SQL, as batches run it: one cached statement for all letters.
 struct InsertDeadLetters;
 
 impl Statement for InsertDeadLetters {

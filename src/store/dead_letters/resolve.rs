@@ -5,13 +5,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{Array, BigInt, Nullable, Timestamp};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Timestamp};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{DeadLetter, record_timestamp};
 use crate::plan::Source;
 use crate::record::{Record, Topic};
+use crate::schema::ingest::dead_letters as t;
 use crate::store::Fault;
+use crate::store::sql::now_utc;
 use crate::store::unnest::{Column, Statement, Unnest};
 
 /// What this process knows of the letters of each partition, so that partitions without letters cost no query.
@@ -101,7 +104,7 @@ pub(super) struct OffsetRange {
 }
 
 /// The open letters of ranges of offsets, and the highest offset of any letter of the partition. Returns at least one
-/// row for each range.
+/// row for each range. Raw SQL, as batches run it: one cached statement for all ranges.
 struct LookForLetters;
 
 impl Statement for LookForLetters {
@@ -178,12 +181,9 @@ pub(super) async fn resolve(
         return Ok(());
     }
     ids.sort_unstable();
-    diesel::sql_query(
-        "UPDATE ingest.dead_letters SET resolved_at = now() AT TIME ZONE 'utc', resolution = 'replayed'
-         WHERE id = ANY ($1) AND resolved_at IS NULL",
-    )
-    .bind::<Array<BigInt>, _>(ids)
-    .execute(&mut &*connection)
-    .await?;
+    diesel::update(t::table.filter(t::id.eq_any(ids).and(t::resolved_at.is_null())))
+        .set((t::resolved_at.eq(now_utc().nullable()), t::resolution.eq("replayed")))
+        .execute(&mut &*connection)
+        .await?;
     Ok(())
 }

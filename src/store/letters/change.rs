@@ -1,12 +1,15 @@
 //! Changes that operators make to dead letters. Each statement takes few letters, and locks them in the order of
-//! their ids, so that two operators cannot deadlock.
+//! their ids, so that two operators cannot deadlock. Raw SQL where that order takes a WITH, which Diesel does not have.
 
+use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::super::connect;
+use super::super::sql::{coalesce, concat_ws, now_utc};
 use super::super::{Fault, Store};
 use crate::event::Unusable;
+use crate::schema::ingest::dead_letters;
 
 /// First key of the advisory lock of a `fix`, beside the letter's id (`fix ` in ASCII).
 const FIXING: i32 = 0x6669_7820;
@@ -32,6 +35,7 @@ pub struct Held {
 pub async fn hold(database_url: &str, id: i64) -> Result<Held, Fault> {
     let session = connect::connect(database_url).await;
     let mut session = session.map_err(|error| Fault::Unavailable(error.to_string()))?;
+    // Raw SQL: it names no table.
     diesel::sql_query("SELECT pg_advisory_lock($1, hashint8($2))")
         .bind::<Integer, _>(FIXING)
         .bind::<BigInt, _>(id)
@@ -44,16 +48,14 @@ impl Store {
     /// Resolves a letter whose corrected record the broker has. A letter that somebody else has resolved in the
     /// meantime is fixed all the same.
     pub async fn settle_fix(&self, id: i64, note: &str) -> Result<(), Fault> {
-        diesel::sql_query(
-            "UPDATE ingest.dead_letters
-             SET resolved_at = COALESCE(resolved_at, now() AT TIME ZONE 'utc'), resolution = 'fixed',
-                 note = concat_ws('; ', note, $2)
-             WHERE id = $1",
-        )
-        .bind::<BigInt, _>(id)
-        .bind::<Text, _>(note)
-        .execute(&mut self.connection().await?)
-        .await?;
+        diesel::update(dead_letters::table.find(id))
+            .set((
+                dead_letters::resolved_at.eq(coalesce(dead_letters::resolved_at, now_utc().nullable())),
+                dead_letters::resolution.eq("fixed"),
+                dead_letters::note.eq(concat_ws("; ", dead_letters::note, note).nullable()),
+            ))
+            .execute(&mut self.connection().await?)
+            .await?;
         Ok(())
     }
 

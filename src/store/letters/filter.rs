@@ -1,12 +1,13 @@
 //! The filter of the dead-letter commands.
 
+use diesel::dsl::sql;
 use diesel::pg::Pg;
-use diesel::pg::data_types::PgTimestamp;
-use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamp};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Bool};
 
 use super::super::unnest::timestamp;
 use crate::event::{Reason, Time};
+use crate::schema::ingest::dead_letters as t;
 
 /// Selects dead letters. All conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,46 +46,63 @@ pub enum LetterState {
     All,
 }
 
-/// The condition of a letter `l`, over the values that [`Filter::of`] binds.
-const CONDITION: &str = "
-    (cardinality($1) = 0 OR EXISTS (SELECT FROM unnest($1, $2) AS r (first, last) WHERE l.id BETWEEN r.first AND r.last))
-    AND ($3 IS NULL OR l.topic = $3)
-    AND ($4 IS NULL OR l.partition = $4)
-    AND ($5 IS NULL OR l.record_offset BETWEEN $5 AND $6)
-    AND ($7 IS NULL OR l.reason = $7)
-    AND ($8 IS NULL OR l.message ILIKE $8)
-    AND ($9 IS NULL OR l.created_at >= $9)
-    AND ($10 IS NULL OR l.created_at < $10)";
+/// A condition on a dead letter.
+type Condition<'a> = Box<dyn BoxableExpression<t::table, Pg, SqlType = Bool> + 'a>;
 
 impl Filter {
-    /// Builds a query from `head`, the filter's condition and `tail`.
-    pub(super) fn of(&self, head: &str, tail: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
-        let state = match self.state {
-            LetterState::Unresolved => " AND l.resolved_at IS NULL",
-            LetterState::Resolved => " AND l.resolved_at IS NOT NULL",
-            LetterState::All => "",
-        };
-        let published = if self.published { " AND l.published_at IS NOT NULL" } else { "" };
-        let sql = format!("{head} WHERE {CONDITION}{state}{published} {tail}");
-        let (first, last): (Vec<i64>, Vec<i64>) = self.ids.iter().copied().unzip();
-        let time = |time: Option<Time>| time.map(timestamp);
-        diesel::sql_query(sql)
-            .into_boxed()
-            .bind::<Array<BigInt>, Vec<i64>>(first)
-            .bind::<Array<BigInt>, Vec<i64>>(last)
-            .bind::<Nullable<Text>, Option<String>>(self.topic.clone())
-            .bind::<Nullable<Integer>, Option<i32>>(self.partition)
-            .bind::<Nullable<BigInt>, Option<i64>>(self.offsets.map(|(first, _)| first))
-            .bind::<Nullable<BigInt>, Option<i64>>(self.offsets.map(|(_, last)| last))
-            .bind::<Nullable<Text>, Option<&'static str>>(self.reason.map(Reason::name))
-            .bind::<Nullable<Text>, Option<String>>(self.message_like.as_deref().map(pattern))
-            .bind::<Nullable<Timestamp>, Option<PgTimestamp>>(time(self.since))
-            .bind::<Nullable<Timestamp>, Option<PgTimestamp>>(time(self.until))
+    /// The conditions, joined by AND.
+    pub(super) fn condition(&self) -> Condition<'_> {
+        let mut all: Vec<Condition<'_>> = Vec::new();
+        if !self.ids.is_empty() {
+            let (first, last): (Vec<i64>, Vec<i64>) = self.ids.iter().copied().unzip();
+            // Two values in all: an OR of thousands of ranges would have more than PostgreSQL takes.
+            let in_a_range = sql::<Bool>("EXISTS (SELECT FROM unnest(")
+                .bind::<Array<BigInt>, _>(first)
+                .sql(", ")
+                .bind::<Array<BigInt>, _>(last)
+                .sql(") AS r (first, last) WHERE dead_letters.id BETWEEN r.first AND r.last)");
+            all.push(Box::new(in_a_range));
+        }
+        if let Some(topic) = &self.topic {
+            all.push(Box::new(t::topic.eq(topic)));
+        }
+        if let Some(partition) = self.partition {
+            all.push(Box::new(t::partition.eq(partition)));
+        }
+        if let Some((first, last)) = self.offsets {
+            all.push(Box::new(t::record_offset.between(first, last)));
+        }
+        if let Some(reason) = self.reason {
+            all.push(Box::new(t::reason.eq(reason.name())));
+        }
+        if let Some(text) = &self.message_like {
+            all.push(Box::new(t::message.ilike(pattern(text))));
+        }
+        if let Some(since) = self.since {
+            all.push(Box::new(t::created_at.ge(timestamp(since))));
+        }
+        if let Some(until) = self.until {
+            all.push(Box::new(t::created_at.lt(timestamp(until))));
+        }
+        match self.state {
+            LetterState::Unresolved => all.push(Box::new(t::resolved_at.is_null())),
+            LetterState::Resolved => all.push(Box::new(t::resolved_at.is_not_null())),
+            LetterState::All => {}
+        }
+        if self.published {
+            all.push(Box::new(t::published_at.is_not_null()));
+        }
+        let joined = all.into_iter().reduce(|joined, condition| Box::new(joined.and(condition)));
+        joined.unwrap_or_else(|| Box::new(true.into_sql::<Bool>()))
     }
 
-    /// The `LIMIT` clause, which follows an ORDER BY.
-    pub(super) fn limited(&self) -> String {
-        self.limit.map_or_else(String::new, |limit| format!("LIMIT {limit}"))
+    /// The letters in the order of their ids, as many as the filter allows.
+    pub(super) fn letters(&self) -> t::BoxedQuery<'_, Pg> {
+        let letters = t::table.filter(self.condition()).order(t::id).into_boxed();
+        match self.limit {
+            Some(limit) => letters.limit(limit),
+            None => letters,
+        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
 
-use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamp, Uuid as SqlUuid};
+use diesel::prelude::*;
+use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamp, Untyped, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -11,92 +13,245 @@ use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
 use super::merged::{MergedTable, StoredFolds, merge};
 use super::{StoredTime, WriteContext, Written, at, latest};
-use crate::event::{CallStatus, Time};
-use crate::fold::{Call, Metadata};
+use crate::event::{CallLifecycle, CallStatus, Time};
+use crate::fold::{Call, Latest, Metadata};
 use crate::plan::Plan;
+
+/// A value of a call of which the latest wins.
+struct Field {
+    /// The column of `call_log`. The event time of its value is in the column of `ingest.calls` with `_at` added.
+    column: &'static str,
+    /// The values of calls.
+    values: for<'p> fn(&[&'p Call<'_>]) -> Column<'p>,
+    /// The event time of a call's value.
+    at: fn(&Call<'_>) -> Option<Time>,
+}
+
+/// All of them. The statements are made from this list.
+const FIELDS: &[Field] = &[
+    Field {
+        column: "threecx_call_id",
+        values: |calls| texts(calls, |call| &call.threecx_call_id),
+        at: |call| at(&call.threecx_call_id),
+    },
+    Field {
+        column: "caller_id",
+        values: |calls| texts(calls, |call| &call.caller_id),
+        at: |call| at(&call.caller_id),
+    },
+    Field {
+        column: "cloned_voice_id",
+        values: |calls| texts(calls, |call| &call.cloned_voice_id),
+        at: |call| at(&call.cloned_voice_id),
+    },
+    Field {
+        column: "call_started_at",
+        values: |calls| Column::optional_times(calls.iter().map(|call| call.started_at())),
+        at: |call| at(&call.call_started_at),
+    },
+    Field {
+        column: "call_ended_at",
+        values: |calls| Column::optional_times(calls.iter().map(|call| call.ended_at())),
+        at: |call| at(&call.call_ended_at),
+    },
+    Field {
+        column: "duration_seconds",
+        values: |calls| Column::Integers(calls.iter().map(|call| call.duration()).collect()),
+        at: |call| at(&call.duration_seconds),
+    },
+    Field {
+        column: "transcript",
+        values: |calls| texts(calls, |call| &call.transcript),
+        at: |call| at(&call.transcript),
+    },
+];
+
+fn texts<'p>(
+    calls: &[&'p Call<'_>],
+    text: for<'c> fn(&'c Call<'_>) -> &'c Latest<Cow<'c, str>>,
+) -> Column<'p> {
+    Column::Texts(calls.iter().map(|call| text(call).as_ref().map(|(_, text)| text.as_ref())).collect())
+}
+
+/// SQL in which the pattern stands once for each field, with the field's column instead of `{}`.
+fn each(pattern: &str) -> String {
+    FIELDS.iter().map(|field| pattern.replace("{}", field.column)).collect::<Vec<_>>().join(", ")
+}
+
+/// The two texts of a statement, put together when it is first used.
+type Texts = LazyLock<(String, String)>;
+
+fn borrowed(texts: &'static Texts) -> (&'static str, &'static str) {
+    (&texts.0, &texts.1)
+}
 
 pub(super) struct LockCalls;
 
-impl Statement for LockCalls {
-    const HEAD: &'static str = "WITH made AS (
+static LOCK: Texts = LazyLock::new(|| {
+    let times = each("{}_at");
+    let head = format!(
+        "WITH made AS (
         INSERT INTO ingest.calls AS t
-            (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at, cloned_voice_id_at,
-             call_started_at_at, call_ended_at_at, duration_seconds_at, transcript_at, metadata_at,
-             metadata_keys_at)
-        SELECT * FROM ";
-    const TAIL: &'static str = " AS u ON CONFLICT (call_id) DO UPDATE SET call_id = t.call_id WHERE false
+            (call_id, initiated_at, terminal_at, {times}, metadata_at, metadata_keys_at)
+        SELECT * FROM "
+    );
+    let tail = " AS u ON CONFLICT (call_id) DO UPDATE SET call_id = t.call_id WHERE false
         RETURNING call_id)
         SELECT call_id,
                (SELECT true FROM public.call_log l WHERE l.call_id = made.call_id COLLATE \"default\") IS TRUE
         FROM made";
+    (head, tail.to_owned())
+});
+
+impl Statement for LockCalls {
     type Row = (Text, Bool);
+
+    fn texts() -> (&'static str, &'static str) {
+        borrowed(&LOCK)
+    }
 }
 
 /// The stored folds of calls: values from `call_log`, event times from `ingest.calls`.
 struct ReadCalls;
 
-impl Statement for ReadCalls {
-    const HEAD: &'static str = "SELECT u.call_id,
-            l.id, l.threecx_call_id, l.caller_id, l.cloned_voice_id, l.call_started_at, l.call_ended_at,
-            l.duration_seconds, l.transcript, l.status, l.metadata::text, l.created_at, l.updated_at,
-            c.initiated_at, c.terminal_at, c.threecx_call_id_at, c.caller_id_at, c.cloned_voice_id_at,
-            c.call_started_at_at, c.call_ended_at_at, c.duration_seconds_at, c.transcript_at, c.metadata_at,
-            c.metadata_keys_at
-        FROM ";
-    const TAIL: &'static str = " AS u (call_id)
+static READ: Texts = LazyLock::new(|| {
+    let (values, times) = (each("l.{}"), each("c.{}_at"));
+    let head = format!(
+        "SELECT u.call_id, l.id, {values}, l.status, l.metadata::text AS metadata, l.created_at, l.updated_at,
+            c.initiated_at, c.terminal_at, {times}, c.metadata_at, c.metadata_keys_at
+        FROM "
+    );
+    let tail = " AS u (call_id)
         JOIN public.call_log l ON l.call_id = u.call_id
         LEFT JOIN ingest.calls c ON c.call_id = u.call_id";
-    type Row = (
-        (Text, SqlUuid, Nullable<Text>, Nullable<Text>, Nullable<Text>),
-        (Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Integer>, Nullable<Text>),
-        (Nullable<Text>, Nullable<Text>, Nullable<Timestamp>, Nullable<Timestamp>),
-        (Nullable<Timestamp>, Nullable<Timestamp>),
-        (Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>),
-        (Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Timestamp>, Nullable<Text>),
-    );
+    (head, tail.to_owned())
+});
+
+impl Statement for ReadCalls {
+    type Row = Untyped;
+
+    fn texts() -> (&'static str, &'static str) {
+        borrowed(&READ)
+    }
 }
 
-/// A row of [`ReadCalls`].
-#[allow(clippy::type_complexity, reason = "one row, in groups that Diesel's tuples allow")]
-type StoredCall = (
-    (String, Uuid, Option<String>, Option<String>, Option<String>),
-    (StoredTime, StoredTime, Option<i32>, Option<String>),
-    (Option<String>, Option<String>, StoredTime, StoredTime),
-    (StoredTime, StoredTime),
-    (StoredTime, StoredTime, StoredTime, StoredTime),
-    (StoredTime, StoredTime, StoredTime, StoredTime, Option<String>),
-);
+/// A row of [`ReadCalls`]. A column of another tool may be null where the contract's cannot.
+#[derive(QueryableByName)]
+struct StoredCall {
+    #[diesel(sql_type = Text)]
+    call_id: String,
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Nullable<Text>)]
+    threecx_call_id: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    threecx_call_id_at: StoredTime,
+    #[diesel(sql_type = Nullable<Text>)]
+    caller_id: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    caller_id_at: StoredTime,
+    #[diesel(sql_type = Nullable<Text>)]
+    cloned_voice_id: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    cloned_voice_id_at: StoredTime,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    call_started_at: StoredTime,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    call_started_at_at: StoredTime,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    call_ended_at: StoredTime,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    call_ended_at_at: StoredTime,
+    #[diesel(sql_type = Nullable<Integer>)]
+    duration_seconds: Option<i32>,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    duration_seconds_at: StoredTime,
+    #[diesel(sql_type = Nullable<Text>)]
+    transcript: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    transcript_at: StoredTime,
+    #[diesel(sql_type = Nullable<Text>)]
+    metadata: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    metadata_at: StoredTime,
+    #[diesel(sql_type = Nullable<Text>)]
+    metadata_keys_at: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    status: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    initiated_at: StoredTime,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    terminal_at: StoredTime,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    created_at: StoredTime,
+    #[diesel(sql_type = Nullable<Timestamp>)]
+    updated_at: StoredTime,
+}
 
 /// The stored fold of a call, with its id.
 fn stored_call(row: StoredCall, taken_over: &HashSet<&str>) -> (String, (Option<Uuid>, Call<'static>)) {
-    let (
-        (call_id, id, threecx_call_id, caller_id, cloned_voice_id),
-        (started_at, ended_at, duration_seconds, transcript),
-        (status, metadata, created_at, updated_at),
-        (initiated_at, terminal_at),
-        (threecx_at, caller_at, voice_at, started_at_at),
-        (ended_at_at, duration_at, transcript_at, metadata_at, metadata_keys_at),
-    ) = row;
     // Every event has a status, so a row that no event has changed yet has neither time.
-    let adopted = (initiated_at.is_none() && terminal_at.is_none()) || taken_over.contains(call_id.as_str());
+    let unchanged = row.initiated_at.is_none() && row.terminal_at.is_none();
+    let adopted = unchanged || taken_over.contains(row.call_id.as_str());
     let known = |at: StoredTime| at.filter(|_| !adopted);
-    let status = status.as_deref().and_then(CallStatus::from_name).filter(|s| *s != CallStatus::Initiated);
+    let status =
+        row.status.as_deref().and_then(CallStatus::from_name).filter(|s| *s != CallStatus::Initiated);
+    let keys_at = row.metadata_keys_at.filter(|_| !adopted);
     let call = Call {
-        threecx_call_id: latest(threecx_call_id.map(Cow::Owned), known(threecx_at), adopted),
-        caller_id: latest(caller_id.map(Cow::Owned), known(caller_at), adopted),
-        cloned_voice_id: latest(cloned_voice_id.map(Cow::Owned), known(voice_at), adopted),
-        call_started_at: latest(started_at.map(from_timestamp), known(started_at_at), adopted),
-        call_ended_at: latest(ended_at.map(from_timestamp), known(ended_at_at), adopted),
-        duration_seconds: latest(duration_seconds, known(duration_at), adopted),
-        transcript: latest(transcript.map(Cow::Owned), known(transcript_at), adopted),
-        metadata: stored_metadata(metadata, metadata_at, metadata_keys_at.filter(|_| !adopted), adopted),
-        terminal: latest(status, known(terminal_at), adopted),
-        initiated_at: known(initiated_at).map(from_timestamp),
-        created_at: created_at.map(from_timestamp),
+        threecx_call_id: latest(row.threecx_call_id.map(Cow::Owned), known(row.threecx_call_id_at), adopted),
+        caller_id: latest(row.caller_id.map(Cow::Owned), known(row.caller_id_at), adopted),
+        cloned_voice_id: latest(row.cloned_voice_id.map(Cow::Owned), known(row.cloned_voice_id_at), adopted),
+        call_started_at: latest(
+            row.call_started_at.map(from_timestamp),
+            known(row.call_started_at_at),
+            adopted,
+        ),
+        call_ended_at: latest(row.call_ended_at.map(from_timestamp), known(row.call_ended_at_at), adopted),
+        duration_seconds: latest(row.duration_seconds, known(row.duration_seconds_at), adopted),
+        transcript: latest(row.transcript.map(Cow::Owned), known(row.transcript_at), adopted),
+        metadata: stored_metadata(row.metadata, row.metadata_at, keys_at, adopted),
+        terminal: latest(status, known(row.terminal_at), adopted),
+        initiated_at: known(row.initiated_at).map(from_timestamp),
+        created_at: row.created_at.map(from_timestamp),
         // In a row that no event has changed, `updated_at` is older than every record's timestamp.
-        updated_at: updated_at.map(from_timestamp).filter(|_| !adopted),
+        updated_at: row.updated_at.map(from_timestamp).filter(|_| !adopted),
     };
-    (call_id, (Some(id), call))
+    (row.call_id, (Some(row.id), call))
+}
+
+/// The newest call as the event that would make it. Very long values are left out, as the event is read for a trial
+/// only.
+pub(super) async fn newest(
+    connection: &mut AsyncPgConnection,
+) -> Result<Option<CallLifecycle<'static>>, Fault> {
+    let short = "CASE WHEN octet_length({}::text) < 65536 THEN {} END AS {}";
+    let (values, times) = (each(short), each("NULL::timestamp AS {}_at"));
+    let metadata = short.replace("{}", "metadata").replace("THEN metadata", "THEN metadata::text");
+    let row: Option<StoredCall> = diesel::sql_query(format!(
+        "SELECT call_id, id, {values}, status, {metadata}, created_at, updated_at, NULL::timestamp AS initiated_at,
+                NULL::timestamp AS terminal_at, {times}, NULL::timestamp AS metadata_at, NULL AS metadata_keys_at
+         FROM public.call_log ORDER BY created_at DESC LIMIT 1"
+    ))
+    .get_result(connection)
+    .await
+    .optional()?;
+    let event = |row: StoredCall| {
+        let occurred_at = from_timestamp(row.created_at?);
+        Some(CallLifecycle {
+            call_id: Cow::Owned(row.call_id),
+            status: row.status.as_deref().and_then(CallStatus::from_name).unwrap_or(CallStatus::Initiated),
+            occurred_at,
+            threecx_call_id: row.threecx_call_id.map(Cow::Owned),
+            caller_id: row.caller_id.map(Cow::Owned),
+            cloned_voice_id: row.cloned_voice_id.map(Cow::Owned),
+            call_started_at: row.call_started_at.map(from_timestamp),
+            call_ended_at: row.call_ended_at.map(from_timestamp),
+            duration_seconds: row.duration_seconds,
+            transcript: row.transcript.map(Cow::Owned),
+            metadata: row.metadata.and_then(|text| crate::event::stored_metadata(&text)),
+        })
+    };
+    Ok(row.and_then(event))
 }
 
 fn stored_metadata(
@@ -119,42 +274,51 @@ fn stored_metadata(
 /// until an event gives some.
 struct UpsertCalls;
 
-impl Statement for UpsertCalls {
-    const HEAD: &'static str = "INSERT INTO public.call_log AS t
-        (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
-         duration_seconds, transcript, status, metadata, created_at, updated_at)
-     SELECT id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
-            duration_seconds, transcript, status, metadata::json, created_at, updated_at
-     FROM ";
-    const TAIL: &'static str =
-        " AS u (id, call_id, threecx_call_id, caller_id, cloned_voice_id, call_started_at, call_ended_at,
-             duration_seconds, transcript, status, metadata, created_at, updated_at)
+static UPSERT: Texts = LazyLock::new(|| {
+    let (values, assignments) = (each("{}"), each("{} = excluded.{}"));
+    let columns = |metadata| format!("id, call_id, {values}, status, {metadata}, created_at, updated_at");
+    let (names, selected) = (columns("metadata"), columns("metadata::json"));
+    let head = format!("INSERT INTO public.call_log AS t ({names}) SELECT {selected} FROM ");
+    let tail = format!(
+        " AS u ({names})
      ON CONFLICT (call_id) DO UPDATE SET
-        threecx_call_id = excluded.threecx_call_id, caller_id = excluded.caller_id,
-        cloned_voice_id = excluded.cloned_voice_id, call_started_at = excluded.call_started_at,
-        call_ended_at = excluded.call_ended_at, duration_seconds = excluded.duration_seconds,
-        transcript = excluded.transcript, status = excluded.status,
-        metadata = COALESCE(excluded.metadata, t.metadata),
-        created_at = excluded.created_at, updated_at = excluded.updated_at";
+        {assignments}, status = excluded.status, metadata = COALESCE(excluded.metadata, t.metadata),
+        created_at = excluded.created_at, updated_at = excluded.updated_at"
+    );
+    (head, tail)
+});
+
+impl Statement for UpsertCalls {
     type Row = ();
+
+    fn texts() -> (&'static str, &'static str) {
+        borrowed(&UPSERT)
+    }
 }
 
 pub(super) struct UpdateCallTimes;
 
+static UPDATE_TIMES: Texts = LazyLock::new(|| {
+    let (times, assignments) = (each("{}_at"), each("{}_at = u.{}_at"));
+    let head = format!(
+        "UPDATE ingest.calls c SET
+            initiated_at = u.initiated_at, terminal_at = u.terminal_at, {assignments},
+            metadata_at = u.metadata_at, metadata_keys_at = u.metadata_keys_at
+        FROM "
+    );
+    let tail = format!(
+        " AS u (call_id, initiated_at, terminal_at, {times}, metadata_at, metadata_keys_at)
+        WHERE c.call_id = u.call_id"
+    );
+    (head, tail)
+});
+
 impl Statement for UpdateCallTimes {
-    const HEAD: &'static str = "UPDATE ingest.calls c SET
-            initiated_at = u.initiated_at, terminal_at = u.terminal_at,
-            threecx_call_id_at = u.threecx_call_id_at, caller_id_at = u.caller_id_at,
-            cloned_voice_id_at = u.cloned_voice_id_at, call_started_at_at = u.call_started_at_at,
-            call_ended_at_at = u.call_ended_at_at, duration_seconds_at = u.duration_seconds_at,
-            transcript_at = u.transcript_at, metadata_at = u.metadata_at,
-            metadata_keys_at = u.metadata_keys_at
-        FROM ";
-    const TAIL: &'static str = " AS u (call_id, initiated_at, terminal_at, threecx_call_id_at, caller_id_at,
-            cloned_voice_id_at, call_started_at_at, call_ended_at_at, duration_seconds_at, transcript_at,
-            metadata_at, metadata_keys_at)
-        WHERE c.call_id = u.call_id";
     type Row = ();
+
+    fn texts() -> (&'static str, &'static str) {
+        borrowed(&UPDATE_TIMES)
+    }
 }
 
 impl MergedTable for Call<'_> {
@@ -172,20 +336,15 @@ impl MergedTable for Call<'_> {
                 entries.iter().map(|(key, (at, _))| (key.as_ref(), at.micros())).collect();
             serde_json::to_string(&keys_at).ok()
         };
-        vec![
+        let mut times = vec![
             Column::texts(calls.iter().map(|(call_id, _)| *call_id)),
             of(|call| call.initiated_at),
             of(|call| at(&call.terminal)),
-            of(|call| at(&call.threecx_call_id)),
-            of(|call| at(&call.caller_id)),
-            of(|call| at(&call.cloned_voice_id)),
-            of(|call| at(&call.call_started_at)),
-            of(|call| at(&call.call_ended_at)),
-            of(|call| at(&call.duration_seconds)),
-            of(|call| at(&call.transcript)),
-            of(|call| at(&call.metadata)),
-            Column::Strings(calls.iter().map(|(_, call)| keys_at(call)).collect()),
-        ]
+        ];
+        times.extend(FIELDS.iter().map(|field| of(field.at)));
+        times.push(of(|call| at(&call.metadata)));
+        times.push(Column::Strings(calls.iter().map(|(_, call)| keys_at(call)).collect()));
+        times
     }
 
     async fn read(
@@ -209,22 +368,18 @@ pub(super) async fn write(context: WriteContext<'_>, plan: &Plan<'_>) -> Result<
     if rows.is_empty() {
         return Ok(written);
     }
-    let calls = || rows.iter().map(|(_, _, call)| call.as_ref());
-    let statement = Unnest::<UpsertCalls>::new(vec![
+    let calls: Vec<&Call<'_>> = rows.iter().map(|(_, _, call)| call.as_ref()).collect();
+    let mut columns = vec![
         Column::Uuids(rows.iter().map(|(id, _, _)| *id).collect()),
         Column::texts(rows.iter().map(|(_, call_id, _)| *call_id)),
-        Column::Texts(calls().map(|call| call.threecx_call_id.as_ref().map(|(_, v)| v.as_ref())).collect()),
-        Column::Texts(calls().map(|call| call.caller_id.as_ref().map(|(_, v)| v.as_ref())).collect()),
-        Column::Texts(calls().map(|call| call.cloned_voice_id.as_ref().map(|(_, v)| v.as_ref())).collect()),
-        Column::optional_times(calls().map(Call::started_at)),
-        Column::optional_times(calls().map(Call::ended_at)),
-        Column::Integers(calls().map(Call::duration).collect()),
-        Column::Texts(calls().map(|call| call.transcript.as_ref().map(|(_, v)| v.as_ref())).collect()),
-        Column::texts(calls().map(|call| call.status().name())),
-        Column::Strings(calls().map(Call::metadata_json).collect()),
-        Column::optional_times(calls().map(|call| call.created_at)),
-        Column::optional_times(calls().map(|call| call.updated_at)),
+    ];
+    columns.extend(FIELDS.iter().map(|field| (field.values)(&calls)));
+    columns.extend([
+        Column::texts(calls.iter().map(|call| call.status().name())),
+        Column::Strings(calls.iter().map(|call| call.metadata_json()).collect()),
+        Column::optional_times(calls.iter().map(|call| call.created_at)),
+        Column::optional_times(calls.iter().map(|call| call.updated_at)),
     ]);
-    statement.execute(&mut &*context.connection).await?;
+    Unnest::<UpsertCalls>::new(columns).execute(&mut &*context.connection).await?;
     Ok(written)
 }

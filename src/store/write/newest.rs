@@ -3,23 +3,18 @@
 
 use std::borrow::Cow;
 
-use diesel::dsl::sql;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::super::Fault;
 use super::super::unnest::from_timestamp;
-use crate::event::{
-    CallLifecycle, CallStatus, CloneFailed, CloneReady, CloneTransfer, Event, MappingState, VoiceMapping,
-    stored_metadata,
-};
+use super::calls;
+use crate::event::{CloneFailed, CloneReady, CloneTransfer, Event, MappingState, VoiceMapping};
 use crate::identity::uid;
 use crate::record::Topic;
 use crate::schema::{
-    call_log, caller_voice_mapping, clone_failed_events, clone_ready_events, clone_transfer_events,
-    voice_clone_log,
+    caller_voice_mapping, clone_failed_events, clone_ready_events, clone_transfer_events, voice_clone_log,
 };
 
 /// The columns that `voice_clone_log` adds to an event: the voice and two numbers.
@@ -34,7 +29,7 @@ pub(super) async fn newest(
         Topic::CloneReady => newest_ready(connection).await?.map(Event::Ready),
         Topic::CloneFailed => newest_failed(connection).await?.map(Event::Failed),
         Topic::CloneTransfer => newest_transfer(connection).await?.map(Event::Transfer),
-        Topic::CallLifecycle => newest_call(connection).await?.map(Event::Call),
+        Topic::CallLifecycle => calls::newest(connection).await?.map(Event::Call),
         Topic::CallerVoiceMapping => newest_mapping(connection).await?.map(Event::Mapping),
     })
 }
@@ -107,47 +102,6 @@ async fn newest_transfer(
         agent_call_id: Cow::Owned(agent_call_id),
         cloned_voice_id: Cow::Owned(cloned_voice_id),
         transferred_at: from_timestamp(transferred_at),
-    }))
-}
-
-/// A row of [`newest_call`].
-type CallRow = (
-    (String, String, Option<String>, Option<String>, Option<String>),
-    (Option<PgTimestamp>, Option<PgTimestamp>, Option<i32>, Option<String>, Option<String>),
-    PgTimestamp,
-);
-
-async fn newest_call(connection: &mut AsyncPgConnection) -> Result<Option<CallLifecycle<'static>>, Fault> {
-    use call_log::dsl as t;
-    // Very long values are left out, as the event is read for a trial only.
-    let short = |column: &str| {
-        sql::<Nullable<Text>>(&format!(
-            "CASE WHEN octet_length({column}::text) < 65536 THEN {column}::text END"
-        ))
-    };
-    let columns = (
-        (t::call_id, t::status, t::threecx_call_id, t::caller_id, t::cloned_voice_id),
-        (t::call_started_at, t::call_ended_at, t::duration_seconds, short("transcript"), short("metadata")),
-        t::created_at,
-    );
-    let query = t::call_log.select(columns).order(t::created_at.desc());
-    let row: Option<CallRow> = query.first(&mut *connection).await.optional()?;
-    Ok(row.map(|(names, values, created_at)| {
-        let (call_id, status, threecx_call_id, caller_id, cloned_voice_id) = names;
-        let (started_at, ended_at, duration_seconds, transcript, metadata) = values;
-        CallLifecycle {
-            call_id: Cow::Owned(call_id),
-            status: CallStatus::from_name(&status).unwrap_or(CallStatus::Initiated),
-            occurred_at: from_timestamp(created_at),
-            threecx_call_id: threecx_call_id.map(Cow::Owned),
-            caller_id: caller_id.map(Cow::Owned),
-            cloned_voice_id: cloned_voice_id.map(Cow::Owned),
-            call_started_at: started_at.map(from_timestamp),
-            call_ended_at: ended_at.map(from_timestamp),
-            duration_seconds,
-            transcript: transcript.map(Cow::Owned),
-            metadata: metadata.and_then(|text| stored_metadata(&text)),
-        }
     }))
 }
 

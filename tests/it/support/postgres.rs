@@ -90,7 +90,8 @@ impl Database {
         run(&self.url, sql);
     }
 
-    /// The rows of a query (of the last one, if there are several), each value as text.
+    /// The rows of a query (of the last one, if there are several), each value as text. Plain SQL without Diesel, as other
+    /// clients read the tables: a test must not share `schema.rs` with the program that it checks.
     pub fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
         rows(&self.url, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
     }
