@@ -168,7 +168,7 @@ pub fn backlogs(document: &Document) -> Vec<(&'static str, String)> {
         let estimated = if cache.estimated { " (estimated)" } else { "" };
         let last = document.expiry.last_expired_at.as_ref();
         let last = last.map_or_else(String::new, |last| format!("; last expiry {last}"));
-        format!("{} live, {} expired{estimated}, {} overdue{last}", cache.live, cache.expired, cache.overdue)
+        format!("{} live, {} expired, {} overdue{estimated}{last}", cache.live, cache.expired, cache.overdue)
     });
     let outbox = document.outbox.as_ref().map(|outbox| {
         format!("{} clone.expired events to be published{}", outbox.events, oldest(outbox.oldest_seconds))

@@ -64,13 +64,15 @@ pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec
             found.push(warning(Code::ExpiryLate, what, fix));
         }
         if cache.estimated {
-            let what = "the cache has over a million rows: live and expired rows are estimated, and the time of the \
-                        last expiry is not known";
-            found.push(info(
-                Code::CacheEstimated,
-                what,
-                "ANALYZE public.voice_clone_cache makes it more exact",
-            ));
+            let mut what =
+                "the cache has over a million rows, or counting them takes too long: expired rows are \
+                            estimated, and live ones above 100000"
+                    .to_owned();
+            if cache.overdue_beyond {
+                what.push_str("; over 100000 rows are overdue: their number is estimated, and the first may be overdue for longer");
+            }
+            let fix = "ANALYZE public.voice_clone_cache makes it more exact";
+            found.push(info(Code::CacheEstimated, what, fix));
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The database queries of `status`. Each is one statement over one connection, and its answer is plain data. Times
 //! are RFC 3339 in UTC, ages are seconds.
 
-use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
+mod cache;
+
+use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use serde::Serialize;
 use uuid::Uuid;
 
-/// Maximum number of cache rows that are counted one by one. More are estimated, as counting reads them all.
-pub const CACHE_COUNTED: i64 = 1_000_000;
+pub use self::cache::{Cache, cache};
 
 /// Maximum number of kinds of dead letters listed.
 pub const KINDS: i64 = 50;
@@ -128,30 +129,6 @@ pub struct Letters {
     pub oldest_unpublished_seconds: Option<f64>,
 }
 
-/// The voice cache.
-#[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
-pub struct Cache {
-    /// Rows that have not expired.
-    #[diesel(sql_type = BigInt)]
-    pub live: i64,
-    /// Rows with a `deleted_at`.
-    #[diesel(sql_type = BigInt)]
-    pub expired: i64,
-    /// Rows past their time that the expiry has not reached yet.
-    #[diesel(sql_type = BigInt)]
-    pub overdue: i64,
-    /// How long the first of them is overdue; 0 if there is none.
-    #[diesel(sql_type = Double)]
-    pub overdue_seconds: f64,
-    /// Whether `live` and `expired` come from PostgreSQL's statistics.
-    #[diesel(sql_type = Bool)]
-    pub estimated: bool,
-    /// The latest `deleted_at`; `None` if `estimated`.
-    #[diesel(sql_type = Nullable<Text>)]
-    #[serde(skip)]
-    pub last_expired_at: Option<String>,
-}
-
 /// `clone.expired` events that are not published yet.
 #[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
 pub struct Outbox {
@@ -268,47 +245,6 @@ pub async fn letters(connection: &mut AsyncPgConnection) -> QueryResult<Letters>
                 {oldest} AS oldest_unpublished_seconds
          FROM ingest.dead_letters WHERE resolved_at IS NULL OR published_at IS NULL"
     ))
-    .get_result(connection)
-    .await
-}
-
-/// The voice cache: counted, or estimated from the statistics above [`CACHE_COUNTED`] rows.
-pub async fn cache(connection: &mut AsyncPgConnection) -> QueryResult<Cache> {
-    let rows: Count = sql_query(
-        "SELECT greatest(reltuples, 0)::bigint AS count FROM pg_catalog.pg_class
-         WHERE oid = 'public.voice_clone_cache'::regclass",
-    )
-    .get_result(connection)
-    .await?;
-    let overdue = "deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc'";
-    let last = time("max(deleted_at)");
-    if rows.count <= CACHE_COUNTED {
-        let seconds = age(&format!("min(ttl_expires_at) FILTER (WHERE {overdue})"));
-        return sql_query(format!(
-            "SELECT count(*) FILTER (WHERE deleted_at IS NULL AND NOT ttl_expires_at < now() AT TIME ZONE 'utc') AS live,
-                    count(*) FILTER (WHERE deleted_at IS NOT NULL) AS expired,
-                    count(*) FILTER (WHERE {overdue}) AS overdue,
-                    COALESCE({seconds}, 0) AS overdue_seconds, false AS estimated, {last} AS last_expired_at
-             FROM public.voice_clone_cache"
-        ))
-        .get_result(connection)
-        .await;
-    }
-    let seconds = age("min(o.ttl_expires_at)");
-    sql_query(format!(
-        "SELECT greatest(round(c.rows * c.live)::bigint - count(o.*), 0) AS live,
-                round(c.rows * (1 - c.live))::bigint AS expired, count(o.*) AS overdue,
-                COALESCE({seconds}, 0) AS overdue_seconds, true AS estimated, NULL::text AS last_expired_at
-         FROM (SELECT $1::double precision AS rows,
-                      COALESCE((SELECT null_frac FROM pg_catalog.pg_stats
-                                WHERE schemaname = 'public' AND tablename = 'voice_clone_cache'
-                                  AND attname = 'deleted_at'), 1)::double precision AS live) AS c
-              LEFT JOIN (SELECT ttl_expires_at FROM public.voice_clone_cache WHERE {overdue}
-                         ORDER BY ttl_expires_at LIMIT $2) AS o ON true
-         GROUP BY c.rows, c.live"
-    ))
-    .bind::<BigInt, _>(rows.count)
-    .bind::<BigInt, _>(CACHE_COUNTED)
     .get_result(connection)
     .await
 }
