@@ -1,6 +1,6 @@
 //! `ingest.instances`: one row for each running instance. Updating it proves that the database takes writes.
 
-use diesel::sql_types::{Text, Uuid as SqlUuid};
+use diesel::sql_types::{Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
 use uuid::Uuid;
@@ -11,22 +11,31 @@ use super::{Fault, Store};
 const WAITING_MAX: usize = 100;
 
 impl Store {
-    /// Writes this instance's heartbeat with what its partitions wait for, and forgets instances that gave none for a
-    /// day.
-    pub async fn beat(&self, instance: Uuid, group: &str, waiting: &[impl Serialize]) -> Result<(), Fault> {
+    /// Writes this instance's heartbeat with its member id and what its partitions wait for, and forgets instances that
+    /// gave none for a day.
+    pub async fn beat(
+        &self,
+        instance: Uuid,
+        group: &str,
+        member: Option<&str>,
+        waiting: &[impl Serialize],
+    ) -> Result<(), Fault> {
         let host = host(std::env::var("HOSTNAME").ok());
         let mut connection = self.connection().await?;
         diesel::sql_query(
             "WITH ended AS (
                 DELETE FROM ingest.instances WHERE beat_at < (now() AT TIME ZONE 'utc') - INTERVAL '1 day')
-             INSERT INTO ingest.instances (id, group_id, host, version, waiting) VALUES ($1, $2, $3, $4, $5::jsonb)
-             ON CONFLICT (id) DO UPDATE SET beat_at = now() AT TIME ZONE 'utc', waiting = excluded.waiting",
+             INSERT INTO ingest.instances (id, group_id, host, version, waiting, member_id)
+             VALUES ($1, $2, $3, $4, $5::jsonb, $6)
+             ON CONFLICT (id) DO UPDATE
+             SET beat_at = now() AT TIME ZONE 'utc', waiting = excluded.waiting, member_id = excluded.member_id",
         )
         .bind::<SqlUuid, _>(instance)
         .bind::<Text, _>(group)
         .bind::<Text, _>(host)
         .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
         .bind::<Text, _>(json(waiting))
+        .bind::<Nullable<Text>, _>(member)
         .execute(&mut connection)
         .await?;
         Ok(())

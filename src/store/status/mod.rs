@@ -81,6 +81,9 @@ pub struct Instance {
     pub id: Uuid,
     #[diesel(sql_type = Text)]
     pub host: String,
+    /// The `id` of the group's member that it is.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub member: Option<String>,
     #[diesel(sql_type = Text)]
     pub version: String,
     #[diesel(sql_type = Text)]
@@ -211,7 +214,7 @@ pub async fn skips(connection: &mut AsyncPgConnection, group: &str) -> QueryResu
 pub async fn instances(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Instance>> {
     let (started_at, beat_at, silent) = (time("started_at"), time("beat_at"), age("beat_at"));
     sql_query(format!(
-        "SELECT id, host, version, {started_at} AS started_at, {beat_at} AS beat_at, {silent} AS silent_seconds
+        "SELECT id, host, member_id AS member, version, {started_at} AS started_at, {beat_at} AS beat_at, {silent} AS silent_seconds
          FROM ingest.instances WHERE group_id = $1 ORDER BY started_at, id"
     ))
     .bind::<Text, _>(group)
