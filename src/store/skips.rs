@@ -1,4 +1,4 @@
-//! `ingest.skips`: the offsets that `skip` passed over, for good.
+//! `ingest.skips`: the offsets that were passed over, for good: by `skip`, or because the log had lost them.
 
 use diesel::sql_types::{BigInt, Bool, Integer, Text};
 use diesel_async::{AsyncConnection, RunQueryDsl};
@@ -33,7 +33,7 @@ struct StoredOffset {
     stopped: bool,
 }
 
-/// A skip that passed over an offset.
+/// A range of offsets that was passed over.
 #[derive(diesel::QueryableByName, serde::Serialize, Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct PassedOver {
@@ -46,10 +46,13 @@ pub struct PassedOver {
     /// RFC 3339
     #[diesel(sql_type = Text)]
     pub skipped_at: String,
+    /// `skip`, or `removed` where retention or a deletion of records had removed them.
+    #[diesel(sql_type = Text)]
+    pub cause: String,
 }
 
 impl Store {
-    /// The group's latest skip that passed over this offset.
+    /// The group's latest row that passed over this offset. Those of recreated topics are about other records.
     pub async fn passed_over(
         &self,
         group: &str,
@@ -57,7 +60,8 @@ impl Store {
         offset: i64,
     ) -> Result<Option<PassedOver>, Fault> {
         let skips: Vec<PassedOver> = diesel::sql_query(
-            "SELECT from_offset, to_offset, note, to_char(skipped_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS skipped_at
+            "SELECT from_offset, to_offset, note, to_char(skipped_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS skipped_at,
+                    cause
              FROM ingest.skips
              WHERE group_id = $1 AND topic = $2 AND partition = $3 AND $4 >= from_offset AND $4 < to_offset
              ORDER BY id DESC LIMIT 1",

@@ -65,12 +65,18 @@ pub struct Skipped {
     pub partition: i32,
     #[diesel(sql_type = BigInt)]
     pub from_offset: i64,
-    #[diesel(sql_type = BigInt)]
-    pub to_offset: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub to_offset: Option<i64>,
     #[diesel(sql_type = Text)]
     pub note: String,
     #[diesel(sql_type = Text)]
     pub skipped_at: String,
+    /// `skip`, or why the log had lost the offsets.
+    #[diesel(sql_type = Text)]
+    pub cause: String,
+    /// Seconds since `skipped_at`.
+    #[diesel(sql_type = Double)]
+    pub age_seconds: f64,
 }
 
 /// A row of `ingest.instances`.
@@ -198,11 +204,12 @@ pub async fn pauses(connection: &mut AsyncPgConnection, group: &str) -> QueryRes
     .await
 }
 
-/// All skips of a group, the newest first.
+/// All skips and losses of a group, the newest first.
 pub async fn skips(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Skipped>> {
-    let skipped_at = time("skipped_at");
+    let (skipped_at, age) = (time("skipped_at"), age("skipped_at"));
     sql_query(format!(
-        "SELECT topic, partition, from_offset, to_offset, note, {skipped_at} AS skipped_at FROM ingest.skips
+        "SELECT topic, partition, from_offset, to_offset, note, {skipped_at} AS skipped_at, cause, {age} AS age_seconds
+         FROM ingest.skips
          WHERE group_id = $1 ORDER BY id DESC"
     ))
     .bind::<Text, _>(group)
