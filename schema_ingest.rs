@@ -75,6 +75,7 @@ pub mod ingest {
             started_at -> Timestamp,
             beat_at -> Timestamp,
             waiting -> Jsonb,
+            member_id -> Nullable<Text>,
         }
     }
 
@@ -125,9 +126,10 @@ pub mod ingest {
             topic -> Text,
             partition -> Int4,
             from_offset -> Int8,
-            to_offset -> Int8,
+            to_offset -> Nullable<Int8>,
             note -> Text,
             skipped_at -> Timestamp,
+            cause -> Text,
         }
     }
 

@@ -83,6 +83,7 @@ pub struct Consumer {
     pub(super) comparing: bool,
     pub(super) checking_brokers: bool,
     pub(super) member: bool,
+    pub(super) member_id: Option<String>,
     pub(super) joined: Instant,
     pub(super) waiting_logged_at: Option<Instant>,
     /// When the assigned partitions fell behind; `None` once everything was read.
@@ -137,6 +138,7 @@ impl Consumer {
             comparing: false,
             checking_brokers: false,
             member: false,
+            member_id: None,
             joined: Instant::now(),
             waiting_logged_at: None,
             behind: None,
@@ -219,6 +221,7 @@ impl Consumer {
             }
             GroupEvent::Assigned(partitions) => {
                 self.member = true;
+                self.member_id = self.group.member_id();
                 metrics::REBALANCES.add(&["assigned"], 1);
                 if !partitions.is_empty() {
                     self.behind.get_or_insert(now);
@@ -230,7 +233,7 @@ impl Consumer {
             GroupEvent::Revoked { partitions, lost } => {
                 if lost {
                     // The wait for an assignment begins again.
-                    (self.member, self.joined) = (false, now);
+                    (self.member, self.member_id, self.joined) = (false, None, now);
                 }
                 metrics::REBALANCES.add(&["revoked"], 1);
                 let names = names(&partitions, &self.ingest.topic_prefix);

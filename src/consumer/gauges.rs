@@ -67,6 +67,7 @@ impl Sums {
 
 /// Sets the gauges of every topic, including topics of which this instance has no partition.
 pub(super) fn show(partitions: &[PartitionGauges], paused: &BTreeSet<Topic>) {
+    let mut worst_age = 0.0_f64;
     for topic in Topic::ALL {
         let mut sums = Sums::default();
         partitions.iter().filter(|seen| seen.topic == topic).for_each(|seen| sums.add(seen));
@@ -75,12 +76,14 @@ pub(super) fn show(partitions: &[PartitionGauges], paused: &BTreeSet<Topic>) {
         metrics::LAG_RECORDS.set_count(&[name], sums.lag);
         metrics::LAG_RECORDS_MAX.set_count(&[name], sums.worst_lag);
         metrics::LAG_SECONDS.set(&[name], sums.worst_age);
+        worst_age = worst_age.max(sums.worst_age);
         metrics::DEAD_IN_A_ROW.set_count(&[name], sums.dead_in_a_row);
         metrics::PAUSED.set_count(&[name], paused.contains(&topic).into());
         for state in metrics::STATES {
             metrics::PARTITIONS.set_count(&[name, state], sums.states.get(state).copied().unwrap_or(0));
         }
     }
+    metrics::plotted::oldest(worst_age);
 }
 
 /// Returns the timestamp of the first record of each partition. Records are in offset order within each.

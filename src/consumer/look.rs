@@ -122,8 +122,13 @@ impl Consumer {
             );
         }
         gauges::show(&seen, &self.machine.paused);
-        let (member, heard, landed) = (self.member, self.heard, self.landed);
-        self.status.send_replace(ConsumerStatus { member, heard, landed, waiting });
+        self.status.send_replace(ConsumerStatus {
+            member: self.member,
+            member_id: self.member_id.clone(),
+            heard: self.heard,
+            landed: self.landed,
+            waiting,
+        });
     }
 
     fn log_missing_assignment(&mut self, now: Instant) {

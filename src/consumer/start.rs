@@ -12,7 +12,7 @@ use crate::kafka::brokers::{Brokers, Log, Topics};
 use crate::metrics;
 use crate::record::{Topic, TopicPartition};
 use crate::store::Store;
-use crate::store::offsets::{Partition as StoredPartition, Position, PositionChange};
+use crate::store::offsets::{LostOffset, Partition as StoredPartition, Position, PositionChange};
 
 /// Asks PostgreSQL and the brokers.
 #[derive(Clone)]
@@ -74,6 +74,20 @@ pub(super) fn decide_in_log(look_up: &LookUp, log: Log) -> Decision {
 
 fn is_recreated(stored: &Position, topic_id: Option<Uuid>) -> bool {
     stored.topic_id.is_some() && topic_id.is_some() && stored.topic_id != topic_id
+}
+
+/// A position to be stored before a partition starts there.
+struct StartChange {
+    partition: TopicPartition,
+    from: Option<Position>,
+    to: Position,
+    lost: Option<LostOffset>,
+}
+
+/// Why the log does not have the offset of this position, which another topic of the same name may have had.
+fn why_lost(stored: &Position, topic_id: Option<Uuid>, log: Log) -> LostOffset {
+    let is_removed = !is_recreated(stored, topic_id) && stored.next_offset < log.low;
+    if is_removed { LostOffset::Removed } else { LostOffset::Recreated }
 }
 
 fn trouble(kind: TroubleKind, text: impl Into<String>) -> Start {
@@ -145,7 +159,9 @@ impl Starter {
             let known = stored.get(&partition).copied();
             match decide(partition, lost, known, topics.ids.get(&partition.topic).copied()) {
                 Decision::Start(position) => starts.push((partition, Start::At(position))),
-                Decision::Remember(to) => remember.push((partition, known, to)),
+                Decision::Remember(to) => {
+                    remember.push(StartChange { partition, from: known, to, lost: None })
+                }
                 Decision::LookUp(look_up) => look_ups.push(look_up),
             }
         }
@@ -201,14 +217,18 @@ impl Starter {
             };
             match decide_in_log(look_up, *log) {
                 Decision::Start(position) => starts.push((partition, Start::At(position))),
-                Decision::Remember(to) => changes.push((partition, look_up.stored, to)),
+                Decision::Remember(to) => {
+                    let from = look_up.stored;
+                    let lost = from.map(|from| why_lost(&from, to.topic_id, *log));
+                    changes.push(StartChange { partition, from, to, lost });
+                }
                 Decision::LookUp(_) => {}
             }
         }
         let stored = self.store_positions(&changes).await;
-        for ((partition, from, to), (_, start)) in changes.iter().zip(&stored) {
-            if let (Some(from), Some(log), Start::At(_)) = (from, logs.get(partition), start) {
-                self.report_lost_offset(*partition, *from, *to, *log);
+        for (change, (_, start)) in changes.iter().zip(&stored) {
+            if let (Some(from), Some(log), Start::At(_)) = (change.from, logs.get(&change.partition), start) {
+                self.report_lost_offset(change.partition, from, change.to, *log);
             }
         }
         starts.extend(stored);
@@ -233,28 +253,26 @@ impl Starter {
     }
 
     /// Stores changed positions. Returns the start of each partition, in order.
-    async fn store_positions(
-        &self,
-        changes: &[(TopicPartition, Option<Position>, Position)],
-    ) -> Vec<(TopicPartition, Start)> {
+    async fn store_positions(&self, changes: &[StartChange]) -> Vec<(TopicPartition, Start)> {
         if changes.is_empty() {
             return Vec::new();
         }
         let wanted: Vec<PositionChange> = changes
             .iter()
-            .map(|(partition, from, to)| PositionChange {
-                partition: self.name(*partition),
-                expected: from.map(|from| from.next_offset),
-                to: *to,
+            .map(|change| PositionChange {
+                partition: self.name(change.partition),
+                expected: change.from.map(|from| from.next_offset),
+                to: change.to,
+                lost: change.lost,
             })
             .collect();
         let stored = self.store.set_positions(&self.group, &wanted).await;
-        let start = |(partition, _, to): &(TopicPartition, Option<Position>, Position)| match &stored {
-            Ok(stored) if stored.contains(&self.name(*partition)) => Start::At(*to),
+        let start = |change: &StartChange| match &stored {
+            Ok(stored) if stored.contains(&self.name(change.partition)) => Start::At(change.to),
             Ok(_) => trouble(TroubleKind::Start, "another process stored a position at the same moment"),
             Err(fault) => trouble(TroubleKind::Start, fault.to_string()),
         };
-        changes.iter().map(|change| (change.0, start(change))).collect()
+        changes.iter().map(|change| (change.partition, start(change))).collect()
     }
 }
 
@@ -295,6 +313,19 @@ mod tests {
             decide(partition(), false, Some(stored), NEW),
             look_up(Some(stored), Position::at(7, NEW))
         );
+    }
+
+    #[test]
+    fn an_offset_before_the_log_was_removed_and_one_of_another_topic_or_beyond_the_log_was_not() {
+        let log = Log { low: 10, high: 20 };
+        for (next_offset, id, expected) in [
+            (7, OLD, LostOffset::Removed),
+            (7, None, LostOffset::Removed),
+            (7, NEW, LostOffset::Recreated),
+            (21, OLD, LostOffset::Recreated),
+        ] {
+            assert_eq!(why_lost(&Position::at(next_offset, OLD), id, log), expected, "{next_offset} {id:?}");
+        }
     }
 
     #[test]

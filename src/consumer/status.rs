@@ -25,6 +25,8 @@ pub enum End {
 pub struct ConsumerStatus {
     /// Whether this instance is a member of the group.
     pub member: bool,
+    /// The id that the group gave it.
+    pub member_id: Option<String>,
     /// The time of the last message from the brokers.
     pub heard: Option<Instant>,
     /// The time when a batch last landed.

@@ -2,20 +2,20 @@
 
 use std::time::Instant;
 
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::MissedTickBehavior;
 
+use crate::metrics::plotted::plotted;
 use crate::page::history::{EVERY, History, Sample};
 use crate::shared::Shared;
 use crate::status::Document;
 
 /// Takes samples until it is dropped.
-pub(super) async fn sample(metrics: PrometheusHandle, status: Shared<Document>, history: History) {
+pub(super) async fn sample(status: Shared<Document>, history: History) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let sample = Sample::read(Instant::now(), &metrics.render());
+        let sample = Sample::of(Instant::now(), plotted());
         let lag_seconds = sample.lag_seconds.into_iter().chain(group_lag(&status)).reduce(f64::max);
         history.push(Sample { lag_seconds, ..sample });
     }

@@ -66,7 +66,7 @@ pub async fn run(settings: &Settings, bring_up: bool, cancel: CancellationToken)
             .await
             .with_context(|| format!("HTTP_ADDR {address} cannot be bound: give another one"))?;
         let (status, history) = (shared_status(settings), History::default());
-        let sampling = history::sample(handle.clone(), status.clone(), history.clone());
+        let sampling = history::sample(status.clone(), history.clone());
         let probe = Probe { handle, ready, status, history };
         let serving = http::serve(listener, probe, cancel.clone());
         tasks.spawn(async move {

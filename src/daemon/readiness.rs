@@ -104,7 +104,8 @@ impl DatabaseState {
             return;
         }
         if self.next_beat.is_none_or(|next| next <= Instant::now()) {
-            let beat = store.beat(instance, &settings.kafka_group_id, &status.waiting);
+            let member = status.member_id.as_deref();
+            let beat = store.beat(instance, &settings.kafka_group_id, member, &status.waiting);
             let beat = tokio::time::timeout(ANSWER, beat).await;
             self.writes = matches!(beat, Ok(Ok(()))) || landed;
             // A write that hangs keeps its connection, so only a refused one is retried soon.

@@ -50,6 +50,7 @@ pub(super) fn landed(parts: &[Part<'_, '_>], dead_letters: &[DeadLetter<'_>]) {
         let unusable = dead.iter().filter(|((of, _), _)| *of == topic).map(|(_, count)| count).sum();
         metrics::OUTCOMES.add(&[name, "used"], landed.records.saturating_sub(unusable));
         metrics::OUTCOMES.add(&[name, "dead_letter"], unusable);
+        metrics::plotted::landed(landed.records, unusable);
         metrics::BYTES.add(&[name], landed.bytes);
         if let Some(oldest) = landed.oldest {
             metrics::RECORD_AGE.observe(&[name], metrics::seconds((now - oldest).max(0)));

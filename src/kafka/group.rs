@@ -138,6 +138,11 @@ impl Group {
         &self.session_timeout_ms
     }
 
+    /// The id that the group gave this member; `None` before it has one.
+    pub fn member_id(&self) -> Option<String> {
+        self.queue.member_id()
+    }
+
     /// Waits until there may be an event. Cancel-safe.
     pub async fn ready(&self) {
         self.ready.notified().await;

@@ -33,46 +33,45 @@ pub struct Member {
     pub partitions: Vec<TopicPartition>,
 }
 
-/// The coordinator's answers, each of which may have failed.
-pub struct GroupState {
-    /// The members.
-    pub members: anyhow::Result<Vec<Member>>,
-    /// The committed offsets; partitions without one are omitted.
-    pub committed: anyhow::Result<BTreeMap<TopicPartition, i64>>,
+/// Asks the coordinator of the group. Each question blocks for at most its `patience`.
+pub struct GroupAsker {
+    client: BaseConsumer<Quiet>,
+    settings: Settings,
 }
 
-/// Asks the coordinator. Blocks for at most `patience` per question.
-pub fn group_state(
-    settings: &Settings,
-    partitions: &[TopicPartition],
-    patience: Duration,
-) -> anyhow::Result<GroupState> {
-    let mut config = consumer_config(settings);
-    config.set("group.id", &settings.kafka_group_id);
-    let client: BaseConsumer<Quiet> =
-        config.create_with_context(Quiet).context("the Kafka client could not be created")?;
-    Ok(GroupState {
-        members: members(client.client(), settings, patience),
-        committed: committed(&client, settings, partitions, patience),
-    })
-}
-
-fn committed(
-    client: &BaseConsumer<Quiet>,
-    settings: &Settings,
-    partitions: &[TopicPartition],
-    patience: Duration,
-) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {
-    let mut list = TopicPartitionList::new();
-    for partition in partitions {
-        list.add_partition(&settings.topic_name(partition.topic), partition.partition);
+impl GroupAsker {
+    /// Creates the client; it connects at its first question.
+    pub fn new(settings: &Settings) -> anyhow::Result<GroupAsker> {
+        let mut config = consumer_config(settings);
+        config.set("group.id", &settings.kafka_group_id);
+        let client = config.create_with_context(Quiet).context("the Kafka client could not be created")?;
+        Ok(GroupAsker { client, settings: settings.clone() })
     }
-    let answer = client.committed_offsets(list, patience)?;
-    let found = answer.elements().into_iter().filter_map(|element| match element.offset() {
-        Offset::Offset(offset) => Some((ours(settings, element.topic(), element.partition())?, offset)),
-        _ => None,
-    });
-    Ok(found.collect())
+
+    /// The members of the group.
+    pub fn members(&self, patience: Duration) -> anyhow::Result<Vec<Member>> {
+        members(self.client.client(), &self.settings, patience)
+    }
+
+    /// The offsets that the group committed; partitions without one are omitted.
+    pub fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        patience: Duration,
+    ) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.settings.topic_name(partition.topic), partition.partition);
+        }
+        let answer = self.client.committed_offsets(list, patience)?;
+        let found = answer.elements().into_iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => {
+                Some((ours(&self.settings, element.topic(), element.partition())?, offset))
+            }
+            _ => None,
+        });
+        Ok(found.collect())
+    }
 }
 
 fn ours(settings: &Settings, name: &str, partition: i32) -> Option<TopicPartition> {

@@ -66,6 +66,19 @@ impl<C: ConsumerContext> Queue<C> {
         &self.consumer
     }
 
+    /// The id that the group gave this member; `None` before.
+    pub(super) fn member_id(&self) -> Option<String> {
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: the client is alive; the result is null or a text that the caller frees, and is read before.
+        let id = unsafe {
+            let id = rd::rd_kafka_memberid(client);
+            let written = text(id);
+            rd::rd_kafka_mem_free(client, id.cast());
+            written
+        };
+        Some(id).filter(|id| !id.is_empty())
+    }
+
     /// Returns the next queued event. Does not block. Skips events of other types.
     pub(super) fn next(&self) -> Option<QueueEvent> {
         loop {

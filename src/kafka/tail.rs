@@ -70,6 +70,11 @@ impl Tail {
         format!("{}{topic}", self.topic_prefix)
     }
 
+    /// Connects to a broker, so that the first read need not. Blocks for at most `patience`; a failure shows at the read.
+    pub(super) fn connect(&self, patience: Duration) {
+        let _ = self.client.fetch_metadata(Some(&self.name(Topic::CloneReady)), patience);
+    }
+
     /// Resolves the ranges of one topic between two bounds, as [`range::RangeReader::resolve`]. Blocks.
     pub fn resolve(
         &self,

@@ -4,6 +4,7 @@
 //! Every series exists from the start, with 0, so that the first failure is an increase. A gauge whose value is not
 //! known is left out: an old value would look like a new one.
 
+pub mod plotted;
 mod table;
 
 use std::sync::atomic::{AtomicI64, Ordering};

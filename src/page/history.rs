@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::metrics::plotted::Plotted;
+
 /// Time between two samples.
 pub const EVERY: Duration = Duration::from_secs(5);
 
@@ -24,23 +26,16 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Reads a sample from the text of `/metrics`.
-    pub fn read(at: Instant, metrics: &str) -> Sample {
-        let sum = |name| values(metrics, name).sum();
+    /// A sample with these values.
+    #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53 records")]
+    pub fn of(at: Instant, values: Plotted) -> Sample {
         Sample {
             at,
-            records: sum("voiceclone_records_total"),
-            dead_letters: sum("voiceclone_dead_letters_total"),
-            lag_seconds: values(metrics, "voiceclone_consumer_lag_seconds").reduce(f64::max),
+            records: values.landed as f64,
+            dead_letters: values.dead_letters as f64,
+            lag_seconds: Some(values.oldest_seconds),
         }
     }
-}
-
-/// The values of all time series of a metric.
-fn values<'m>(metrics: &'m str, name: &'m str) -> impl Iterator<Item = f64> + 'm {
-    let lines = metrics.lines().filter_map(move |line| line.strip_prefix(name));
-    let of_metric = lines.filter(|rest| rest.starts_with(['{', ' ']));
-    of_metric.filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
 }
 
 /// The samples, oldest first.
@@ -70,25 +65,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_sums_counters_over_their_labels_and_takes_the_worst_lag() {
-        let text = "# HELP voiceclone_records_total x\n\
-                    voiceclone_records_total{topic=\"clone.ready\",outcome=\"used\"} 40\n\
-                    voiceclone_records_total{topic=\"clone.failed\",outcome=\"used\"} 2\n\
-                    voiceclone_records_total_of_others 7\n\
-                    voiceclone_dead_letters_total 3\n\
-                    voiceclone_consumer_lag_seconds{topic=\"a\"} 0.5\n\
-                    voiceclone_consumer_lag_seconds{topic=\"b\"} 12.25\n";
-        let at = Instant::now();
-        let expected = Sample { at, records: 42.0, dead_letters: 3.0, lag_seconds: Some(12.25) };
-        assert_eq!(Sample::read(at, text), expected);
-        assert_eq!(Sample::read(at, "").lag_seconds, None);
-    }
-
-    #[test]
     fn the_ring_holds_a_quarter_of_an_hour() {
         let (history, start) = (History::default(), Instant::now());
         for number in 0..1000 {
-            history.push(Sample::read(start + EVERY * number, ""));
+            let values = Plotted { landed: 1, dead_letters: 0, oldest_seconds: 0.0 };
+            history.push(Sample::of(start + EVERY * number, values));
         }
         let samples = history.samples();
         assert_eq!(samples.len(), 181);

@@ -13,6 +13,7 @@ pub mod tables;
 mod waits;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 pub use self::judge::judge;
 use self::problems::{Code, Severity};
@@ -154,6 +155,8 @@ pub struct PartitionName {
 #[allow(missing_docs, reason = "docs/operation.md has the fields")]
 pub struct GroupMember {
     pub id: String,
+    /// The `id` of the instance that it is; `None` for another program, or before its first heartbeat.
+    pub instance: Option<Uuid>,
     pub client_id: String,
     pub host: String,
     pub partitions: Vec<PartitionName>,

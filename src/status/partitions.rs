@@ -16,6 +16,9 @@ const STALLED_SECONDS: f64 = 60.0;
 /// to wait for its turn.
 const TURN_SECONDS: f64 = 600.0;
 
+/// A partition whose stored offset moved within this time has just moved.
+const JUST_MOVED_SECONDS: f64 = 10.0;
+
 /// The two looks at offsets and ends.
 const FIRST: usize = 0;
 const SECOND: usize = 1;
@@ -170,11 +173,16 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     Some(if is_still { PartitionState::Stalled } else { PartitionState::CatchingUp })
 }
 
-/// Whether the member that has a partition moved another of its partitions between the looks.
+/// Whether the member that has a partition has just moved another of its partitions. Its batches may take longer than the
+/// time between the looks.
 fn member_moves(facts: &Facts, key: TopicPartition) -> bool {
     let members = facts.brokers.as_ref().ok().and_then(|cluster| cluster.members.as_ref().ok());
     let owner = members.into_iter().flatten().find(|member| member.partitions.contains(&key));
-    owner.is_some_and(|owner| owner.partitions.iter().any(|other| moved(facts, *other) > Some(0)))
+    let stored = |other: &TopicPartition| facts.position(SECOND, *other);
+    let is_recent = |other| stored(other).is_some_and(|stored| stored.idle_seconds < JUST_MOVED_SECONDS);
+    owner.is_some_and(|owner| {
+        owner.partitions.iter().any(|other| moved(facts, *other) > Some(0) || is_recent(other))
+    })
 }
 
 /// Whether a stored offset of the topic moved between the looks, so that its rate is known.

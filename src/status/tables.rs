@@ -1,5 +1,7 @@
 //! The document as sentences and tables, for the terminal and the page.
 
+use uuid::Uuid;
+
 use super::judge::ago;
 use super::{Document, PartitionState, PartitionStatus};
 
@@ -83,9 +85,15 @@ pub fn partitions(document: &Document, all: bool, most: usize) -> StatusTable {
     let (first, rest): (Vec<&PartitionStatus>, Vec<&PartitionStatus>) =
         document.partitions.iter().partition(worth_it);
     let shown = first.into_iter().chain(rest.into_iter().filter(|_| all)).collect::<Vec<_>>();
+    let instance = |partition: &PartitionStatus| {
+        let id = partition.member.as_ref()?;
+        let member = document.members.iter().flatten().find(|member| member.id == *id)?;
+        member.instance.map(short)
+    };
     let row = |partition: &&PartitionStatus| {
         vec![
             format!("{}/{}", partition.topic, partition.partition),
+            or_dash(instance(partition)),
             or_dash(partition.state.map(|state| words(state, partition.waits_for.is_some()).to_owned())),
             number(partition.next_offset),
             number(partition.end),
@@ -95,22 +103,28 @@ pub fn partitions(document: &Document, all: bool, most: usize) -> StatusTable {
     };
     StatusTable {
         name: "Partitions",
-        header: &["partition", "state", "next", "end", "behind", "oldest waits"],
-        numbers: &[2, 3, 4, 5],
+        header: &["partition", "instance", "state", "next", "end", "behind", "oldest waits"],
+        numbers: &[3, 4, 5, 6],
         more: shown.len().saturating_sub(most),
         rows: shown.iter().take(most).map(row).collect(),
     }
 }
 
+/// The first characters of an instance's id, which tell it from the others.
+fn short(id: Uuid) -> String {
+    id.to_string().chars().take(8).collect()
+}
+
 /// The table of members.
 pub fn members(document: &Document) -> StatusTable {
     let row = |member: &super::GroupMember| {
-        vec![member.host.clone(), member.client_id.clone(), member.partitions.len().to_string()]
+        let instance = or_dash(member.instance.map(short));
+        vec![member.host.clone(), member.client_id.clone(), instance, member.partitions.len().to_string()]
     };
     StatusTable {
         name: "Members",
-        header: &["member at", "client", "partitions"],
-        numbers: &[2],
+        header: &["member at", "client", "instance", "partitions"],
+        numbers: &[3],
         rows: document.members.iter().flatten().map(row).collect(),
         more: 0,
     }
@@ -121,7 +135,7 @@ pub fn instances(document: &Document) -> StatusTable {
     let row = |instance: &crate::store::status::Instance| {
         let beat = format!("{} ago", ago(instance.silent_seconds));
         // several instances may run on one host
-        let id: String = instance.id.to_string().chars().take(8).collect();
+        let id = short(instance.id);
         let name = if instance.host.is_empty() { id } else { format!("{} ({id})", instance.host) };
         vec![name, instance.version.clone(), instance.started_at.clone(), beat]
     };
@@ -168,7 +182,7 @@ pub fn backlogs(document: &Document) -> Vec<(&'static str, String)> {
         let estimated = if cache.estimated { " (estimated)" } else { "" };
         let last = document.expiry.last_expired_at.as_ref();
         let last = last.map_or_else(String::new, |last| format!("; last expiry {last}"));
-        format!("{} live, {} expired{estimated}, {} overdue{last}", cache.live, cache.expired, cache.overdue)
+        format!("{} live, {} expired, {} overdue{estimated}{last}", cache.live, cache.expired, cache.overdue)
     });
     let outbox = document.outbox.as_ref().map(|outbox| {
         format!("{} clone.expired events to be published{}", outbox.events, oldest(outbox.oldest_seconds))

@@ -14,6 +14,7 @@ use crate::kafka::brokers::Log;
 use crate::record::{Topic, TopicPartition};
 use crate::store::status::{Letters, Pause, ReportedWait, Skipped, Stored};
 
+mod losses;
 mod shown;
 mod turns;
 
@@ -262,21 +263,6 @@ fn an_instance_that_is_silent_and_one_that_has_the_partition_no_longer_say_nothi
 }
 
 #[test]
-fn records_that_the_log_lost_are_counted() {
-    let document = judge(&facts([Some(4), Some(4)], 20));
-    assert_says(
-        &document,
-        Verdict::Degraded,
-        "offsets_lost",
-        "offsets 4 to 9 were not consumed",
-        "retention.ms",
-    );
-    let document = judge(&facts([Some(30), Some(30)], 20));
-    assert_says(&document, Verdict::Degraded, "offsets_lost", "ends at 20, before the stored offset 30", "");
-    assert_eq!(document.partitions[0].lag_records, Some(0));
-}
-
-#[test]
 fn pauses_and_skips_are_listed() {
     let mut facts = facts([Some(12), Some(12)], 20);
     let pause = Pause { topic: "clone.failed".into(), paused_at: "2027-01-15T07:00:00Z".into(), until: None };
@@ -285,9 +271,11 @@ fn pauses_and_skips_are_listed() {
         topic: "p.clone.ready".into(),
         partition: 0,
         from_offset: 3,
-        to_offset: 5,
+        to_offset: Some(5),
         note: "oversize".into(),
         skipped_at: "2027-01-15T07:00:00Z".into(),
+        cause: "skip".into(),
+        age_seconds: 60.0,
     }];
     let document = judge(&facts);
     let resume = "voiceclone-events resume --topic clone.failed";

@@ -16,9 +16,15 @@ use crate::schema::ingest::instances;
 const WAITING_MAX: usize = 100;
 
 impl Store {
-    /// Writes this instance's heartbeat with what its partitions wait for, and forgets instances that gave none for a
-    /// day.
-    pub async fn beat(&self, instance: Uuid, group: &str, waiting: &[impl Serialize]) -> Result<(), Fault> {
+    /// Writes this instance's heartbeat with its member id and what its partitions wait for, and forgets instances that
+    /// gave none for a day.
+    pub async fn beat(
+        &self,
+        instance: Uuid,
+        group: &str,
+        member: Option<&str>,
+        waiting: &[impl Serialize],
+    ) -> Result<(), Fault> {
         let host = host(std::env::var("HOSTNAME").ok());
         let mut connection = self.connection().await?;
         diesel::insert_into(instances::table)
@@ -28,10 +34,15 @@ impl Store {
                 instances::host.eq(host),
                 instances::version.eq(env!("CARGO_PKG_VERSION")),
                 instances::waiting.eq(json(waiting).into_sql::<Text>().fallible_cast::<Jsonb>()),
+                instances::member_id.eq(member),
             ))
             .on_conflict(instances::id)
             .do_update()
-            .set((instances::beat_at.eq(now_utc()), instances::waiting.eq(excluded(instances::waiting))))
+            .set((
+                instances::beat_at.eq(now_utc()),
+                instances::waiting.eq(excluded(instances::waiting)),
+                instances::member_id.eq(excluded(instances::member_id)),
+            ))
             .execute(&mut connection)
             .await?;
         let silent = instances::beat_at.lt(now_utc() - 1.day());

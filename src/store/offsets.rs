@@ -116,7 +116,7 @@ impl Store {
         Ok(rows.into_iter().map(stored).collect())
     }
 
-    /// Stores first positions, or replaces those at the expected offsets. Returns the partitions whose position was
+    /// Stores first positions, or replaces those at the expected offsets. Records which of these the logs had lost. Returns the partitions whose position was
     /// stored, and not those that hold another one.
     pub async fn set_positions(
         &self,
@@ -127,8 +127,8 @@ impl Store {
         // Raw SQL: Diesel has neither `unnest` as a table nor changes of data in WITH.
         let rows: Vec<StoredPartition> = diesel::sql_query(
             "WITH wanted AS (
-                SELECT * FROM unnest($2, $3, $4, $5, $6, $7)
-                    AS w (topic, partition, expected, next_offset, dead_in_a_row, topic_id)),
+                SELECT * FROM unnest($2, $3, $4, $5, $6, $7, $8, $9)
+                    AS w (topic, partition, expected, next_offset, dead_in_a_row, topic_id, cause, note)),
              inserted AS (
                 INSERT INTO ingest.consumer_offsets
                     (group_id, topic, partition, next_offset, dead_in_a_row, topic_id)
@@ -142,7 +142,12 @@ impl Store {
                 FROM wanted w
                 WHERE o.group_id = $1 AND o.topic = w.topic AND o.partition = w.partition
                   AND o.next_offset = w.expected
-                RETURNING o.topic, o.partition)
+                RETURNING o.topic, o.partition),
+             lost AS (
+                INSERT INTO ingest.skips (group_id, topic, partition, from_offset, to_offset, note, cause)
+                SELECT $1, topic, partition, w.expected, CASE WHEN w.cause = 'removed' THEN w.next_offset END, w.note,
+                       w.cause
+                FROM updated JOIN wanted w USING (topic, partition) WHERE w.cause IS NOT NULL)
              SELECT topic, partition FROM inserted UNION ALL SELECT topic, partition FROM updated",
         )
         .bind::<Text, _>(group)
@@ -153,6 +158,12 @@ impl Store {
         .bind::<Array<BigInt>, _>(changes.iter().map(|change| change.to.dead_in_a_row).collect::<Vec<_>>())
         .bind::<Array<Nullable<SqlUuid>>, _>(
             changes.iter().map(|change| change.to.topic_id).collect::<Vec<_>>(),
+        )
+        .bind::<Array<Nullable<Text>>, _>(
+            changes.iter().map(|change| change.lost.map(LostOffset::cause)).collect::<Vec<_>>(),
+        )
+        .bind::<Array<Nullable<Text>>, _>(
+            changes.iter().map(|change| change.lost.map(LostOffset::reason)).collect::<Vec<_>>(),
         )
         .load(&mut connection)
         .await?;
@@ -169,6 +180,35 @@ pub struct PositionChange {
     pub expected: Option<i64>,
     /// The position to store.
     pub to: Position,
+    /// Why it replaces another one, if the log no longer has that one.
+    pub lost: Option<LostOffset>,
+}
+
+/// Why a log no longer has a stored offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostOffset {
+    /// Retention or a deletion of records: the log begins after it.
+    Removed,
+    /// The topic is another one, or its log ends before it.
+    Recreated,
+}
+
+impl LostOffset {
+    /// The value of `ingest.skips.cause`.
+    fn cause(self) -> &'static str {
+        match self {
+            LostOffset::Removed => "removed",
+            LostOffset::Recreated => "recreated",
+        }
+    }
+
+    /// The reason for a person.
+    pub fn reason(self) -> &'static str {
+        match self {
+            LostOffset::Removed => "retention or a deletion of records had removed them",
+            LostOffset::Recreated => "the topic was recreated, or its log was truncated",
+        }
+    }
 }
 
 #[derive(diesel::QueryableByName)]

@@ -1,4 +1,4 @@
-//! `ingest.skips`: the offsets that `skip` passed over, for good.
+//! `ingest.skips`: the offsets that were passed over, for good: by `skip`, or because the log had lost them.
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -28,21 +28,24 @@ pub enum Skip {
     },
 }
 
-/// A skip that passed over an offset.
+/// A range of offsets that was passed over.
 #[derive(Queryable, Selectable, serde::Serialize, Clone, Debug, PartialEq, Eq)]
 #[diesel(table_name = skips, check_for_backend(Pg))]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct PassedOver {
     pub from_offset: i64,
+    #[diesel(select_expression = skips::to_offset.assume_not_null())]
     pub to_offset: i64,
     pub note: String,
     /// RFC 3339
     #[diesel(select_expression = rfc3339(skips::skipped_at).assume_not_null())]
     pub skipped_at: String,
+    /// `skip`, or `removed` where retention or a deletion of records had removed them.
+    pub cause: String,
 }
 
 impl Store {
-    /// The group's latest skip that passed over this offset.
+    /// The group's latest row that passed over this offset. Those of recreated topics are about other records.
     pub async fn passed_over(
         &self,
         group: &str,

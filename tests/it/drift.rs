@@ -62,7 +62,7 @@ async fn with_offsets(url: &str) -> Ingest {
     let writer = Ingest { group: Some(GROUP.to_owned()), ..ingest(url) };
     for topic in Topic::ALL {
         let partition = (topic.name().to_owned(), 0);
-        let first = PositionChange { partition, expected: None, to: Position::at(0, None) };
+        let first = PositionChange { partition, expected: None, to: Position::at(0, None), lost: None };
         assert_eq!(writer.store.set_positions(GROUP, &[first]).await.unwrap().len(), 1);
     }
     writer

@@ -925,6 +925,6 @@ async fn set_position(
     expected: Option<i64>,
     to: Position,
 ) {
-    let change = PositionChange { partition: partition.clone(), expected, to };
+    let change = PositionChange { partition: partition.clone(), expected, to, lost: None };
     assert_eq!(store.set_positions(group, &[change]).await.unwrap().len(), 1);
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::daemon::{Daemon, Finished, run_command};
 use crate::support::kafka::{Send, Transaction};
 use crate::support::left_out::real_kafka;
+use crate::support::postgres::{Database, PrivateServer};
 use crate::support::processes::Signal;
 use crate::support::scene::Scene;
 use crate::support::wait::{SOON, eventually};
@@ -90,8 +91,9 @@ fn status_is_ok_once_caught_up_and_counts_what_waits_once_the_daemon_is_gone() {
             found["end"] == *end && found["next_offset"] == *end
         })
     };
+    let is_known = |document: &Value| document["members"][0]["instance"].is_string();
     let ok = eventually(MINUTES, "everything consumed", || match document_with(&scene, "ok") {
-        document if all_landed(&document) => Ok(document),
+        document if all_landed(&document) && is_known(&document) => Ok(document),
         document => Err(document.to_string()),
     });
     assert_eq!(ok["problems"], json!([]));
@@ -105,6 +107,8 @@ fn status_is_ok_once_caught_up_and_counts_what_waits_once_the_daemon_is_gone() {
     assert_eq!(ok["members"].as_array().unwrap().len(), 1, "{ok:#}");
     assert_eq!(ok["members"][0]["partitions"].as_array().unwrap().len(), 10);
     assert_eq!(ok["instances"].as_array().unwrap().len(), 1);
+    assert_eq!(ok["instances"][0]["member"], ok["members"][0]["id"], "{ok:#}");
+    assert_eq!(ok["members"][0]["instance"], ok["instances"][0]["id"]);
     assert_eq!(ok["topics"].as_array().unwrap().len(), 5);
     assert_eq!((&ok["group"], &ok["topic_prefix"]), (&json!(scene.group), &json!(scene.prefix)));
     assert_eq!(ok["database"]["schema"]["pending"], json!([]));
@@ -175,6 +179,67 @@ fn a_stopped_partition_is_named_with_the_command_that_lets_it_go_on() {
     assert_eq!((&skipped["what"], &skipped["severity"]), (&json!(what), &json!("info")));
 }
 
+/// Five minutes of calls that end now, in both partitions, 40 a second.
+fn five_minutes_of_calls(scene: &Scene) -> impl Iterator<Item = Send> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let begin = i64::try_from(now.as_millis()).unwrap() - 300_000;
+    let topic = scene.topic("call.lifecycle");
+    (0..12_000_i32).map(move |n| {
+        let value = json!({"call_id": format!("call-{n}"), "status": "initiated"});
+        let at = begin + i64::from(n) * 25;
+        Send::to(&topic).partition(n % 2).value(value.to_string()).timestamp(at)
+    })
+}
+
+#[test]
+fn after_an_outage_of_postgresql_the_backlog_is_seen_to_shrink_until_it_is_gone() {
+    let mut server = PrivateServer::start(&[]);
+    let scene = Scene::on(real_kafka!(), Database::on(&server), 2);
+    let mut daemon = scene.daemon(&[("BATCH_MAX_RECORDS", "50")]);
+    daemon.wait_ready(SOON);
+    // 50 records take this long on the fastest machine, too
+    scene.database.run(
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END $$;
+         CREATE TRIGGER slow AFTER INSERT ON public.call_log FOR EACH STATEMENT EXECUTE FUNCTION public.slow()",
+    );
+    server.stop();
+    scene.kafka.send_all(five_minutes_of_calls(&scene));
+    let away = document(&scene, &[]);
+    assert_eq!(away["verdict"], "down", "{away:#}");
+    problem(&away, "database_away");
+
+    server.start_again();
+    let mut seen = Vec::new();
+    eventually(3 * MINUTES, "the end of the backlog", || {
+        let document = document(&scene, &[]);
+        let is_over = document["verdict"] == "ok" && calls(&scene, &document)["lag_records"] == 0;
+        seen.push(document);
+        if is_over { Ok(()) } else { Err(seen.last().unwrap().to_string()) }
+    });
+    let catching_up: Vec<&Value> =
+        seen.iter().filter(|document| document["verdict"] == "catching_up").collect();
+    let number = |document: &Value, field: &str| calls(&scene, document)[field].as_f64();
+    let lags: Vec<f64> = catching_up.iter().filter_map(|document| number(document, "lag_records")).collect();
+    assert!(lags.len() > 1 && lags.windows(2).all(|pair| pair[0] > pair[1]), "{lags:?}");
+    let ages: Vec<f64> = catching_up.iter().filter_map(|document| number(document, "lag_seconds")).collect();
+    assert!(ages.first().is_some_and(|age| *age > 60.0 && *age < 600.0), "{ages:?}");
+    // a batch may take longer than the time between the two looks
+    let moving = catching_up.iter().filter(|document| number(document, "records_per_second") > Some(0.0));
+    let in_sight = moving.filter(|document| number(document, "eta_seconds") > Some(0.0));
+    assert!(in_sight.count() > 0, "{catching_up:#?}");
+    for document in &seen {
+        let said = document["problems"].to_string();
+        assert!(!said.contains("lag_not_shrinking") && !said.contains("stalled"), "{document:#}");
+    }
+}
+
+/// The sums of the calls' topic.
+fn calls<'a>(scene: &Scene, document: &'a Value) -> &'a Value {
+    let topics = document["topics"].as_array().unwrap();
+    topics.iter().find(|topic| topic["topic"] == scene.topic("call.lifecycle").as_str()).unwrap()
+}
+
 #[test]
 fn status_shows_what_it_can_while_the_database_or_the_brokers_are_away() {
     let scene = Scene::new(real_kafka!(), 1);
@@ -198,11 +263,27 @@ fn status_shows_what_it_can_while_the_database_or_the_brokers_are_away() {
     let seconds = age(&scene, "clone.failed", 0);
     assert!(seconds.abs() < f64::EPSILON, "a time ahead of the clock counts as now: {seconds}");
 
-    // as after an ANALYZE of this many rows
+    // three live rows, two overdue ones, and one that has expired; then as after an ANALYZE of two million rows
+    scene.database.run(
+        "INSERT INTO voice_clone_cache (id, caller_id, cloned_voice_id, clone_created_at, ttl_expires_at, last_used_at,
+                                        created_at, deleted_at)
+         SELECT gen_random_uuid(), '+1', n::text, now, now + hours * INTERVAL '1 hour', now, now, CASE WHEN gone THEN now END
+         FROM (VALUES (1, 1, false), (2, 2, false), (3, 3, false), (4, -1, false), (5, -2, false), (6, -3, true))
+              AS rows (n, hours, gone), (SELECT now() AT TIME ZONE 'utc' AS now) AS clock",
+    );
+    let counts = |document: &Value| {
+        let cache = &document["cache"];
+        ["live", "overdue", "expired", "estimated"].map(|field| cache[field].clone())
+    };
+    let counted = document(&scene, &[]);
+    assert_eq!(counts(&counted), [json!(3), json!(2), json!(1), json!(false)]);
+    let late = counted["cache"]["overdue_seconds"].as_f64().unwrap();
+    assert!((7200.0..7800.0).contains(&late), "{late}");
     let sql = "UPDATE pg_class SET reltuples = 2000000 WHERE oid = 'public.voice_clone_cache'::regclass";
     scene.database.run(sql);
     let large = document(&scene, &[]);
-    assert_eq!((&large["cache"]["estimated"], &large["cache"]["overdue"]), (&json!(true), &json!(0)));
+    assert_eq!(counts(&large), [json!(3), json!(2), json!(1), json!(true)]);
+    assert_eq!(large["expiry"]["last_expired_at"], counted["expiry"]["last_expired_at"]);
     assert_eq!(problem(&large, "cache_estimated")["severity"], "info");
 
     let mut watch = Daemon::start(&["status", "--watch", "--json"], &scene.variables(&[]));

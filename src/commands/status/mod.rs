@@ -14,7 +14,7 @@ use crate::status::judge;
 use crate::status::problems::Severity;
 use crate::survey;
 
-/// Pause of `--watch` between two documents; each takes two seconds to gather.
+/// Pause of `--watch` between two documents; each takes up to two seconds to gather.
 const WATCH_PAUSE: Duration = Duration::from_secs(3);
 
 /// Escape sequence that clears a terminal.

@@ -224,8 +224,9 @@ impl Findings<'_> {
         }
         lines.push(("consumed", self.consumed_words()));
         if let Some(skipped) = self.known.as_ref().ok().and_then(|known| known.skipped.as_ref()) {
-            let PassedOver { skipped_at, note, .. } = skipped;
-            lines.push(("skipped", printable(&format!("at {skipped_at}: {note}"))));
+            let PassedOver { skipped_at, note, cause, .. } = skipped;
+            let name = if cause == "skip" { "skipped" } else { "lost" };
+            lines.push((name, printable(&format!("at {skipped_at}: {note}"))));
         }
         for letter in self.letters() {
             let (id, state) = (letter.id, letter.state());
@@ -249,14 +250,17 @@ impl Findings<'_> {
             Ok(OffsetRows { position: None, .. }) => {
                 format!("no: group {group} has read nothing of this partition")
             }
-            Ok(OffsetRows { position: Some(Position { next_offset, stopped, .. }), .. }) => {
+            Ok(OffsetRows { position: Some(Position { next_offset, stopped, .. }), skipped, .. }) => {
                 let answer = match self.consumed() {
                     Some(true) => "yes",
-                    Some(false) if *next_offset > self.offset => "no, it was passed over by `skip`",
+                    Some(false) if *next_offset > self.offset => match skipped {
+                        Some(lost) if lost.cause != "skip" => "no, it was removed before it was consumed",
+                        _ => "no, it was passed over by `skip`",
+                    },
                     Some(false) => "no",
                     None => {
-                        "unknown, as ingest has no row of it: it was read, or retention removed it before, \
-                         which the daemon's log tells as offsets lost"
+                        "unknown, as ingest has no row of it: it was read, or lost before losses were recorded \
+                         there"
                     }
                 };
                 let stop = match stopped {
@@ -279,7 +283,7 @@ mod tests {
 
     fn skip() -> PassedOver {
         let (note, skipped_at) = ("cannot be read".to_owned(), "2026-01-05T12:00:00Z".to_owned());
-        PassedOver { from_offset: 10, to_offset: 20, note, skipped_at }
+        PassedOver { from_offset: 10, to_offset: 20, note, skipped_at, cause: "skip".to_owned() }
     }
 
     /// The answer and the words for offset 15, where the group reads this offset next.
@@ -303,6 +307,14 @@ mod tests {
         let (consumed, words) = answer(&Lookup::Removed(30), 20, Some(skip()));
         assert_eq!(consumed, Some(false));
         assert!(words.starts_with("no, it was passed over by `skip`: group g"), "{words}");
+    }
+
+    #[test]
+    fn a_record_that_was_lost_was_not_consumed() {
+        let lost = PassedOver { cause: "removed".to_owned(), ..skip() };
+        let (consumed, words) = answer(&Lookup::Removed(30), 20, Some(lost));
+        assert_eq!(consumed, Some(false));
+        assert!(words.starts_with("no, it was removed before it was consumed: group g"), "{words}");
     }
 
     #[test]

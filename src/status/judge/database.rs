@@ -6,6 +6,10 @@ use super::{CHECK, STUCK_SECONDS, ago, counted, critical, info, problem, warning
 use crate::status::Problem;
 use crate::status::facts::{DatabaseAnswers, Facts};
 use crate::status::problems::{Code, Severity};
+use crate::store::status::Skipped;
+
+/// A loss that is older needs nobody any more.
+const LOSS_SECONDS: f64 = 86_400.0;
 
 pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec<Problem>) {
     let pending = answers.server.schema.as_ref().map(|schema| schema.pending.as_slice()).unwrap_or_default();
@@ -31,15 +35,7 @@ pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec
         let paused = warning(Code::Paused, format!("`pause` holds {what}{until}"), fix);
         found.push(Problem { since: Some(pause.paused_at.clone()), ..paused });
     }
-    for skip in &answers.skips {
-        let last = skip.to_offset - 1;
-        let what = format!(
-            "offsets {} to {last} of {} partition {} were passed over: {}",
-            skip.from_offset, skip.topic, skip.partition, skip.note
-        );
-        let skipped = info(Code::Skipped, what, "nothing to do; ingest.skips keeps it");
-        found.push(Problem { since: Some(skip.skipped_at.clone()), ..skipped });
-    }
+    found.extend(answers.skips.iter().map(|skip| passed_over(skip, &facts.topic_prefix)));
     letters(answers, found);
     if let Some(outbox) = &answers.outbox
         && outbox.oldest_seconds.is_some_and(|seconds| seconds > STUCK_SECONDS)
@@ -64,15 +60,59 @@ pub(super) fn problems(facts: &Facts, answers: &DatabaseAnswers, found: &mut Vec
             found.push(warning(Code::ExpiryLate, what, fix));
         }
         if cache.estimated {
-            let what = "the cache has over a million rows: live and expired rows are estimated, and the time of the \
-                        last expiry is not known";
-            found.push(info(
-                Code::CacheEstimated,
-                what,
-                "ANALYZE public.voice_clone_cache makes it more exact",
-            ));
+            let mut what =
+                "the cache has over a million rows, or counting them takes too long: expired rows are \
+                            estimated, and live ones above 100000"
+                    .to_owned();
+            if cache.overdue_beyond {
+                what.push_str("; over 100000 rows are overdue: their number is estimated, and the first may be overdue for longer");
+            }
+            let fix = "ANALYZE public.voice_clone_cache makes it more exact";
+            found.push(info(Code::CacheEstimated, what, fix));
         }
     }
+}
+
+/// Offsets that were passed over, on purpose or because the log had lost them. They stay in the list for good.
+fn passed_over(skip: &Skipped, topic_prefix: &str) -> Problem {
+    let Skipped { topic, partition, from_offset, note, .. } = skip;
+    let found = match (skip.cause.as_str(), skip.to_offset) {
+        ("skip", Some(to)) => {
+            let what = format!(
+                "offsets {from_offset} to {} of {topic} partition {partition} were passed over: {note}",
+                to - 1
+            );
+            info(Code::Skipped, what, "nothing to do; ingest.skips keeps it")
+        }
+        (_, to) => {
+            let severity = if skip.age_seconds < LOSS_SECONDS { Severity::Critical } else { Severity::Info };
+            let topic_name = topic.strip_prefix(topic_prefix).unwrap_or(topic);
+            let (what, fix) = match to {
+                Some(to) => (
+                    format!(
+                        "{topic} partition {partition}: offsets {from_offset} to {} were lost before they were consumed, \
+                         at most {}: {note}",
+                        to - 1,
+                        counted(to - from_offset, "record")
+                    ),
+                    format!(
+                        "raise retention.ms of {topic}, and let the producer send them again; \
+                         `voiceclone-events publish --topic {topic_name}` sends a file of them"
+                    ),
+                ),
+                None => (
+                    format!(
+                        "{topic} partition {partition}: the log no longer had offset {from_offset}, and the number of \
+                         records from there on is not known: {note}"
+                    ),
+                    "the daemon goes on with the first record of the topic; let the producer send again what was lost"
+                        .to_owned(),
+                ),
+            };
+            problem(severity, Code::OffsetsLost, what, fix)
+        }
+    };
+    Problem { since: Some(skip.skipped_at.clone()), ..found }
 }
 
 fn letters(answers: &DatabaseAnswers, found: &mut Vec<Problem>) {

@@ -67,8 +67,14 @@ pub fn judge(facts: &Facts) -> Document {
 fn members(facts: &Facts, cluster: &BrokerAnswers) -> Option<Vec<GroupMember>> {
     let place =
         |key: &TopicPartition| PartitionName { topic: facts.name(key.topic), partition: key.partition };
+    let instances = facts.database.as_ref().ok().and_then(|answers| answers.instances.as_deref());
+    let instance = |id: &str| {
+        let of = instances.into_iter().flatten().find(|instance| instance.member.as_deref() == Some(id));
+        of.map(|instance| instance.id)
+    };
     let member = |member: &crate::kafka::group_state::Member| GroupMember {
         id: member.id.clone(),
+        instance: instance(&member.id),
         client_id: member.client_id.clone(),
         host: member.host.clone(),
         partitions: member.partitions.iter().map(place).collect(),

@@ -24,6 +24,19 @@ fn a_partition_whose_turn_has_not_come_after_an_outage_catches_up_and_one_that_w
     let mut waits = facts.clone();
     answers(&mut waits).waits = vec![wait("unknown", "", 2.0)];
     assert_eq!(state(&waits), Some(PartitionState::Stalled));
+    let mut between = facts.clone();
+    let other = |facts: &mut Facts, next_offset, idle_seconds| {
+        let other = answers(facts).positions[1].as_mut().unwrap().get_mut(&OTHER).unwrap();
+        (other.next_offset, other.idle_seconds) = (next_offset, idle_seconds);
+    };
+    other(&mut between, 1_000, 5.0);
+    assert_eq!(
+        state(&between),
+        Some(PartitionState::CatchingUp),
+        "the other moved just before the first look"
+    );
+    other(&mut between, 1_000, 11.0);
+    assert_eq!(state(&between), Some(PartitionState::Stalled));
     second(&mut facts).idle_seconds = 601.0;
     assert_eq!(state(&facts), Some(PartitionState::Stalled));
 }

@@ -74,8 +74,32 @@ fn a_partition_whose_stored_offset_is_outside_the_log_starts_at_its_earliest_rec
     assert_takes(&scene, &every_place(2), SOON);
     wait_for_complaint(&[&daemon], &scene, below);
     wait_for_complaint(&[&daemon], &scene, above);
+    assert_losses_are_listed(&scene, below, above);
     daemon.wait_ready(SOON);
     assert_eq!(next_offset(&scene, above), scene.kafka.watermarks(&scene.topic(above.0))[&1].1);
+}
+
+/// `status` lists both losses, and `tap` knows what became of a record that is gone.
+fn assert_losses_are_listed(scene: &Scene, below: (&str, i32), above: (&str, i32)) {
+    let finished = run_command(&["status", "--json"], &scene.variables(&[]), MINUTES);
+    let document: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{finished:?}"));
+    let problems = document["problems"].as_array().unwrap();
+    let lost: Vec<&Value> = problems.iter().filter(|problem| problem["code"] == "offsets_lost").collect();
+    let of = |(topic, partition): (&str, i32)| {
+        let place = format!("{} partition {partition}: ", scene.topic(topic));
+        let what = lost.iter().filter_map(|problem| problem["what"].as_str()?.strip_prefix(&place));
+        what.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let removed = "offsets 1 to 7 were lost before they were consumed, at most 7 records: retention or a deletion of \
+                   records had removed them";
+    assert_eq!(of(below), [removed], "{document:#}");
+    assert!(of(above)[0].starts_with("the log no longer had offset 1000"), "{document:#}");
+    assert!(lost.iter().all(|problem| problem["severity"] == "critical" && problem["since"].is_string()));
+
+    let words = ["tap", "--topic", below.0, "--partition", "0", "--offset", "7"];
+    let said = run_command(&words, &scene.variables(&[]), MINUTES);
+    assert!(said.stdout.contains("consumed   no, it was removed before it was consumed"), "{said:?}");
+    assert!(said.stdout.contains("lost       at "), "{said:?}");
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! The database queries of `status`. Each is one statement over one connection, and its answer is plain data. Times
 //! are RFC 3339 in UTC, ages are seconds.
 
-use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
+mod cache;
+
+use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use serde::Serialize;
 use uuid::Uuid;
 
-/// Maximum number of cache rows that are counted one by one. More are estimated, as counting reads them all.
-pub const CACHE_COUNTED: i64 = 1_000_000;
+pub use self::cache::{Cache, cache};
 
 /// Maximum number of kinds of dead letters listed.
 pub const KINDS: i64 = 50;
@@ -64,12 +65,18 @@ pub struct Skipped {
     pub partition: i32,
     #[diesel(sql_type = BigInt)]
     pub from_offset: i64,
-    #[diesel(sql_type = BigInt)]
-    pub to_offset: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub to_offset: Option<i64>,
     #[diesel(sql_type = Text)]
     pub note: String,
     #[diesel(sql_type = Text)]
     pub skipped_at: String,
+    /// `skip`, or why the log had lost the offsets.
+    #[diesel(sql_type = Text)]
+    pub cause: String,
+    /// Seconds since `skipped_at`.
+    #[diesel(sql_type = Double)]
+    pub age_seconds: f64,
 }
 
 /// A row of `ingest.instances`.
@@ -80,6 +87,9 @@ pub struct Instance {
     pub id: Uuid,
     #[diesel(sql_type = Text)]
     pub host: String,
+    /// The `id` of the group's member that it is.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub member: Option<String>,
     #[diesel(sql_type = Text)]
     pub version: String,
     #[diesel(sql_type = Text)]
@@ -126,30 +136,6 @@ pub struct Letters {
     /// Age of the oldest letter that is to be published.
     #[diesel(sql_type = Nullable<Double>)]
     pub oldest_unpublished_seconds: Option<f64>,
-}
-
-/// The voice cache.
-#[derive(QueryableByName, Serialize, Clone, Debug, Default, PartialEq)]
-pub struct Cache {
-    /// Rows that have not expired.
-    #[diesel(sql_type = BigInt)]
-    pub live: i64,
-    /// Rows with a `deleted_at`.
-    #[diesel(sql_type = BigInt)]
-    pub expired: i64,
-    /// Rows past their time that the expiry has not reached yet.
-    #[diesel(sql_type = BigInt)]
-    pub overdue: i64,
-    /// How long the first of them is overdue; 0 if there is none.
-    #[diesel(sql_type = Double)]
-    pub overdue_seconds: f64,
-    /// Whether `live` and `expired` come from PostgreSQL's statistics.
-    #[diesel(sql_type = Bool)]
-    pub estimated: bool,
-    /// The latest `deleted_at`; `None` if `estimated`.
-    #[diesel(sql_type = Nullable<Text>)]
-    #[serde(skip)]
-    pub last_expired_at: Option<String>,
 }
 
 /// `clone.expired` events that are not published yet.
@@ -218,11 +204,12 @@ pub async fn pauses(connection: &mut AsyncPgConnection, group: &str) -> QueryRes
     .await
 }
 
-/// All skips of a group, the newest first.
+/// All skips and losses of a group, the newest first.
 pub async fn skips(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Skipped>> {
-    let skipped_at = time("skipped_at");
+    let (skipped_at, age) = (time("skipped_at"), age("skipped_at"));
     sql_query(format!(
-        "SELECT topic, partition, from_offset, to_offset, note, {skipped_at} AS skipped_at FROM ingest.skips
+        "SELECT topic, partition, from_offset, to_offset, note, {skipped_at} AS skipped_at, cause, {age} AS age_seconds
+         FROM ingest.skips
          WHERE group_id = $1 ORDER BY id DESC"
     ))
     .bind::<Text, _>(group)
@@ -234,7 +221,7 @@ pub async fn skips(connection: &mut AsyncPgConnection, group: &str) -> QueryResu
 pub async fn instances(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Instance>> {
     let (started_at, beat_at, silent) = (time("started_at"), time("beat_at"), age("beat_at"));
     sql_query(format!(
-        "SELECT id, host, version, {started_at} AS started_at, {beat_at} AS beat_at, {silent} AS silent_seconds
+        "SELECT id, host, member_id AS member, version, {started_at} AS started_at, {beat_at} AS beat_at, {silent} AS silent_seconds
          FROM ingest.instances WHERE group_id = $1 ORDER BY started_at, id"
     ))
     .bind::<Text, _>(group)
@@ -268,47 +255,6 @@ pub async fn letters(connection: &mut AsyncPgConnection) -> QueryResult<Letters>
                 {oldest} AS oldest_unpublished_seconds
          FROM ingest.dead_letters WHERE resolved_at IS NULL OR published_at IS NULL"
     ))
-    .get_result(connection)
-    .await
-}
-
-/// The voice cache: counted, or estimated from the statistics above [`CACHE_COUNTED`] rows.
-pub async fn cache(connection: &mut AsyncPgConnection) -> QueryResult<Cache> {
-    let rows: Count = sql_query(
-        "SELECT greatest(reltuples, 0)::bigint AS count FROM pg_catalog.pg_class
-         WHERE oid = 'public.voice_clone_cache'::regclass",
-    )
-    .get_result(connection)
-    .await?;
-    let overdue = "deleted_at IS NULL AND ttl_expires_at < now() AT TIME ZONE 'utc'";
-    let last = time("max(deleted_at)");
-    if rows.count <= CACHE_COUNTED {
-        let seconds = age(&format!("min(ttl_expires_at) FILTER (WHERE {overdue})"));
-        return sql_query(format!(
-            "SELECT count(*) FILTER (WHERE deleted_at IS NULL AND NOT ttl_expires_at < now() AT TIME ZONE 'utc') AS live,
-                    count(*) FILTER (WHERE deleted_at IS NOT NULL) AS expired,
-                    count(*) FILTER (WHERE {overdue}) AS overdue,
-                    COALESCE({seconds}, 0) AS overdue_seconds, false AS estimated, {last} AS last_expired_at
-             FROM public.voice_clone_cache"
-        ))
-        .get_result(connection)
-        .await;
-    }
-    let seconds = age("min(o.ttl_expires_at)");
-    sql_query(format!(
-        "SELECT greatest(round(c.rows * c.live)::bigint - count(o.*), 0) AS live,
-                round(c.rows * (1 - c.live))::bigint AS expired, count(o.*) AS overdue,
-                COALESCE({seconds}, 0) AS overdue_seconds, true AS estimated, NULL::text AS last_expired_at
-         FROM (SELECT $1::double precision AS rows,
-                      COALESCE((SELECT null_frac FROM pg_catalog.pg_stats
-                                WHERE schemaname = 'public' AND tablename = 'voice_clone_cache'
-                                  AND attname = 'deleted_at'), 1)::double precision AS live) AS c
-              LEFT JOIN (SELECT ttl_expires_at FROM public.voice_clone_cache WHERE {overdue}
-                         ORDER BY ttl_expires_at LIMIT $2) AS o ON true
-         GROUP BY c.rows, c.live"
-    ))
-    .bind::<BigInt, _>(rows.count)
-    .bind::<BigInt, _>(CACHE_COUNTED)
     .get_result(connection)
     .await
 }

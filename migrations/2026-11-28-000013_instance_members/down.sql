@@ -1,0 +1,1 @@
+ALTER TABLE ingest.instances DROP COLUMN member_id;
