@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::support::daemon::run_command;
 use crate::support::kafka::{Kafka, Transaction};
 use crate::support::left_out::real_kafka;
 use crate::support::wait::SOON;
