@@ -37,3 +37,15 @@ where
 {
     to_char(time, "YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"")
 }
+
+#[allow(non_camel_case_types, reason = "as for rfc3339")]
+pub(super) type rfc3339_micros<Time> = rfc3339<Time>;
+
+/// As [`rfc3339()`], with microseconds.
+pub(super) fn rfc3339_micros<Time>(time: Time) -> rfc3339_micros<Time>
+where
+    Time: Expression,
+    Time::SqlType: SingleValue,
+{
+    to_char(time, "YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"")
+}

@@ -1,15 +1,22 @@
 //! The database queries of `status`. Each is one statement over one connection, and its answer is plain data. Times
-//! are RFC 3339 in UTC, ages are seconds.
+//! are RFC 3339 in UTC, ages are seconds. Raw SQL where Diesel has no words: PostgreSQL's catalogs, the columns of a JSON
+//! array, and the age of the oldest of some rows.
 
 mod cache;
 
-use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text, Uuid as SqlUuid};
-use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Double, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use serde::Serialize;
 use uuid::Uuid;
 
 pub use self::cache::{Cache, cache};
+use super::sql::{now_utc, rfc3339_micros};
+use crate::schema::ingest::{consumer_offsets, instances, pauses, skips};
 
 /// Maximum number of kinds of dead letters listed.
 pub const KINDS: i64 = 50;
@@ -18,86 +25,78 @@ pub const KINDS: i64 = 50;
 const PATIENCE: &str = "SET statement_timeout = '5s'";
 
 /// A stored position of the group.
-#[derive(QueryableByName, Clone, Debug, PartialEq)]
+#[derive(Queryable, Selectable, Clone, Debug, PartialEq)]
+#[diesel(table_name = consumer_offsets, check_for_backend(Pg))]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct Stored {
-    #[diesel(sql_type = Text)]
     pub topic: String,
-    #[diesel(sql_type = Integer)]
     pub partition: i32,
-    #[diesel(sql_type = BigInt)]
     pub next_offset: i64,
-    #[diesel(sql_type = BigInt)]
     pub dead_in_a_row: i64,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
     pub topic_id: Option<Uuid>,
-    #[diesel(sql_type = Nullable<Text>)]
+    #[diesel(select_expression = rfc3339_micros(consumer_offsets::stopped_at))]
     pub stopped_at: Option<String>,
     /// The column `updated_at`.
-    #[diesel(sql_type = Text)]
+    #[diesel(select_expression = rfc3339_micros(consumer_offsets::updated_at).assume_not_null())]
     pub moved_at: String,
     /// Seconds since `updated_at`.
-    #[diesel(sql_type = Double)]
+    #[diesel(select_expression = sql(&age("updated_at")))]
+    #[diesel(select_expression_type = SqlLiteral<Double>)]
     pub idle_seconds: f64,
 }
 
 /// A row of `ingest.pauses` that is in force.
-#[derive(QueryableByName, Clone, Debug, PartialEq)]
+#[derive(Queryable, Selectable, Clone, Debug, PartialEq)]
+#[diesel(table_name = pauses, check_for_backend(Pg))]
 pub struct Pause {
     /// The topic without prefix; empty for all.
-    #[diesel(sql_type = Text)]
     pub topic: String,
     /// Start of the pause.
-    #[diesel(sql_type = Text)]
+    #[diesel(select_expression = rfc3339_micros(pauses::paused_at).assume_not_null())]
     pub paused_at: String,
     /// End of the pause; `None` until `resume`.
-    #[diesel(sql_type = Nullable<Text>)]
+    #[diesel(select_expression = rfc3339_micros(pauses::until))]
     pub until: Option<String>,
 }
 
 /// A row of `ingest.skips`.
-#[derive(QueryableByName, Clone, Debug, PartialEq)]
+#[derive(Queryable, Selectable, Clone, Debug, PartialEq)]
+#[diesel(table_name = skips, check_for_backend(Pg))]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct Skipped {
-    #[diesel(sql_type = Text)]
     pub topic: String,
-    #[diesel(sql_type = Integer)]
     pub partition: i32,
-    #[diesel(sql_type = BigInt)]
     pub from_offset: i64,
-    #[diesel(sql_type = Nullable<BigInt>)]
     pub to_offset: Option<i64>,
-    #[diesel(sql_type = Text)]
     pub note: String,
-    #[diesel(sql_type = Text)]
+    #[diesel(select_expression = rfc3339_micros(skips::skipped_at).assume_not_null())]
     pub skipped_at: String,
     /// `skip`, or why the log had lost the offsets.
-    #[diesel(sql_type = Text)]
     pub cause: String,
     /// Seconds since `skipped_at`.
-    #[diesel(sql_type = Double)]
+    #[diesel(select_expression = sql(&age("skipped_at")))]
+    #[diesel(select_expression_type = SqlLiteral<Double>)]
     pub age_seconds: f64,
 }
 
 /// A row of `ingest.instances`.
-#[derive(QueryableByName, Serialize, Clone, Debug, PartialEq)]
+#[derive(Queryable, Selectable, Serialize, Clone, Debug, PartialEq)]
+#[diesel(table_name = instances, check_for_backend(Pg))]
 #[allow(missing_docs, reason = "the fields are the table's columns")]
 pub struct Instance {
-    #[diesel(sql_type = SqlUuid)]
     pub id: Uuid,
-    #[diesel(sql_type = Text)]
     pub host: String,
     /// The `id` of the group's member that it is.
-    #[diesel(sql_type = Nullable<Text>)]
+    #[diesel(select_expression = instances::member_id)]
     pub member: Option<String>,
-    #[diesel(sql_type = Text)]
     pub version: String,
-    #[diesel(sql_type = Text)]
+    #[diesel(select_expression = rfc3339_micros(instances::started_at).assume_not_null())]
     pub started_at: String,
-    #[diesel(sql_type = Text)]
+    #[diesel(select_expression = rfc3339_micros(instances::beat_at).assume_not_null())]
     pub beat_at: String,
     /// Seconds since `beat_at`.
-    #[diesel(sql_type = Double)]
+    #[diesel(select_expression = sql(&age("beat_at")))]
+    #[diesel(select_expression_type = SqlLiteral<Double>)]
     pub silent_seconds: f64,
 }
 
@@ -181,52 +180,32 @@ pub async fn connections(connection: &mut AsyncPgConnection) -> QueryResult<i64>
 
 /// The stored positions of a group.
 pub async fn positions(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Stored>> {
-    let (stopped_at, moved_at, idle) = (time("stopped_at"), time("updated_at"), age("updated_at"));
-    sql_query(format!(
-        "SELECT topic, partition, next_offset, dead_in_a_row, topic_id, {stopped_at} AS stopped_at,
-                {moved_at} AS moved_at, {idle} AS idle_seconds
-         FROM ingest.consumer_offsets WHERE group_id = $1"
-    ))
-    .bind::<Text, _>(group)
-    .load(connection)
-    .await
+    let stored = consumer_offsets::table.filter(consumer_offsets::group_id.eq(group));
+    stored.select(Stored::as_select()).load(connection).await
 }
 
 /// The pauses of a group that are in force.
 pub async fn pauses(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Pause>> {
-    let (paused_at, until) = (time("paused_at"), time("until"));
-    sql_query(format!(
-        "SELECT topic, {paused_at} AS paused_at, {until} AS until FROM ingest.pauses
-         WHERE group_id = $1 AND (until IS NULL OR until > now() AT TIME ZONE 'utc') ORDER BY topic"
-    ))
-    .bind::<Text, _>(group)
-    .load(connection)
-    .await
+    pauses::table
+        .filter(pauses::group_id.eq(group))
+        .filter(pauses::until.is_null().or(pauses::until.gt(now_utc().nullable())))
+        .order(pauses::topic)
+        .select(Pause::as_select())
+        .load(connection)
+        .await
 }
 
 /// All skips and losses of a group, the newest first.
 pub async fn skips(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Skipped>> {
-    let (skipped_at, age) = (time("skipped_at"), age("skipped_at"));
-    sql_query(format!(
-        "SELECT topic, partition, from_offset, to_offset, note, {skipped_at} AS skipped_at, cause, {age} AS age_seconds
-         FROM ingest.skips
-         WHERE group_id = $1 ORDER BY id DESC"
-    ))
-    .bind::<Text, _>(group)
-    .load(connection)
-    .await
+    let skipped = skips::table.filter(skips::group_id.eq(group)).order(skips::id.desc());
+    skipped.select(Skipped::as_select()).load(connection).await
 }
 
 /// The instances of a group.
 pub async fn instances(connection: &mut AsyncPgConnection, group: &str) -> QueryResult<Vec<Instance>> {
-    let (started_at, beat_at, silent) = (time("started_at"), time("beat_at"), age("beat_at"));
-    sql_query(format!(
-        "SELECT id, host, member_id AS member, version, {started_at} AS started_at, {beat_at} AS beat_at, {silent} AS silent_seconds
-         FROM ingest.instances WHERE group_id = $1 ORDER BY started_at, id"
-    ))
-    .bind::<Text, _>(group)
-    .load(connection)
-    .await
+    let running =
+        instances::table.filter(instances::group_id.eq(group)).order((instances::started_at, instances::id));
+    running.select(Instance::as_select()).load(connection).await
 }
 
 /// What the partitions of a group wait for, the latest heartbeats last.
