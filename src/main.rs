@@ -177,10 +177,10 @@ async fn dispatch(cli: &Cli, wrong_logging: Vec<SettingError>) -> Result<(), Fai
             publish::run(&settings(false, true)?, topic, file.as_deref(), cli.json, cancel).await?,
         ),
         Command::Schema { topic } => Ok(schema::run(topic.as_deref())?),
-        Command::WhereIs { caller } => {
+        Command::WhereIs { caller, within } => {
             // checked first, as the caller's id may be read from a terminal
             let caller = where_is::caller(caller)?;
-            Ok(where_is::run(&settings(true, false)?, &caller, cli.json).await?)
+            Ok(where_is::run(&settings(true, false)?, &caller, *within, cli.json).await?)
         }
         Command::Completions { shell } => Ok(manual::completions(*shell)?),
         Command::Man { command } => Ok(manual::man(command)?),

@@ -135,6 +135,9 @@ pub enum Command {
         /// The caller's id; - reads it from standard input, which keeps it out of the shell's history
         #[arg(long, value_name = "ID")]
         caller: String,
+        /// End the search after this time: texts have no index, and all of them are read
+        #[arg(long, value_name = "TIME", value_parser = time, default_value = "10m")]
+        within: std::time::Duration,
     },
     /// Publish the traffic of a plausible service
     ///

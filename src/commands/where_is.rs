@@ -1,6 +1,7 @@
 //! `where-is`: counts the rows and dead letters that mention a caller, without showing them (contract, section 8).
 
 use std::io::BufRead as _;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use comfy_table::Table;
@@ -32,10 +33,18 @@ pub fn caller(given: &str) -> anyhow::Result<String> {
 }
 
 /// Prints the counts.
-pub async fn run(settings: &Settings, caller: &str, json: bool) -> anyhow::Result<()> {
+pub async fn run(settings: &Settings, caller: &str, within: Duration, json: bool) -> anyhow::Result<()> {
     let store = super::store(settings).await?;
-    let places = store.whereabouts(caller, &search_strings(caller)).await;
-    let places = places.context("the tables could not be searched")?;
+    let start = Instant::now();
+    let places = store.whereabouts(caller, &search_strings(caller), within).await;
+    // The server's words depend on its language; the time does not.
+    let places = places.with_context(|| match start.elapsed() {
+        took if took >= within => format!(
+            "the search was ended after {} s: give it longer with --within, such as --within 2h",
+            within.as_secs()
+        ),
+        _ => "the tables could not be searched".to_owned(),
+    })?;
     let total: i64 = places.iter().map(Place::total).sum();
     if json {
         return print(json!({ "total": total, "places": places }));

@@ -290,7 +290,9 @@ impl Consumer {
         if let Input::Written { id, .. } | Input::WriteDied(id) = &input {
             self.oldest.write_ended(*id);
         }
+        let mut ending = None;
         if let Input::Written { report, .. } = &input {
+            ending = report.ending();
             let landed = records.saturating_sub(report.remaining.len() as u64);
             if report.remaining.is_empty() {
                 self.landed = Some(now);
@@ -303,6 +305,9 @@ impl Consumer {
             debug!(records = landed, "a batch landed");
         }
         self.machine.handle(input, now);
+        if let Some(ending) = ending {
+            ending.end(|partition| self.machine.pause_of(partition, now));
+        }
     }
 
     /// Handles the brokers' description of the topics.

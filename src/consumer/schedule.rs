@@ -54,6 +54,17 @@ impl Machine {
         due.chain(pauses).min()
     }
 
+    /// Returns the time until this partition is tried again; `None` if this member does not try it again by itself.
+    pub fn pause_of(&self, key: TopicPartition, now: Instant) -> Option<Duration> {
+        let partition = self.partitions.get(&key)?;
+        if matches!(partition.state, State::Stopped | State::Paused | State::Revoked) {
+            return None;
+        }
+        let gate = self.gate.as_ref().map(|gate| gate.until);
+        let due = partition.due().max(gate);
+        Some(due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now)))
+    }
+
     /// Whether the driver may receive more records: no full lane is unpaused.
     pub fn wants_records(&self) -> bool {
         self.lanes.iter().all(|lane| lane.paused || !lane.is_full(&self.limits))

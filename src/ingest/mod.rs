@@ -101,13 +101,13 @@ impl Ingest {
         let borrowed: Vec<&Record> = records.iter().collect();
         let (outcomes, written) = self.write_spans(&borrowed, &spans, effort, cancel).await;
         drop(borrowed);
-        self.end_span(&outcomes, &written);
+        self.count_rows(&written);
         let waits = |record: &Record| match outcomes.get(&record.topic_partition()) {
             Some(Outcome::Waits { landed, .. }) => record.offset >= landed.next_offset,
             _ => false,
         };
         let remaining = records.into_iter().filter(waits).collect();
-        BatchReport { outcomes, remaining, written }
+        BatchReport { outcomes, remaining, written, span: self.span.clone() }
     }
 
     async fn write_spans(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::record::{Record, TopicPartition};
 use crate::store::offsets::Position;
 use crate::store::write::Written;
+use crate::traces::Span;
 
 /// A batch of the live consumer.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ pub struct BatchReport {
     pub remaining: Vec<Record>,
     /// The rows written.
     pub written: Written,
+    /// The batch's span. [`BatchReport::ending`] ends it once it is known when the rest is tried again.
+    pub span: Span,
 }
 
 /// The outcome of one partition of a batch.

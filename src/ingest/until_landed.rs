@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::outcome::{Effort, OffsetSpan, Outcome, Wait, WaitKind};
+use super::traced::{RETRIES, note_retries};
 use super::{Ingest, Positions};
 use crate::record::{Record, TopicPartition};
 use crate::retry::{pause_for, pauses};
@@ -44,7 +45,8 @@ impl Ingest {
         let batch = self.for_batch(records);
         let mut retries = 0;
         let result = batch.until_landed(records, positions, cancel, &mut written, &mut retries).await;
-        batch.count_rows(&written, retries);
+        batch.count_rows(&written);
+        batch.span.count(RETRIES, retries);
         if let Err(stop) = &result {
             batch.span.failed(stop.name());
         }
@@ -95,7 +97,7 @@ impl Ingest {
             }
             effort = Effort::Once;
             let pause = delays.next().unwrap_or(Duration::from_secs(5));
-            *retries += self.note_retries(&waits, Some(pause));
+            *retries += note_retries(&self.span, waits.iter().map(|wait| (wait.cause(), pause)));
             warn!(
                 records = remaining.len(),
                 partitions = waits.len(),

@@ -1,7 +1,9 @@
 //! Counts of the rows that hold a caller, without showing them. Raw SQL: Diesel has no WITH.
 
+use std::time::Duration;
+
 use diesel::sql_types::{Array, BigInt, Text};
-use diesel_async::RunQueryDsl;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 use serde::Serialize;
 
 use super::{Fault, Store};
@@ -62,12 +64,16 @@ WITH own AS (
     SELECT convert_to(id, 'UTF8') AS bytes, convert_to(to_json(id)::text, 'UTF8') AS json
     FROM (SELECT id FROM calls UNION SELECT id FROM voices) AS i
 ), letters AS MATERIALIZED (
-    SELECT EXISTS (SELECT FROM needles n WHERE position(n.bytes IN l.key) > 0 OR position(n.bytes IN l.value) > 0
-                   OR position(n.text IN l.note) > 0
-                   OR EXISTS (SELECT FROM unnest(l.headers) AS h (bytes) WHERE position(n.bytes IN h.bytes) > 0)) AS by_text,
-           EXISTS (SELECT FROM ids i WHERE l.key = i.bytes OR position(i.json IN l.value) > 0
-                   OR i.bytes = ANY (l.headers)) AS by_id
-    FROM ingest.dead_letters l
+    SELECT count(*) FILTER (WHERE found = 'text') AS by_text, count(*) FILTER (WHERE found = 'id') AS by_id
+    FROM (SELECT CASE
+        WHEN EXISTS (SELECT FROM needles n WHERE position(n.bytes IN l.key) > 0 OR position(n.bytes IN l.value) > 0
+                     OR position(n.text IN l.note) > 0
+                     OR EXISTS (SELECT FROM unnest(l.headers) AS h (bytes) WHERE position(n.bytes IN h.bytes) > 0))
+            THEN 'text'
+        WHEN EXISTS (SELECT FROM ids i WHERE l.key = i.bytes OR position(i.json IN l.value) > 0
+                     OR i.bytes = ANY (l.headers))
+            THEN 'id'
+        END AS found FROM ingest.dead_letters l OFFSET 0) AS looked_at
 )
 SELECT * FROM (VALUES
     ('caller_voice_mapping',
@@ -95,19 +101,36 @@ SELECT * FROM (VALUES
     ('ingest.calls', 0, (SELECT count(*) FROM ingest.calls WHERE call_id IN (SELECT id FROM calls)), 0),
     ('ingest.voices', 0, (SELECT count(*) FROM ingest.voices WHERE cloned_voice_id IN (SELECT id FROM voices)), 0),
     ('ingest.outbox', (SELECT count(*) FROM ingest.outbox, unnest(caller_ids) AS c (id) WHERE c.id = $1), 0, 0),
-    ('ingest.dead_letters', 0, (SELECT count(*) FROM letters WHERE by_id AND NOT by_text),
-     (SELECT count(*) FROM letters WHERE by_text)),
+    ('ingest.dead_letters', 0, (SELECT by_id FROM letters), (SELECT by_text FROM letters)),
     ('ingest.skips', 0, 0, (SELECT count(*) FROM ingest.skips s WHERE EXISTS (
         SELECT FROM needles n WHERE position(n.text IN s.note) > 0)))
 ) AS places (place, by_caller, by_call_or_voice, by_text)
 "#;
 
+/// The settings of the search. Texts and transfers by voice have no index, so whole tables are read, and a daemon's
+/// session, which looks rows up, would read them in the order of an index. One process of the server does it, so that
+/// the others are left to consuming. It takes no lock that a write waits for. `{limit}` is in milliseconds; a server on
+/// Linux also ends the search when the client is gone.
+const BEGIN: &str = "BEGIN TRANSACTION READ ONLY;
+    SET LOCAL enable_seqscan TO on; SET LOCAL enable_hashjoin TO on; SET LOCAL enable_mergejoin TO on;
+    SET LOCAL max_parallel_workers_per_gather TO 0;
+    SET LOCAL statement_timeout TO {limit};
+    SELECT set_config('client_connection_check_interval', '5s', true) WHERE version() LIKE '%linux%'";
+
 impl Store {
-    /// Counts the rows that hold a caller, in one statement. `needles` are the forms in which texts and bytes may
-    /// contain the caller's id. Texts have no index: all of them are read.
-    pub async fn whereabouts(&self, caller_id: &str, needles: &[String]) -> Result<Vec<Place>, Fault> {
+    /// Counts the rows that hold a caller, in one statement, for at most this long. `needles` are the forms in which
+    /// texts and bytes may contain the caller's id.
+    pub async fn whereabouts(
+        &self,
+        caller_id: &str,
+        needles: &[String],
+        limit: Duration,
+    ) -> Result<Vec<Place>, Fault> {
         let mut connection = self.connection().await?;
+        connection.batch_execute(&BEGIN.replace("{limit}", &limit.as_millis().to_string())).await?;
         let places = diesel::sql_query(COUNT).bind::<Text, _>(caller_id).bind::<Array<Text>, _>(needles);
-        Ok(places.load(&mut connection).await?)
+        let places = places.load(&mut connection).await;
+        connection.batch_execute("ROLLBACK").await?;
+        Ok(places?)
     }
 }

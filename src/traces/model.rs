@@ -86,12 +86,11 @@ pub fn root(name: &'static str, topic: Option<Topic>) -> Span {
 }
 
 impl Span {
-    /// Notes that a batch is retried for this cause, as in `voiceclone_write_retries_total{cause}`. In the daemon the
-    /// consumer chooses the pause once the span has ended.
-    pub fn retry(&self, cause: &'static str, pause: Option<Duration>) {
+    /// Notes that records of a batch are retried after a pause for this cause, as in
+    /// `voiceclone_write_retries_total{cause}`.
+    pub fn retry(&self, cause: &'static str, pause: Duration) {
         self.event("retry", || {
-            let pause = pause.map(|pause| KeyValue::new("pause_ms", milliseconds(pause)));
-            [KeyValue::new("cause", cause)].into_iter().chain(pause).collect()
+            vec![KeyValue::new("cause", cause), KeyValue::new("pause_ms", milliseconds(pause))]
         });
     }
 

@@ -231,27 +231,36 @@ fn a_browser_shows_the_page_without_complaint() {
     page_with(&daemon, "STOPPED: ");
     let own = format!("http://{}/", daemon.address());
     let found = browser.look(&own, None);
+    for look in found["looks"].as_array().unwrap() {
+        let what = &look["what"];
+        assert!(look["heading"].as_str().unwrap().starts_with("STOPPED: "), "{what}: {look:#}");
+        let with_javascript = !what.as_str().unwrap().contains("without");
+        assert_eq!(look["hint"], !with_javascript, "{what}: the hint to reload");
+    }
+    assert_no_complaint(&found, &own);
+    assert_eq!(found["refreshed"], json!({"changed": true, "kept": true, "complaints": []}));
+}
+
+/// Asserts that the browser has nothing against the page at `own`: no complaint, no finding of axe, no address outside of
+/// it, no width beyond the window, and a dark ground where dark is wished.
+pub(crate) fn assert_no_complaint(found: &Value, own: &str) {
     let looks = found["looks"].as_array().unwrap();
     assert_eq!(looks.len(), 8, "{found:#}");
     for look in looks {
         let what = &look["what"];
-        assert!(look["heading"].as_str().unwrap().starts_with("STOPPED: "), "{what}: {look:#}");
         assert_eq!(look["complaints"], json!([]), "{what}");
         assert_eq!(look["overflow"], 0, "{what}: wider than the window");
         let asked = look["asked"].as_array().unwrap();
-        assert!(asked.iter().all(|url| url.as_str().unwrap().starts_with(&own)), "{what}: {asked:?}");
-        let with_javascript = !what.as_str().unwrap().contains("without");
-        if with_javascript {
+        assert!(asked.iter().all(|url| url.as_str().unwrap().starts_with(own)), "{what}: {asked:?}");
+        if !what.as_str().unwrap().contains("without") {
             assert_eq!(look["findings"], json!([]), "{what}");
         }
-        assert_eq!(look["hint"], !with_javascript, "{what}: the hint to reload");
     }
     let ground = |scheme: &str| {
         let is_it = |look: &&Value| look["what"].as_str().unwrap().starts_with(scheme);
         looks.iter().find(is_it).unwrap()["ground"].clone()
     };
     assert_ne!(ground("light"), ground("dark"));
-    assert_eq!(found["refreshed"], json!({"changed": true, "kept": true, "complaints": []}));
 }
 
 /// `make screenshot`: a partition that its limit stopped.

@@ -12,6 +12,7 @@ use voiceclone_events::store::expiry::ExpiryCursor;
 use voiceclone_events::store::{Store, migrate};
 
 use crate::histories::ingest;
+use crate::partitions::Lock;
 use crate::support::certificates::{Authority, Signed};
 use crate::support::collector::{Answers, Attributes, Collector, Span};
 use crate::support::daemon::{Daemon, run_command};
@@ -204,7 +205,9 @@ fn a_batch_with_a_refused_record_shows_each_transaction_that_was_tried() {
 
     let refused = batch_of(&collector, &topic);
     assert!(refused.failed, "{refused:?}");
-    assert_eq!(refused.events, [("retry".to_owned(), texts(&[("cause", "other")]))]);
+    // The search for the suspect follows without a pause.
+    let retry = texts(&[("cause", "other"), ("pause_ms", "0")]);
+    assert_eq!(refused.events, [("retry".to_owned(), retry)]);
     assert_eq!(refused.attribute("voiceclone.retries"), "1");
     let outcomes = |batch: &Span| -> Vec<(String, String)> {
         let writes = collector.below(batch).into_iter();
@@ -229,6 +232,37 @@ fn a_batch_with_a_refused_record_shows_each_transaction_that_was_tried() {
     let first = ["4", "2", "2"].map(|size| outcome(size, if size == "2" { "" } else { "refused" }));
     assert_eq!(tried[..2], first[..2], "{tried:?}");
     assert_eq!(tried.last().unwrap().1, "", "{tried:?}");
+}
+
+#[test]
+fn each_retry_says_how_long_the_records_pause_before_it() {
+    let scene = Scene::new(real_kafka!(), 1);
+    migrate_up(&scene);
+    let topic = scene.topic("clone.failed");
+    scene.kafka.send(Send::to(&topic).value(failed_clone(0)));
+    let lock = Lock::of(&scene.database, "clone_failed_events");
+    let collector = Collector::start(Answers::Takes);
+    let _daemon = traced(&scene, &collector.url(), &[]);
+
+    let name = format!("process {topic}");
+    let batches = || collector.spans().into_iter().filter(|span| span.name == name);
+    let retried = eventually(MINUTES, "three retries", || {
+        let retried: Vec<Span> = batches().filter(|batch| !batch.events.is_empty()).collect();
+        if retried.len() >= 3 { Ok(retried) } else { Err(retried) }
+    });
+    // 200 ms doubled each time, the upper half of it random
+    for (batch, pauses) in retried.iter().zip([100..=200, 200..=400, 400..=800]) {
+        let [(event, of)] = &batch.events[..] else { panic!("{batch:?}") };
+        assert_eq!((event.as_str(), of["cause"].as_str()), ("retry", "timeout"));
+        let pause: u64 = of["pause_ms"].parse().unwrap();
+        assert!(pauses.contains(&pause), "{pause} ms, not {pauses:?}");
+        assert_eq!((batch.attribute("voiceclone.retries"), batch.failed), ("1", true));
+    }
+
+    drop(lock);
+    let landed = collector.wait_for(MINUTES, "a batch that landed", |span| span.name == name && !span.failed);
+    assert_eq!(landed.attribute("voiceclone.retries"), "0");
+    assert_eq!(landed.events, []);
 }
 
 /// Bytes of an event: key, value and headers.

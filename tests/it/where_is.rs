@@ -10,6 +10,8 @@ use voiceclone_events::store::expiry::ExpiryCursor;
 use voiceclone_events::store::migrate;
 
 use crate::histories::{ingest, write};
+use crate::partitions::Lock;
+use crate::support::block_on;
 use crate::support::daemon::{Finished, run_command_with_input};
 use crate::support::postgres::Database;
 
@@ -151,6 +153,17 @@ async fn the_caller_may_be_given_on_standard_input_and_an_unknown_one_has_no_row
     let empty = run_command_with_input(&words, &[("DATABASE_URL", database.url())], b"\n", MINUTES);
     assert_eq!(empty.code, 2, "{empty:?}");
     assert!(empty.stderr.contains("--caller is empty"), "{empty:?}");
+}
+
+#[test]
+fn a_search_that_takes_too_long_is_ended_and_says_how_to_give_it_more_time() {
+    let database = block_on(stage());
+    let lock = Lock::of(&database, "call_log");
+    let ended = where_is(&database, &["--caller", ADA, "--within", "1s"], "");
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stderr.contains("ended after 1 s") && ended.stderr.contains("--within 2h"), "{ended:?}");
+    drop(lock);
+    assert_eq!(where_is(&database, &["--caller", ADA, "--within", "10m"], "").code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

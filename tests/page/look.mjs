@@ -1,6 +1,6 @@
-// Opens the page in Chromium: with and without JavaScript, narrow and wide, light and dark. Prints its findings as one
-// line of JSON. Arguments: the folder with node_modules, the path of Chromium, the URL of the page, and a file for a
-// screenshot.
+// Opens a page in Chromium: with and without JavaScript, narrow and wide, light and dark. Prints its findings as one line
+// of JSON. The page of `status` is also watched until it refreshes itself; the page of `report` does not. Arguments: the
+// folder with node_modules, the path of Chromium, the URL of the page, and a file for a screenshot.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
@@ -18,7 +18,7 @@ for (const javaScriptEnabled of [true, false]) {
     }
   }
 }
-const refreshed = await refresh();
+const refreshed = new URL(url).protocol === "file:" ? null : await refresh();
 if (screenshot) await shoot();
 await browser.close();
 console.log(JSON.stringify({ looks, refreshed }));
@@ -38,6 +38,7 @@ async function open(options) {
 async function look(options) {
   const { context, page, complaints, asked } = await open(options);
   const heading = await page.locator("h1").innerText();
+  await page.evaluate(() => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
   const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   const hint = await page.getByText("Reload the page to bring it up to date.").isVisible();

@@ -2,6 +2,7 @@
 
 mod pauses;
 mod random;
+mod retries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -5,7 +5,10 @@ use voiceclone_events::store::migrate;
 
 use super::{MINUTES, few_calls, migrated};
 use crate::histories::{ingest, write};
+use crate::page::assert_no_complaint;
+use crate::support::browser::Browser;
 use crate::support::daemon::{Finished, run_command};
+use crate::support::left_out::or_left_out;
 use crate::support::postgres::Database;
 use crate::support::processes::folder;
 use crate::support::unique;
@@ -125,6 +128,24 @@ async fn a_person_gets_tables_a_spreadsheet_csv_and_a_browser_a_page_of_its_own(
         nowhere.code == 1 && nowhere.stderr.contains("/nowhere/week.html could not be written"),
         "{nowhere:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_shows_the_page_of_the_report_without_complaint() {
+    let browser = or_left_out!(Browser::find());
+    let full = with_few_calls().await;
+    let empty = migrated().await;
+    for (name, database) in [("week.html", full), ("empty.html", empty)] {
+        let page = folder("report").join(name);
+        let words = [&NEW_YEAR[..], &["--html", page.to_str().unwrap()]].concat();
+        assert_eq!(run(database.url(), &words).code, 0);
+        let own = format!("file://{}", page.display());
+        let found = browser.look(&own, None);
+        assert_no_complaint(&found, &own);
+        for look in found["looks"].as_array().unwrap() {
+            assert_eq!(look["heading"], "Calls and voices", "{look:#}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,7 +46,7 @@ const FOLLOWED: Duration = Duration::from_secs(10);
 const NO_LAG: Duration = Duration::from_secs(15);
 
 /// Settings with short timeouts for members and reconnects.
-const MEMBER: [(&str, &str); 3] = [
+pub(crate) const MEMBER: [(&str, &str); 3] = [
     ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
     ("KAFKA_HEARTBEAT_INTERVAL_MS", "1000"),
     ("KAFKA_RECONNECT_BACKOFF_MAX_MS", "1000"),
@@ -60,7 +60,7 @@ const IMPATIENT_MEMBER: [(&str, &str); 4] =
 type Place = (&'static str, i32);
 
 /// The cluster for tests that stop brokers of their own.
-fn cluster() -> Result<&'static Cluster, &'static str> {
+pub(crate) fn cluster() -> Result<&'static Cluster, &'static str> {
     static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
     let rights = [
         ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
