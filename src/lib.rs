@@ -21,6 +21,7 @@
 //!      -> mask                      pure: hides personal data in events that are shown
 //!      -> metrics                   the metrics of /metrics: names, help, labels, and how they are counted
 //!      -> json_schemas              the events as published: JSON Schemas and AsyncAPI, from schemas/
+//!      -> blocking                  moves the decoding of large values off the runtime's workers
 //!      -> retry, outage             the pauses of all other retries; one log line when something goes away, one a minute, one when it is back
 //!      -> plan -> fold              pure: a batch folded to sorted, unique rows, by the merge rules
 //!      -> event -> identity         pure: bytes to an event or to one of the reasons of dead letters; row ids
@@ -50,6 +51,7 @@
 //!
 //! `docs/design.md` has twenty change requests with the files of each.
 
+pub mod blocking;
 pub mod certificates;
 pub mod cli;
 pub mod commands;
