@@ -31,6 +31,7 @@
 //! database_url           DATABASE_URL as libpq reads it, and its TLS
 //! certificates           the errors and the expiry date of a certificate
 //! mask                   pure: hides personal data in events that are shown
+//! blocking               moves the decoding of large values off the runtime's workers
 //! json_schemas           the events as published: JSON Schemas and AsyncAPI, from schemas/
 //! plan                   pure: a batch folded to sorted, unique rows
 //! fold                   pure: the merge rules
@@ -62,6 +63,7 @@
 //!
 //! `docs/design.md` has twenty change requests with the files of each.
 
+pub mod blocking;
 pub mod certificates;
 pub mod cli;
 pub mod commands;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Ingest;
+use crate::blocking;
 use crate::event::{Event, Time, Unusable, decode};
 use crate::plan::{Plan, Source};
 use crate::record::{Record, Topic, TopicPartition};
@@ -61,6 +62,11 @@ pub(super) struct Prepared<'a> {
 impl Ingest {
     /// Decodes the records.
     pub(super) fn prepare<'a>(&'a self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
+        let bytes = parts.iter().flat_map(|part| part.records).map(|record| record.size()).sum();
+        blocking::compute(bytes, || self.plan(parts, rejected))
+    }
+
+    fn plan<'a>(&'a self, parts: &[Part<'a, '_>], rejected: &Rejected) -> Prepared<'a> {
         let records = parts.iter().flat_map(|part| part.records.iter().copied()).collect();
         let source = Source { records, topic_prefix: &self.topic_prefix };
         let mut prepared = Prepared {
@@ -114,9 +120,14 @@ impl Ingest {
         if let Some(unusable) = rejected.get(&record.offset) {
             return Err(unusable.clone());
         }
-        let event = decode(record, self.limits)?;
+        let event = self.decode(record)?;
         // Decoding has checked the timestamp if the event uses it.
         Ok((event, Time::from_record(record.timestamp).unwrap_or(Time::from_micros(0))))
+    }
+
+    /// Decodes one record.
+    pub(super) fn decode<'a>(&self, record: &'a Record) -> Result<Event<'a>, Unusable> {
+        blocking::compute(record.size(), || decode(record, self.limits))
     }
 }
 
@@ -140,53 +151,4 @@ fn makes_a_row(event: &Event<'_>) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_usable_record_resets_the_count_until_the_limit_is_reached() {
-        let count = |outcomes: &str| {
-            outcomes.chars().fold(0, |before, outcome| count_consecutive(before, outcome == 'u', 3))
-        };
-        assert_eq!(count("ddudd"), 2);
-        assert_eq!(count("ddu"), 0);
-        assert_eq!(count("ddd"), 3);
-        assert_eq!(count("uddduud"), 3, "what follows does not take it back");
-    }
-
-    fn records(count: i64) -> Vec<Record> {
-        let record = |offset| Record {
-            topic: Topic::CloneFailed,
-            partition: 0,
-            offset: offset * 2,
-            timestamp: 0,
-            key: None,
-            value: None,
-            headers: Vec::new(),
-        };
-        (0..count).map(record).collect()
-    }
-
-    #[test]
-    fn pieces_end_behind_their_last_record_and_the_last_one_where_the_batch_does() {
-        let records = records(5);
-        let records: Vec<&Record> = records.iter().collect();
-        let part = Part {
-            key: TopicPartition::new(Topic::CloneFailed, 0),
-            from: Position::at(0, None),
-            to_offset: 20,
-            completes: true,
-            records: &records,
-        };
-        let ends = |most| -> Vec<(usize, i64, bool)> {
-            part.pieces(most)
-                .iter()
-                .map(|piece| (piece.records.len(), piece.to_offset, piece.completes))
-                .collect()
-        };
-        assert_eq!(ends(2), [(2, 3, false), (2, 7, false), (1, 20, true)]);
-        assert_eq!(ends(100), [(5, 20, true)]);
-        let empty = Part { records: &[], ..part };
-        assert_eq!(empty.pieces(2).len(), 1, "the offset moves all the same");
-    }
-}
+mod tests;

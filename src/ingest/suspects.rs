@@ -10,7 +10,7 @@ use super::outcome::{Wait, WaitKind};
 use super::prepare::Rejected;
 use super::trial::{NextStep, TrialVerdict, Try, judge};
 use super::{Ingest, good, wait};
-use crate::event::{Event, Reason, Time, Unusable, decode};
+use crate::event::{Event, Reason, Time, Unusable};
 use crate::plan::Plan;
 use crate::record::{Record, Topic};
 use crate::retry::pause_for;
@@ -186,7 +186,7 @@ impl Ingest {
         advances: &[Advance],
     ) -> Result<(), Fault> {
         let landed = self.memory.good(suspect.topic);
-        let known = landed.as_ref().and_then(|record| decode(record, self.limits).ok());
+        let known = landed.as_ref().and_then(|record| self.decode(record).ok());
         let known = match known {
             Some(known) => known,
             None => newest_or_plain(session, suspect.topic).await?,

@@ -13,6 +13,7 @@ use super::super::Fault;
 use super::super::unnest::{Column, Statement, Unnest, from_timestamp};
 use super::merged::{MergedTable, StoredFolds, merge};
 use super::{StoredTime, WriteContext, Written, at, latest};
+use crate::blocking;
 use crate::event::{CallLifecycle, CallStatus, Time};
 use crate::fold::{Call, Latest, Metadata};
 use crate::plan::Plan;
@@ -354,7 +355,9 @@ impl MergedTable for Call<'_> {
     ) -> Result<StoredFolds<Self>, Fault> {
         let stored: Vec<StoredCall> =
             Unnest::<ReadCalls>::new(vec![call_ids]).load(&mut &*connection).await?;
-        Ok(stored.into_iter().map(|row| stored_call(row, taken_over)).collect())
+        let metadata = |row: &StoredCall| row.metadata.as_ref().map_or(0, String::len);
+        let bytes = stored.iter().map(metadata).sum();
+        Ok(blocking::compute(bytes, || stored.into_iter().map(|row| stored_call(row, taken_over)).collect()))
     }
 
     fn has_row(&self) -> bool {

@@ -371,7 +371,7 @@ fn log_lines(left: &Left, report: &mut Report, differences: &mut Vec<String>) {
                 ("deadlock detected", "log: deadlocks"),
                 ("the brokers answer other clients", "log: consumers that had lost the brokers"),
                 ("failed for good", "log: clients that failed for good"),
-                ("is not the one that this process knows", "log: another state of the database noticed"),
+                ("another process changed the stored offset", "log: another state of the database noticed"),
                 ("no longer has the stored offset", "log: stored offsets that the topic no longer had"),
                 ("a batch landed", "log: batches written"),
                 ("partitions are assigned", "log: assignments"),

@@ -44,7 +44,7 @@ pub enum Fault {
     Deadlock,
     /// Another session has a whole table locked.
     LockedTable,
-    /// `statement_timeout` and its kin, too short for any batch.
+    /// `statement_timeout` and its kin, too short for any batch, or too few connections for the instances.
     Timeouts,
     /// A table that refuses good rows: a constraint, a column or a right that somebody changed.
     Drift,
@@ -82,6 +82,8 @@ pub enum Fault {
     RestoreInPlace,
     /// The database restored beside the live one, and put in its place under the running instances.
     RestoreRenamed,
+    /// A standby that lacks the last commits becomes the primary.
+    FailOver,
     /// Records deleted under consumers that have not read them, as another session has the table locked.
     DeletedUnread,
     /// One broker of three away: some leaders move, and some partitions are without one.
@@ -155,9 +157,14 @@ impl Fault {
         PostgresAwayMembersChange,
     ];
 
+    /// A fail-over, and what an administrator of PostgreSQL may change under the instances.
+    pub const OF_ADMINISTRATION: [Fault; 5] = [FailOver, Drift, Pooled, Timeouts, LockedTable];
+
     /// All kinds.
     pub fn all() -> Vec<Fault> {
-        [&Self::NEAR_POSTGRES[..], &Self::OF_KAFKA, &Self::OF_STORAGE, &Self::PARTIAL].concat()
+        let lists =
+            [&Self::NEAR_POSTGRES[..], &Self::OF_KAFKA, &Self::OF_STORAGE, &Self::PARTIAL, &[FailOver]];
+        lists.concat()
     }
 
     /// Faults without requirements that do not last.
@@ -175,6 +182,7 @@ impl Fault {
                 | RestoreStopped
                 | RestoreInPlace
                 | RestoreRenamed
+                | FailOver
                 | DeadLetterTopicGone
                 | ExpiredTopicGone
                 | DeletedUnread
@@ -223,7 +231,7 @@ pub enum Lasting {
     BrokerDown,
     /// The broker goes on.
     BrokerHalted,
-    /// The role's settings are what they were.
+    /// The role's settings and its limit of connections are what they were.
     Timeouts,
     /// The table is as the migrations made it: the statement that undoes the drift.
     Drift(String),
@@ -381,12 +389,13 @@ impl Stage {
             }
             Timeouts => {
                 let setting = self.dice.pick(&[
-                    "statement_timeout = '50ms'",
-                    "statement_timeout = '5ms'",
-                    "lock_timeout = '5ms'",
-                    "idle_in_transaction_session_timeout = '2ms'",
+                    "SET statement_timeout = '50ms'",
+                    "SET statement_timeout = '5ms'",
+                    "SET lock_timeout = '5ms'",
+                    "SET idle_in_transaction_session_timeout = '2ms'",
+                    "CONNECTION LIMIT 4",
                 ]);
-                self.server_run(&format!("ALTER ROLE {ROLE} SET {setting}"));
+                self.server_run(&format!("ALTER ROLE {ROLE} {setting}"));
                 self.terminate(None);
                 self.last(3000, Lasting::Timeouts);
             }
@@ -451,6 +460,7 @@ impl Stage {
             OffsetsReset | GroupDeleted => self.group_changed(fault == GroupDeleted),
             Dump => self.dump(),
             RestoreStopped | RestoreInPlace | RestoreRenamed => self.restore(fault),
+            FailOver => self.fail_over(),
             DeletedUnread => self.deleted_unread(),
             BrokerAway => self.broker_away(),
             TopicGone => self.topic_gone(),
@@ -527,7 +537,9 @@ impl Stage {
             }
             Lasting::Timeouts => {
                 self.wait_for_postgres();
-                self.server_run(&format!("ALTER ROLE {ROLE} RESET ALL"));
+                self.server_run(&format!(
+                    "ALTER ROLE {ROLE} RESET ALL; ALTER ROLE {ROLE} CONNECTION LIMIT -1"
+                ));
                 self.terminate(None);
             }
             Lasting::Drift(undo) if is_down(self, Lasting::stops_postgres) => {

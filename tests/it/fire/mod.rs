@@ -6,6 +6,7 @@
 //! - [`faults`]: each kind of fault;
 //! - [`partial`]: faults of one partition, one broker of three, or one client;
 //! - [`drift`]: tables that refuse good rows, and a pooler;
+//! - [`fail_over`]: a standby becomes the primary;
 //! - [`check`]: the invariants at the end of a round;
 //! - [`traffic`]: the traffic meanwhile;
 //! - [`found`]: the findings, each as a deterministic test.
@@ -18,6 +19,7 @@
 mod check;
 mod dice;
 mod drift;
+mod fail_over;
 mod faults;
 mod found;
 mod partial;
@@ -100,6 +102,21 @@ fn a_full_disk_and_a_database_restored_from_a_dump() {
         Needs { small_disk: true, ..Needs::default() },
         &[&Fault::OF_STORAGE[..], &[Fault::Killed]].concat(),
         &["log: outages of PostgreSQL in which records waited"],
+    );
+}
+
+#[test]
+fn a_fail_over_drift_a_pooler_and_a_role_with_limits() {
+    short(
+        "a_fail_over_drift_a_pooler_and_a_role_with_limits",
+        Some(real_kafka!()),
+        Needs::default(),
+        &Fault::OF_ADMINISTRATION,
+        &[
+            "records whose rows a fail-over lost",
+            "log: another state of the database noticed",
+            "tables that took no good row for a while",
+        ],
     );
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::check::{self, Left, Verdict};
 use super::dice::Dice;
+use super::fail_over::Former;
 use super::faults::Lasting;
 use super::traffic::{Pace, Producer};
 use crate::support::cluster::{Broker, Cluster, FIRST};
@@ -114,6 +115,8 @@ pub struct Stage {
     kafka: Kafka,
     /// PostgreSQL, this stage's own.
     pub server: PrivateServer,
+    /// The servers before it in this round, the first one first.
+    pub(super) formers: Vec<Former>,
     /// The proxy between the instances and PostgreSQL.
     pub proxy: Proxy,
     logs: PathBuf,
@@ -199,6 +202,7 @@ impl Stage {
             kafka_proxy,
             kafka,
             server,
+            formers: Vec::new(),
             proxy,
             logs,
             report: Report::default(),
@@ -497,6 +501,7 @@ impl Stage {
         }
         let sent = round.producer.sent();
         drop(round);
+        self.fail_back();
         let read = reading.elapsed();
         let waiting = Instant::now();
         self.take_in_comparison();

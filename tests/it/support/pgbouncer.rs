@@ -12,6 +12,8 @@ pub struct PgBouncer {
     folder: PathBuf,
     server: String,
     user: (String, String),
+    /// `default_pool_size`: server connections for each database and user.
+    pool_size: u32,
     port: u16,
     process: Option<Process>,
 }
@@ -20,6 +22,14 @@ impl PgBouncer {
     /// Starts a pooler in this `pool_mode` before the server of a database. The error says why there is none.
     pub fn start(database: &Database, mode: &str) -> Result<PgBouncer, String> {
         PgBouncer::start_for(database, mode, USER, PASSWORD)
+    }
+
+    /// As [`PgBouncer::start`], with this many server connections.
+    pub fn start_of_size(database: &Database, mode: &str, pool_size: u32) -> Result<PgBouncer, String> {
+        let mut pooler = PgBouncer::start(database, mode)?;
+        pooler.pool_size = pool_size;
+        pooler.start_again(mode);
+        Ok(pooler)
     }
 
     /// Starts a pooler for another role than the superuser, with its password.
@@ -31,14 +41,14 @@ impl PgBouncer {
     ) -> Result<PgBouncer, String> {
         let elsewhere = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
         let program = find_program("pgbouncer", elsewhere).ok_or("pgbouncer is not installed")?;
-        let (_, server) = database.url().split_once('@').unwrap();
-        let server = server.split_once('/').unwrap().0.to_owned();
+        let server = server_of(database);
         let user = (user.to_owned(), password.to_owned());
         let mut pooler = PgBouncer {
             program,
             folder: folder("pgbouncer"),
             server,
             user,
+            pool_size: 20,
             port: free_port(),
             process: None,
         };
@@ -52,9 +62,9 @@ impl PgBouncer {
         let (host, port) = self.server.split_once(':').unwrap();
         let ini = format!(
             "[databases]\n* = host={host} port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = users\npool_mode = {mode}\ndefault_pool_size = 20\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = users\npool_mode = {mode}\ndefault_pool_size = {}\n\
              max_client_conn = 300\n",
-            self.port
+            self.port, self.pool_size
         );
         std::fs::write(self.folder.join("pgbouncer.ini"), ini).unwrap();
         std::fs::write(self.folder.join("users"), format!("\"{}\" \"{}\"\n", self.user.0, self.user.1))
@@ -77,6 +87,12 @@ impl PgBouncer {
         eventually(SOON, "PgBouncer's port", || std::net::TcpStream::connect(&address).map(drop));
     }
 
+    /// Starts it again in front of the server that has this database now.
+    pub fn repoint(&mut self, database: &Database, mode: &str) {
+        self.server = server_of(database);
+        self.start_again(mode);
+    }
+
     /// Stops it; its connections are closed.
     pub fn stop(&mut self) {
         self.process = None;
@@ -91,4 +107,10 @@ impl PgBouncer {
     pub fn url(&self, database: &Database) -> String {
         self.url_of(database.name())
     }
+}
+
+/// The address of a database's server: `host:port`.
+fn server_of(database: &Database) -> String {
+    let (_, server) = database.url().split_once('@').unwrap();
+    server.split_once('/').unwrap().0.to_owned()
 }

@@ -42,6 +42,8 @@ pub struct Proxy {
 
 struct Shared {
     mode: Mutex<Mode>,
+    /// The address of the server, for new connections.
+    address: Mutex<String>,
     /// Each change cuts all open connections.
     cuts: watch::Sender<u64>,
     /// Each change ends the direction from the server to the client; the other one stays open.
@@ -64,6 +66,7 @@ impl Proxy {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let shared = Arc::new(Shared {
             mode: Mutex::new(Mode::Pass),
+            address: Mutex::new(address.to_owned()),
             cuts: watch::Sender::new(0),
             halves: watch::Sender::new(0),
             silences: watch::Sender::new(0),
@@ -72,7 +75,7 @@ impl Proxy {
         });
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        runtime.spawn(listen(listener, address.to_owned(), Arc::clone(&shared)));
+        runtime.spawn(listen(listener, Arc::clone(&shared)));
         Proxy { port, shared, _runtime: runtime }
     }
 
@@ -84,6 +87,11 @@ impl Proxy {
     /// Changes the treatment of bytes, including those in flight.
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
+    }
+
+    /// Carries new connections to another server; open ones stay.
+    pub fn retarget(&self, address: &str) {
+        *self.shared.address.lock().unwrap() = address.to_owned();
     }
 
     /// Cuts all open connections, and returns their number.
@@ -109,7 +117,7 @@ impl Proxy {
     }
 }
 
-async fn listen(listener: std::net::TcpListener, address: String, shared: Arc<Shared>) {
+async fn listen(listener: std::net::TcpListener, shared: Arc<Shared>) {
     let listener = TcpListener::from_std(listener).unwrap();
     let mut unanswered = Vec::new();
     loop {
@@ -118,7 +126,7 @@ async fn listen(listener: std::net::TcpListener, address: String, shared: Arc<Sh
             unanswered.push(client);
             continue;
         }
-        let (shared, address) = (Arc::clone(&shared), address.clone());
+        let (address, shared) = (shared.address.lock().unwrap().clone(), Arc::clone(&shared));
         tokio::spawn(async move {
             let (mut cuts, halves) = (shared.cuts.subscribe(), shared.halves.subscribe());
             let mut silences = shared.silences.subscribe();
