@@ -108,8 +108,9 @@ impl<S: Statement> QueryFragment<Pg> for Unnest<'_, S> {
     }
 }
 
-/// An upsert that returns the ids of the inserted and of the updated rows.
-pub(super) struct ReturningIds<'a, S>(pub Unnest<'a, S>);
+/// An upsert of this table of schema `public` that returns the ids of the inserted rows, of the updated rows, and of
+/// rows of which it is not known.
+pub(super) struct ReturningIds<'a, S>(pub &'static str, pub Unnest<'a, S>);
 
 impl<S: Statement + 'static> QueryId for ReturningIds<'_, S> {
     type QueryId = ReturningIds<'static, S>;
@@ -117,24 +118,27 @@ impl<S: Statement + 'static> QueryId for ReturningIds<'_, S> {
 }
 
 impl<S: Statement> Query for ReturningIds<'_, S> {
-    type SqlType = (Array<SqlUuid>, Array<SqlUuid>);
+    type SqlType = (Array<SqlUuid>, Array<SqlUuid>, Array<SqlUuid>);
 }
 
 impl<S: Statement> QueryFragment<Pg> for ReturningIds<'_, S> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("WITH written AS (");
-        self.0.walk_ast(out.reborrow())?;
+        self.1.walk_ast(out.reborrow())?;
+        push_returning_made(self.0, &mut out);
         out.push_sql(
-            " RETURNING (xmax = 0) AS made, id)
+            ", id)
              SELECT COALESCE(array_agg(id) FILTER (WHERE made), '{}'),
-                    COALESCE(array_agg(id) FILTER (WHERE NOT made), '{}') FROM written",
+                    COALESCE(array_agg(id) FILTER (WHERE NOT made), '{}'),
+                    COALESCE(array_agg(id) FILTER (WHERE made IS NULL), '{}') FROM written",
         );
         Ok(())
     }
 }
 
-/// An upsert that returns the numbers of inserted and of updated rows.
-pub(super) struct ReturningCounts<'a, S>(pub Unnest<'a, S>);
+/// An upsert of this table of schema `public` that returns the numbers of inserted and of updated rows. Rows of which
+/// it is not known count as inserted.
+pub(super) struct ReturningCounts<'a, S>(pub &'static str, pub Unnest<'a, S>);
 
 impl<S: Statement + 'static> QueryId for ReturningCounts<'_, S> {
     type QueryId = ReturningCounts<'static, S>;
@@ -148,13 +152,22 @@ impl<S: Statement> Query for ReturningCounts<'_, S> {
 impl<S: Statement> QueryFragment<Pg> for ReturningCounts<'_, S> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("WITH written AS (");
-        self.0.walk_ast(out.reborrow())?;
+        self.1.walk_ast(out.reborrow())?;
+        push_returning_made(self.0, &mut out);
         out.push_sql(
-            " RETURNING (xmax = 0) AS made)
-             SELECT count(*) FILTER (WHERE made), count(*) FILTER (WHERE NOT made) FROM written",
+            ")
+             SELECT count(*) FILTER (WHERE made IS NOT FALSE), count(*) FILTER (WHERE NOT made) FROM written",
         );
         Ok(())
     }
+}
+
+/// Adds whether the upsert inserted the row; an updated one was locked before. In a partitioned table, where
+/// PostgreSQL refuses system columns in RETURNING, it is NULL.
+fn push_returning_made(table: &'static str, out: &mut AstPass<'_, '_, Pg>) {
+    out.push_sql(" RETURNING CASE WHEN (SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = 'public.");
+    out.push_sql(table);
+    out.push_sql("'::pg_catalog.regclass) THEN NULL ELSE xmax = 0 END AS made");
 }
 
 fn bind<'b>(column: &'b Column<'_>, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {

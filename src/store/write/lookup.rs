@@ -18,7 +18,6 @@ use super::{IncomingRows, UpsertTable};
 #[derive(Debug, Default)]
 pub(super) struct LookupPolicy {
     looks_first: AtomicBool,
-    pub is_partitioned: AtomicBool,
 }
 
 impl LookupPolicy {

@@ -10,12 +10,12 @@ mod newest;
 mod rehearsal;
 mod voices;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashSet};
 
-use diesel::QueryResult;
 use diesel::connection::CacheSize;
 use diesel::pg::data_types::PgTimestamp;
+use diesel::sql_types::{Array, Uuid as SqlUuid};
+use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
@@ -297,9 +297,26 @@ where
     if rows.is_empty() {
         return Ok(UpsertedIds::default());
     }
-    Ok(ReturningIds(Unnest::<Upsert>::new(table.upsert_columns(rows, extra)))
-        .get_result(&mut &*connection)
-        .await?)
+    let upsert = Unnest::<Upsert>::new(table.upsert_columns(rows, extra));
+    let (made, changed, unknown): (Vec<Uuid>, Vec<Uuid>, Vec<Uuid>) =
+        ReturningIds(table.name, upsert).get_result(&mut &*connection).await?;
+    if unknown.is_empty() {
+        return Ok((made, changed));
+    }
+    // The rows of a partitioned table have their system columns in a query of their own.
+    let inserted: Vec<InsertedRow> =
+        sql_query(format!("SELECT id FROM public.{} WHERE id = ANY($1) AND xmax = 0", table.name))
+            .bind::<Array<SqlUuid>, _>(&unknown)
+            .load(&mut &*connection)
+            .await?;
+    let inserted: HashSet<Uuid> = inserted.into_iter().map(|row| row.id).collect();
+    Ok(unknown.into_iter().partition(|id| inserted.contains(id)))
+}
+
+#[derive(QueryableByName)]
+struct InsertedRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
 }
 
 /// Writes the rows of a table that are worth writing.
@@ -322,34 +339,13 @@ where
         (0, 0)
     } else {
         let upsert = Unnest::<Upsert>::new(table.upsert_columns(rows, extra));
-        upsert_counting(context.connection, table, upsert).await?
+        let counts = ReturningCounts(table.name, upsert).get_result(&mut &*context.connection).await?;
+        let (made, changed): (i64, i64) = counts;
+        (usize::try_from(made).unwrap_or(0), usize::try_from(changed).unwrap_or(0))
     };
     written.count_rows(table.name, table.incoming.len(), made, changed);
     table.lookup.learn(table.incoming.len(), made + changed);
     Ok(written)
-}
-
-/// Executes an upsert, and returns how many rows it inserted and updated. PostgreSQL refuses to distinguish them in a
-/// partitioned table: the transaction fails once, and from then on all rows of that table count as inserted.
-async fn upsert_counting<Upsert, R>(
-    connection: &AsyncPgConnection,
-    table: &UpsertTable<'_, R>,
-    upsert: Unnest<'_, Upsert>,
-) -> Result<(usize, usize), Fault>
-where
-    Upsert: Statement<Row = ()> + Send + 'static,
-{
-    if AtomicBool::load(&table.lookup.is_partitioned, Ordering::Relaxed) {
-        return Ok((upsert.execute(&mut &*connection).await?, 0));
-    }
-    let counts: QueryResult<(i64, i64)> = ReturningCounts(upsert).get_result(&mut &*connection).await;
-    if let Err(error) = &counts
-        && error.to_string().contains("cannot retrieve a system column")
-    {
-        table.lookup.is_partitioned.store(true, Ordering::Relaxed);
-    }
-    let (inserted, updated) = counts?;
-    Ok((usize::try_from(inserted).unwrap_or(0), usize::try_from(updated).unwrap_or(0)))
 }
 
 type StoredTime = Option<PgTimestamp>;
