@@ -129,6 +129,10 @@ impl Ingest {
                 return Ok(());
             }
         };
+        let taken = match taken {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(session.confirmed(refusal).await?),
+        };
         suspect.tries.push(Try { at, suspect: taken, good });
         match judge(&suspect.tries, english) {
             NextStep::TryAgain(not_before) => suspect.not_before = not_before,

@@ -53,6 +53,9 @@ pub struct ReachedServer {
     #[diesel(sql_type = Text)]
     /// The encoding of the database.
     pub encoding: String,
+    #[diesel(sql_type = Bool)]
+    /// Whether the error messages are in English, in which `fault` knows them.
+    pub speaks_english: bool,
     #[diesel(sql_type = diesel::sql_types::Nullable<Text>)]
     /// The tightest limit on this role's connections, in PostgreSQL's words; `None` if there is none.
     pub bounded_by: Option<String>,
@@ -64,10 +67,10 @@ pub struct ReachedServer {
 /// Asks the server for its facts.
 pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<ReachedServer> {
     // the limits of role and database do not apply to a superuser
-    sql_query(
+    sql_query(format!(
         "SELECT current_setting('server_version') AS version, current_user::text AS role,
                 current_setting('transaction_read_only')::boolean AS read_only,
-                current_setting('server_encoding') AS encoding,
+                current_setting('server_encoding') AS encoding, {ENGLISH} AS speaks_english,
                 l.name AS bounded_by, l.value AS connections
          FROM (SELECT format('CONNECTION LIMIT of role %I', rolname), rolconnlimit::bigint
                FROM pg_catalog.pg_roles WHERE rolname = session_user AND rolconnlimit >= 0 AND NOT rolsuper
@@ -80,8 +83,8 @@ pub async fn server(connection: &mut AsyncPgConnection) -> diesel::QueryResult<R
                SELECT 'max_connections', current_setting('max_connections')::bigint
                                          - current_setting('superuser_reserved_connections')::bigint
               ) AS l (name, value)
-         ORDER BY l.value LIMIT 1",
-    )
+         ORDER BY l.value LIMIT 1"
+    ))
     .get_result(connection)
     .await
 }
@@ -92,12 +95,27 @@ struct Answer {
     yes: bool,
 }
 
+/// Whether messages are in English, in SQL.
+const ENGLISH: &str = "current_setting('lc_messages') ~* '^($|(c|posix|en_[a-z]+)($|[.@]))'";
+
 /// Whether this connection's error messages are in English.
 pub(super) async fn messages_are_english(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
-    let answer: Answer =
-        sql_query("SELECT current_setting('lc_messages') ~* '^($|(c|posix|en_[a-z]+)($|[.@]))' AS yes")
-            .get_result(connection)
-            .await?;
+    let answer: Answer = sql_query(format!("SELECT {ENGLISH} AS yes")).get_result(connection).await?;
+    Ok(answer.yes)
+}
+
+/// Whether a table of this name is partitioned or is a partition.
+pub(super) async fn is_partitioned(
+    connection: &mut AsyncPgConnection,
+    table: &str,
+) -> diesel::QueryResult<bool> {
+    let answer: Answer = sql_query(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class
+                        WHERE relname = $1 AND (relkind = 'p' OR relispartition)) AS yes",
+    )
+    .bind::<Text, _>(table)
+    .get_result(connection)
+    .await?;
     Ok(answer.yes)
 }
 

@@ -17,6 +17,7 @@ mod fire;
 mod fuzz;
 mod histories;
 mod infrastructure;
+mod language;
 mod letters;
 mod letters_commands;
 mod letters_fix;

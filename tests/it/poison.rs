@@ -224,7 +224,7 @@ async fn a_server_that_crashes_again_and_again_in_the_middle_of_halving_never_ma
 
 /// The outcome of one record.
 #[derive(Debug, PartialEq)]
-enum Fate {
+pub enum Fate {
     Landed,
     DeadLetter,
     Kept,
@@ -265,7 +265,7 @@ pub fn batch(records: Vec<Record>) -> Batch {
 }
 
 /// Tries to write it, without waiting where it is to be tried again, unless a busy machine has no connection yet.
-async fn fate(writer: &Ingest, record: &Record) -> Fate {
+pub async fn fate(writer: &Ingest, record: &Record) -> Fate {
     loop {
         let report = deliver(writer, batch(vec![record.clone()])).await;
         match report.outcomes.into_values().next().unwrap() {
@@ -297,6 +297,15 @@ async fn genuine_refusals_of_a_row_make_a_dead_letter() {
              INSERT INTO clone_transfer_events VALUES (gen_random_uuid(), 'g', 'a', 'v', now(), now())",
         ),
         ("23514", "ALTER TABLE clone_transfer_events ADD CHECK (agent_call_id <> 'bad')"),
+        (
+            "23514, by a trigger that names the table",
+            "CREATE FUNCTION check_agent() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.agent_call_id = 'bad' THEN
+                     RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation', TABLE = TG_TABLE_NAME;
+                 END IF; RETURN NEW; END $$;
+             CREATE TRIGGER check_agent BEFORE INSERT ON clone_transfer_events
+             FOR EACH ROW EXECUTE FUNCTION check_agent()",
+        ),
         (
             "23505, at the commit",
             "ALTER TABLE clone_transfer_events ADD UNIQUE (greeting_call_id) DEFERRABLE INITIALLY DEFERRED;

@@ -97,7 +97,13 @@ fn describe(settings: &Settings, server: &ReachedServer, report: &mut CheckRepor
             "lower DB_POOL_SIZE and DB_MAX_OVERFLOW, or raise the limit; each instance takes its own",
         );
     }
-    // TODO: add a step here, once `store::connect` can detect a transaction-mode pooler.
+    if !server.speaks_english {
+        report.warning(
+            "error messages",
+            "PostgreSQL's are not in English: a record that a trigger or a type refuses is kept, and its partition waits",
+            format!("as a superuser: GRANT SET ON PARAMETER lc_messages TO {}", server.role),
+        );
+    }
 }
 
 async fn schema(connection: &mut AsyncPgConnection, report: &mut CheckReport) -> bool {

@@ -15,6 +15,7 @@ use tokio_postgres::config::{Config, Host, SslMode};
 
 use crate::database_url::{self, CONNECT_TIMEOUT, ParsedUrl, ServerAddress, tls};
 pub use certificates::certificates;
+pub(super) use pool::pg_backend_pid;
 pub use pool::{Pool, Pooled, pool, waiting_pool};
 pub use remedy::remedy;
 use session::{Fit, ServerFacts, Trial, Wire};
@@ -230,6 +231,7 @@ async fn log_in_plain(config: &Config) -> Result<Wire, tokio_postgres::Error> {
 /// The server's own reason, with the remedy if its words do not suggest one.
 fn explain(error: tokio_postgres::Error) -> String {
     let mut text = causes(&error);
+    // a pooler's words, which are always English
     if text.contains("unsupported startup parameter") {
         text.push_str(
             " (a pooler said so: remove that parameter from DATABASE_URL, or name it in the pooler's \
@@ -270,16 +272,20 @@ fn password_from(path: &Path, config: &Config, place: &ServerAddress) -> Option<
     })
 }
 
-/// An error with all its causes: `tokio-postgres` itself says little more than "db error".
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error with all its causes, as `tokio-postgres` itself says little more than "db error", and the server's
+/// SQLSTATE: a server that refuses a login says so in its own language.
+fn causes(error: &tokio_postgres::Error) -> String {
     let mut text = error.to_string();
-    let mut next = error.source();
+    let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
         next = cause.source();
+    }
+    if let Some(code) = error.code() {
+        text = format!("{text} (SQLSTATE {})", code.code());
     }
     text
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use diesel::result::DatabaseErrorKind;
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
@@ -264,7 +265,8 @@ impl Session {
         let (backend, read_only) = match tokio::time::timeout(PING_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                if error.to_string().starts_with("prepared statement") {
+                // another process, which has not prepared the question, may have got it
+                if matches!(error, diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, _)) {
                     self.shared.trial.doubt();
                 }
                 return Err(Failed::closes(ConnectError::Away(format!("{place}: {error}"))));

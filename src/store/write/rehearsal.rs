@@ -5,6 +5,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 
 use super::super::connect::Pooled;
 use super::super::dead_letters::KnownLetters;
+use super::super::fault::{Refusal, Rule};
 use super::super::{Fault, Store, rights};
 use super::{Advance, LookupPolicies, WriteContext, forget_statements, newest, write_all};
 use crate::event::Event;
@@ -61,6 +62,17 @@ impl Rehearsal<'_> {
     /// The event of the topic's newest stored row; `None` where the table is empty.
     pub async fn newest(&mut self, topic: Topic) -> Result<Option<Event<'static>>, Fault> {
         newest::newest(&mut self.connection, topic).await
+    }
+
+    /// A refusal that looks like one by the bounds of partitions and is a trigger's, if the table has no partitions.
+    pub async fn confirmed(&mut self, refusal: Refusal) -> Result<Refusal, Fault> {
+        let table = refusal.table.as_deref().filter(|_| refusal.rule == Rule::Partitions);
+        match table {
+            Some(table) if !rights::is_partitioned(&mut self.connection, table).await? => {
+                Ok(Refusal { rule: Rule::Check, ..refusal })
+            }
+            _ => Ok(refusal),
+        }
     }
 
     /// Whether the server's error messages are in English, in which `fault` knows them.
