@@ -6,12 +6,14 @@ use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel::{QueryableByName, sql_query};
+use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connect::{ConnectError, connect, look_over};
+use super::connect::{ConnectError, connect, look_over, pg_backend_pid};
 use super::fault::NO_CONNECTION;
 use super::tables::COLUMNS;
+use super::waits;
 
 /// The directory `migrations` at build time.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
@@ -114,7 +116,7 @@ pub async fn up(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
         }
     }
     pending.truncate(count(n, pending.len()));
-    in_turn(conn, pending, Direction::Up).await
+    in_turn(url, conn, pending, Direction::Up).await
 }
 
 /// Rolls back the last `n` migrations, or one, and returns their names. After the last one Diesel's own table is
@@ -132,7 +134,7 @@ pub async fn down(url: &str, n: Option<u64>) -> anyhow::Result<Vec<String>> {
     }
     applied.reverse();
     applied.truncate(count(n, 1));
-    in_turn(conn, applied, Direction::Down).await
+    in_turn(url, conn, applied, Direction::Down).await
 }
 
 /// Why existing tables cannot be taken over, one line each: `table.column is X, expected Y`. A missing column is no
@@ -225,21 +227,24 @@ fn known() -> anyhow::Result<Vec<Box<dyn Migration<Pg>>>> {
 
 /// Runs each migration in a transaction of its own, drops Diesel's table if it is empty, and releases the lock.
 async fn in_turn(
-    conn: AsyncPgConnection,
+    url: &str,
+    mut conn: AsyncPgConnection,
     names: Vec<String>,
     direction: Direction,
 ) -> anyhow::Result<Vec<String>> {
+    let backend = diesel::select(pg_backend_pid()).get_result(&mut conn).await?;
     // Diesel's harness blocks its thread; a thread of its own disturbs nobody, whatever the runtime
-    let (mut conn, result) = tokio::task::spawn_blocking(move || {
+    let migrating = tokio::task::spawn_blocking(move || {
         let mut harness = AsyncMigrationHarness::new(conn);
         let result = run(&mut harness, &names, direction);
         (harness.into_inner(), result)
-    })
-    .await
-    .context("the migration was aborted")?;
+    });
+    let (mut conn, result) =
+        waits::watched(url, backend, migrating).await.context("the migration was aborted")?;
     let tidied = conn.batch_execute(TIDY).await;
     let unlocked = conn.batch_execute(&format!("SELECT pg_advisory_unlock({LOCK})")).await;
-    let done = result?;
+    // whatever the last words of the server were
+    let done = if conn.is_broken() { result.context(NO_CONNECTION)? } else { result? };
     tidied.context("removing Diesel's empty table of migrations")?;
     unlocked.context("releasing the lock of migrations")?;
     Ok(done)

@@ -25,7 +25,7 @@ pub mod status;
 pub mod tables;
 mod unnest;
 pub mod unpublished;
-mod waits;
+pub mod waits;
 pub mod whereabouts;
 pub mod write;
 

@@ -133,6 +133,20 @@ fn a_pooler_in_transaction_or_statement_mode_is_refused_with_the_remedy_before_a
 }
 
 #[test]
+fn a_pooler_in_transaction_mode_with_few_server_connections_is_refused_too() {
+    let database = Database::new();
+    for size in [1, 2, 3] {
+        let pooler = or_left_out!(PgBouncer::start_of_size(&database, "transaction", size));
+        let url = pooler.url(&database);
+        for command in [&["migrate", "status"][..], &["check"]] {
+            let ended = run_command(command, &variables(&url), MINUTES);
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(ended.code == 1 && said.contains("pool_mode=session"), "{size} {command:?}: {ended:?}");
+        }
+    }
+}
+
+#[test]
 fn a_pooler_in_transaction_mode_is_found_while_other_clients_keep_it_busy() {
     let database = Database::new();
     let pooler = or_left_out!(PgBouncer::start(&database, "transaction"));
@@ -299,12 +313,12 @@ fn run_migrates_and_works_in_a_role_that_may_have_few_connections() {
     scene.database.run(&format!("ALTER DATABASE {name} OWNER TO {role}"));
     let url = scene.database.url_as(&role, "word");
     // the schema is behind at first, and current later
-    for (round, limit) in [(1, 5), (2, 5), (3, 3)] {
+    for (round, limit) in [(1, 5), (2, 5), (3, 3), (4, 1)] {
         scene.database.run(&format!("ALTER ROLE {role} CONNECTION LIMIT {limit}"));
         let mut daemon = scene.daemon(&[("DATABASE_URL", &url)]);
         send(&scene, round, 20);
         scene.assert_as_the_model_says(MINUTES);
-        if limit == 3 {
+        if limit <= 3 {
             wait_for_line(&daemon, &["fewer connections than DB_POOL_SIZE and DB_MAX_OVERFLOW allow"], SOON);
         }
         let lines = daemon.logs().iter().filter(|line| line.contains("fewer connections")).count();
@@ -362,6 +376,22 @@ fn a_commit_that_waits_for_a_standby_is_reported_once_and_a_lock_with_the_sessio
     scene.assert_as_the_model_says(MINUTES);
     let lines = daemon.logs().iter().filter(|line| line.contains("has not finished a statement")).count();
     assert_eq!(lines, 1);
+}
+
+#[test]
+fn a_migration_whose_commit_waits_for_a_standby_is_reported_and_holds_up_no_end() {
+    let server = PrivateServer::start(&[]);
+    let database = Database::on(&server);
+    database.run("ALTER SYSTEM SET synchronous_standby_names = 'gone'");
+    database.run("SELECT pg_reload_conf()");
+    let mut daemon = Daemon::start(&["run", "--migrate"], &variables(database.url()));
+    wait_for_line(&daemon, &["PostgreSQL has not finished a statement", "SyncRep"], SOON);
+    daemon.signal(Signal::Term);
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    database.run("ALTER SYSTEM RESET synchronous_standby_names");
+    database.run("SELECT pg_reload_conf()");
+    let migrated = run_command(&["migrate", "up"], &variables(database.url()), MINUTES);
+    assert_eq!(migrated.code, 0, "{migrated:?}");
 }
 
 #[test]

@@ -138,6 +138,15 @@ async fn a_table_that_takes_no_good_row_keeps_the_records_and_names_the_rule_tha
             "GRANT UPDATE ON ingest.consumer_offsets TO {user}", &["permission denied", "consumer_offsets"]),
         (CallLifecycle, "ALTER TABLE call_log DROP transcript".into(), "ALTER TABLE call_log ADD transcript TEXT",
             &["transcript"]),
+        (CallLifecycle, "ALTER TABLE call_log ENABLE ROW LEVEL SECURITY".into(),
+            "ALTER TABLE call_log DISABLE ROW LEVEL SECURITY", &["call_log"]),
+        (CloneFailed, "ALTER TABLE clone_failed_events ALTER greeting_call_id TYPE varchar(3)".into(),
+            "ALTER TABLE clone_failed_events ALTER greeting_call_id TYPE varchar(255)",
+            &["value too long", "clone_failed_events"]),
+        (CloneFailed, "CREATE RULE also AS ON INSERT TO clone_failed_events DO ALSO NOTHING".into(),
+            "DROP RULE also ON clone_failed_events", &["clone_failed_events", "own log"]),
+        (CloneFailed, "ALTER TABLE clone_failed_events DROP CONSTRAINT clone_failed_events_pkey".into(),
+            "ALTER TABLE clone_failed_events ADD PRIMARY KEY (id)", &["no unique or exclusion constraint"]),
         (CloneReady, "ALTER TABLE clone_ready_events RENAME TO gone".into(),
             "ALTER TABLE gone RENAME TO clone_ready_events", &["does not exist", "clone_ready_events"]),
     ];
@@ -453,4 +462,38 @@ async fn the_batch_in_which_the_limit_is_reached_lands_whole_and_stops_its_parti
         assert_eq!(count(&database, Topic::CloneFailed), "11", "{refused}");
         assert_eq!(tables::dead_letters(&database).len(), 9, "{refused}");
     }
+}
+
+/// The statement of docs/tables.md for voice `voice-1`.
+fn recount() -> String {
+    let (_, rest) = include_str!("../../docs/tables.md").split_once("This recounts one voice").unwrap();
+    let (_, sql) = rest.split_once("```sql\n").unwrap();
+    sql.split_once("```").unwrap().0.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voice_whose_transfers_somebody_deleted_is_recounted_by_the_documented_statement() {
+    let database = migrated(Database::new()).await;
+    let writer = ingest(database.url());
+    let write = async |records: Vec<Record>| {
+        writer.write(&records, &mut Positions::new(), &CancellationToken::new()).await.unwrap();
+    };
+    let transfers = |agents: std::ops::Range<i64>| -> Vec<Record> {
+        let transfer = |agent: i64| {
+            let value = json!({"greeting_call_id": "g", "agent_call_id": format!("a{agent}"), "cloned_voice_id": "voice-1"});
+            record(Topic::CloneTransfer, agent, &value)
+        };
+        agents.map(transfer).collect()
+    };
+    let ready = json!({"caller_id": "+15550100", "greeting_call_id": "g", "cloned_voice_id": "voice-1"});
+    write(vec![record(Topic::CloneReady, 0, &ready)]).await;
+    write(transfers(0..4)).await;
+    database.run("DELETE FROM clone_transfer_events WHERE agent_call_id <> 'a0'");
+    write(transfers(1..2)).await;
+    let reuse_count = || database.value("SELECT reuse_count FROM voice_clone_cache");
+    assert_eq!(reuse_count(), "5", "it counts again");
+    database.run(&recount());
+    assert_eq!(reuse_count(), "2");
+    write(transfers(0..3)).await;
+    assert_eq!(reuse_count(), "3");
 }
