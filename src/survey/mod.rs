@@ -21,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time from the start to the second look at offsets and log ends. If all servers answer quickly, `status` takes less
 /// than 2 s.
-const SECOND_LOOK: Duration = Duration::from_millis(1200);
+const SECOND_LOOK: Duration = Duration::from_millis(1000);
 
 /// Minimum time between the two looks, for servers that are slow.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
