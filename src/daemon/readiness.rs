@@ -83,6 +83,8 @@ struct DatabaseState {
     schema: bool,
     writes: bool,
     next_beat: Option<Instant>,
+    /// The member id of the last heartbeat.
+    member: Option<String>,
 }
 
 impl DatabaseState {
@@ -103,10 +105,12 @@ impl DatabaseState {
             self.next_beat = None;
             return;
         }
-        if self.next_beat.is_none_or(|next| next <= Instant::now()) {
+        let is_new_member = self.member != status.member_id;
+        if is_new_member || self.next_beat.is_none_or(|next| next <= Instant::now()) {
             let member = status.member_id.as_deref();
             let beat = store.beat(instance, &settings.kafka_group_id, member, &status.waiting);
             let beat = tokio::time::timeout(ANSWER, beat).await;
+            self.member.clone_from(&status.member_id);
             self.writes = matches!(beat, Ok(Ok(()))) || landed;
             // A write that hangs keeps its connection, so only a refused one is retried soon.
             let pause = if matches!(beat, Ok(Err(_))) { WATCH_EVERY } else { BEAT_EVERY };

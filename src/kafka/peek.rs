@@ -7,8 +7,10 @@ use super::tail::{Seen, Tail, TailRange};
 use crate::config::Settings;
 use crate::record::TopicPartition;
 
-/// One record of each partition is needed; a broker sends the first batch whatever its size.
-const SMALL_FETCHES: [(&str, &str); 2] = [("fetch.message.max.bytes", "16384"), ("queued.min.messages", "1")];
+/// One record of each partition is needed. Most batches of producers fit into this size; for a larger one librdkafka asks
+/// again for twice as much, until it has the batch.
+const SMALL_FETCHES: [(&str, &str); 2] =
+    [("fetch.message.max.bytes", "131072"), ("queued.min.messages", "1")];
 
 /// A client that reads single records.
 pub struct Peek(Tail);

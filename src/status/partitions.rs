@@ -169,7 +169,10 @@ fn state(facts: &Facts, key: TopicPartition, is_free: bool, is_paused: bool) -> 
     }
     let waits = facts.wait(key).is_some();
     let patience = if !waits && member_moves(facts, key) { TURN_SECONDS } else { STALLED_SECONDS };
-    let is_still = moved == Some(0) && stored.is_some_and(|stored| stored.idle_seconds > patience);
+    // the first record for a long time may have come just now
+    let is_fresh = lag_seconds(facts, key).is_some_and(|seconds| seconds <= STALLED_SECONDS);
+    let is_still =
+        moved == Some(0) && !is_fresh && stored.is_some_and(|stored| stored.idle_seconds > patience);
     Some(if is_still { PartitionState::Stalled } else { PartitionState::CatchingUp })
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use diesel_async::AsyncPgConnection;
+use tokio::sync::oneshot;
 
 use super::{ANSWER_TIMEOUT, timely};
 use crate::config::Settings;
@@ -10,15 +11,24 @@ use crate::record::{Topic, TopicPartition};
 use crate::status::Schema;
 use crate::status::facts::{DatabaseAnswers, StoredPositions, Unanswered};
 use crate::store::connect::{self, remedy};
-use crate::store::letters;
-use crate::store::status::{self as questions, Cache, Stored};
+use crate::store::letters::{self, LetterGroup};
+use crate::store::status::{self as questions, Cache, Letters, Stored};
 use crate::store::{migrate, rights};
 
 /// Maximum time for a connection: several hosts may be tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum time for everything that is asked about the cache. Each statement has a limit of its own.
+/// Maximum time for all counts of the cache. Each statement has a limit of its own.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Numbers of dead letters, and their kinds.
+type LetterCounts = (Letters, Vec<LetterGroup>);
+
+/// What takes long to count, or why it was not counted.
+pub(super) struct Counts {
+    cache: Result<Cache, String>,
+    letters: Result<LetterCounts, String>,
+}
 
 /// A connection with the answers so far.
 pub(super) struct Questions<'s> {
@@ -33,10 +43,22 @@ async fn connect(settings: &Settings) -> Result<AsyncPgConnection, String> {
     Ok(connection)
 }
 
-/// Counts the cache over a connection of its own, as this may take longer than everything else.
-pub(super) async fn count_cache(settings: Settings) -> Result<Cache, String> {
-    let mut connection = connect(&settings).await?;
-    timely(CACHE_TIMEOUT, questions::cache(&mut connection)).await
+/// Counts the cache and the dead letters over a connection of its own, as this may take longer than everything else. Dead
+/// letters are counted after the first look, so that a partition that it finds stopped has its letters.
+pub(super) async fn count(settings: Settings, first_look: oneshot::Receiver<()>) -> Counts {
+    let mut connection = match connect(&settings).await {
+        Ok(connection) => connection,
+        Err(why) => return Counts { cache: Err(why.clone()), letters: Err(why) },
+    };
+    let cache = timely(CACHE_TIMEOUT, questions::cache(&mut connection)).await;
+    let _ = first_look.await;
+    Counts { cache, letters: count_letters(&mut connection).await }
+}
+
+async fn count_letters(connection: &mut AsyncPgConnection) -> Result<LetterCounts, String> {
+    let patience = ANSWER_TIMEOUT + Duration::from_secs(1);
+    let letters = timely(patience, questions::letters(connection)).await?;
+    Ok((letters, timely(patience, letters::groups(connection, questions::KINDS)).await?))
 }
 
 impl<'s> Questions<'s> {
@@ -92,23 +114,31 @@ impl<'s> Questions<'s> {
         answers.outbox = answer(failed, "the outbox", questions::outbox(connection)).await;
     }
 
-    /// Asks for the dead letters.
-    pub async fn ask_letters(&mut self) {
+    /// Takes over what was counted. Dead letters are counted again if a partition had new ones between the two looks.
+    pub async fn set_counts(&mut self, counts: Counts) {
         let Some((connection, answers)) = self.parts() else { return };
-        let failed = &mut answers.failed;
-        let letters = answer(failed, "dead letters", questions::letters(connection)).await;
-        let kinds =
-            answer(failed, "kinds of dead letters", letters::groups(connection, questions::KINDS)).await;
-        answers.letters = letters.zip(kinds);
-    }
-
-    pub fn set_cache(&mut self, counted: Result<Cache, String>) {
-        let Ok(answers) = &mut self.answers else { return };
-        match counted {
+        let letters = match counts.letters {
+            Ok(letters) if !has_new_letters(&answers.positions) => Ok(letters),
+            _ => count_letters(connection).await,
+        };
+        match letters {
+            Ok(letters) => answers.letters = Some(letters),
+            Err(why) => answers.failed.push(("dead letters", why)),
+        }
+        match counts.cache {
             Ok(cache) => answers.cache = Some(cache),
             Err(why) => answers.failed.push(("the voice cache", why)),
         }
     }
+}
+
+/// Whether a partition stopped or had unusable records between the two looks.
+fn has_new_letters([first, second]: &[Option<StoredPositions>; 2]) -> bool {
+    let (Some(first), Some(second)) = (first, second) else { return true };
+    second.iter().any(|(key, now)| {
+        let before = first.get(key).map(|before| (before.dead_in_a_row, before.stopped_at.as_ref()));
+        (now.dead_in_a_row, now.stopped_at.as_ref()) != before.unwrap_or_default()
+    })
 }
 
 fn by_partition(settings: &Settings, stored: Vec<Stored>) -> StoredPositions {
@@ -130,6 +160,40 @@ async fn answer<T, E: std::fmt::Display>(
         Err(why) => {
             failed.push((question, why));
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(dead_in_a_row: i64, stopped_at: Option<&str>) -> Option<StoredPositions> {
+        let stored = Stored {
+            topic: "clone.ready".into(),
+            partition: 0,
+            next_offset: 7,
+            dead_in_a_row,
+            topic_id: None,
+            stopped_at: stopped_at.map(str::to_owned),
+            moved_at: String::new(),
+            idle_seconds: 0.0,
+        };
+        Some(StoredPositions::from([(TopicPartition::new(Topic::CloneReady, 0), stored)]))
+    }
+
+    #[test]
+    fn letters_are_counted_again_if_a_partition_had_some_or_stopped_between_the_looks() {
+        for (looks, expected) in [
+            ([look(0, None), look(0, None)], false),
+            ([look(3, Some("t")), look(3, Some("t"))], false),
+            ([look(2, None), look(3, None)], true),
+            ([look(3, None), look(3, Some("t"))], true),
+            ([Some(StoredPositions::new()), look(0, None)], false),
+            ([Some(StoredPositions::new()), look(1, None)], true),
+            ([None, look(0, None)], true),
+        ] {
+            assert_eq!(has_new_letters(&looks), expected, "{looks:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Asks the database and the brokers, and reads offsets and log ends twice. All connections are opened at once, and
 //! everything else is asked between and after the two looks.
 //!
-//! - `database`: the questions to PostgreSQL, over one connection, and the count of the cache, over another;
+//! - `database`: the questions to PostgreSQL, over one connection, and what takes long to count, over another;
 //! - `cluster`: the questions to the brokers.
 
 mod cluster;
@@ -9,6 +9,8 @@ mod database;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use self::cluster::RecordReader;
 use self::database::Questions;
@@ -21,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time from the start to the second look at offsets and log ends. If all servers answer quickly, `status` takes less
 /// than 2 s.
-const SECOND_LOOK: Duration = Duration::from_millis(1200);
+const SECOND_LOOK: Duration = Duration::from_millis(1000);
 
 /// Minimum time between the two looks, for servers that are slow.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -38,7 +40,8 @@ const MAX_RECORDS_READ: usize = 32;
 /// Gathers the facts.
 pub async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
     let begin = Instant::now();
-    let cache = tokio::spawn(database::count_cache(settings.clone()));
+    let (looked, first_look) = oneshot::channel();
+    let counts = tokio::spawn(database::count(settings.clone(), first_look));
     let group = cluster::ask_members(settings);
     let reader = RecordReader::open(settings);
     let (mut database, brokers) = tokio::join!(Questions::connect(settings), cluster::reach(settings));
@@ -46,6 +49,7 @@ pub async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
 
     // Positions are read before the log ends.
     let first = database.positions(0).await;
+    let _ = looked.send(());
     let first_logs = brokers.logs().await?;
     database.ask().await;
     let second = (begin + SECOND_LOOK).max(first + BETWEEN_LOOKS);
@@ -66,19 +70,13 @@ pub async fn gather(settings: &Settings) -> anyhow::Result<Facts> {
     let places = furthest_behind(&facts, MAX_RECORDS_READ);
     let [least, most] = READ_TIMEOUTS;
     let time = RECORDS_READ.saturating_sub(begin.elapsed()).clamp(least, most);
-    let (waiting, (), members, cache) = tokio::join!(
-        reader.read(places, time),
-        // Dead letters are read after the positions, so that a stopped partition is never shown without them.
-        database.ask_letters(),
-        brokers.group(group),
-        cache
-    );
+    let (waiting, members, counts) = tokio::join!(reader.read(places, time), brokers.group(group), counts);
+    database.set_counts(counts?).await;
     if let Ok(cluster) = &mut facts.brokers {
         cluster.waiting = waiting?;
         let (members, committed) = members?;
         (cluster.members, cluster.committed) = (members, committed);
     }
-    database.set_cache(cache?);
     facts.database = database.answers;
     facts.checked_at = chrono::Utc::now().timestamp_millis();
     Ok(facts)

@@ -9,6 +9,16 @@ fn between_two_batches_a_lag_is_not_said_not_to_shrink() {
 }
 
 #[test]
+fn a_record_that_came_just_now_is_not_stalled_however_long_the_partition_had_none() {
+    let mut facts = facts([Some(12), Some(12)], 20);
+    second(&mut facts).idle_seconds = 3_600.0;
+    cluster(&mut facts).waiting.insert(KEY, NOW - 15_000);
+    assert_eq!(judge(&facts).partitions[0].state, Some(PartitionState::CatchingUp));
+    cluster(&mut facts).waiting.insert(KEY, NOW - 61_000);
+    assert_eq!(judge(&facts).partitions[0].state, Some(PartitionState::Stalled));
+}
+
+#[test]
 fn a_partition_whose_turn_has_not_come_after_an_outage_catches_up_and_one_that_waits_is_stalled() {
     const OTHER: TopicPartition = TopicPartition { topic: Topic::CloneFailed, partition: 2 };
     let mut facts = facts([Some(1_000), Some(1_000)], 43_000);

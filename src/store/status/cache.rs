@@ -10,8 +10,9 @@ use super::{PATIENCE, age, time};
 /// Maximum number of cache rows that are counted. More are estimated, as counting reads them all.
 const CACHE_COUNTED: f64 = 1_000_000.0;
 
-/// Limit of counting them, as PostgreSQL reads it. Without statistics PostgreSQL does not know that they are too many.
-const COUNT_PATIENCE: &str = "SET statement_timeout = '700ms'";
+/// Limits of counting them: of the time, as PostgreSQL without statistics does not know that they are too many, and to one
+/// process, which leaves the others to consuming.
+const COUNT_PATIENCE: &str = "SET statement_timeout = '700ms'; SET max_parallel_workers_per_gather TO 0";
 
 /// Number of rows that are looked at if the cache is estimated: that many live rows, and that many that came due last. The
 /// expiry takes the oldest first, so the rows that it has not reached are among these.
