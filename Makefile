@@ -10,7 +10,7 @@ KAFKA_JARS := tests/kafka/lib
 
 BENCH_PYTHON := $(TARGET)/bench-venv
 
-.PHONY: help setup demo test soak simulate-faults fuzz rolling bench lint check-deploy prometheus-rule deb audit schema kafka-jars clean screenshot
+.PHONY: help setup demo test soak simulate-faults fuzz rolling traces bench lint check-deploy prometheus-rule deb audit schema kafka-jars clean screenshot
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do printf '  make %-15s %s\n' "$$name" "$$what"; done
@@ -47,6 +47,17 @@ rolling: ## runs the version of commit OLDER and this one in one group, through 
 	@rm -rf $(TARGET)/older && mkdir -p $(TARGET)/older && git archive $(OLDER) | tar -x -C $(TARGET)/older
 	@cargo build --locked --manifest-path $(TARGET)/older/Cargo.toml --target-dir $(TARGET)/older/target --bin voiceclone-events
 	@OLDER_PROGRAM="$(abspath $(TARGET))/older/target/debug/voiceclone-events" cargo test --locked --test it deploy::an_older_version
+
+traces: ## shows the spans that the real OpenTelemetry Collector writes; Go builds it in some minutes
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory kafka-jars $(TOOLS)/bin/collector
+	@cargo test --quiet --locked --test it -- --ignored --exact --nocapture \
+		collector::the_real_collector_takes_the_spans_of_a_batch_an_expiry_and_a_round_of_publishing
+
+$(TOOLS)/bin/collector: tests/collector/main.go tests/collector/go.mod
+	@echo "Building the Collector to $@"
+	@mkdir -p $(TOOLS)/collector $(TOOLS)/bin && cp tests/collector/main.go tests/collector/go.mod $(TOOLS)/collector
+	@cd $(TOOLS)/collector && GOFLAGS="-mod=mod -buildvcs=false" go build -o "$(abspath $(TOOLS))/bin/collector" .
 
 bench: ## runs the benchmark on this machine, which takes a while (ARGS="--help" for more)
 	@scripts/setup.sh bench

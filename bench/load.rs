@@ -77,12 +77,14 @@ pub struct Job<'a> {
     pub database: &'a Database,
     /// `KAFKA_GROUP_ID`.
     pub group: String,
+    /// Settings of its daemons beside those of all daemons.
+    pub settings: &'a [(&'a str, &'a str)],
 }
 
 impl<'a> Job<'a> {
     /// A job with a new group.
     pub fn new(world: &'a World, topics: &'a Topics, records: u64, database: &'a Database) -> Job<'a> {
-        Job { world, topics, records, database, group: unique("group") }
+        Job { world, topics, records, database, group: unique("group"), settings: &[] }
     }
 
     /// Measures from the storing of the starting offsets of all partitions, just before the first record is read, to
@@ -121,7 +123,7 @@ impl<'a> Job<'a> {
     }
 
     /// Starts the consumers and waits until each has its partitions and waits for the lock. A consumer that misses the
-    /// first rebalance (the broker waits a second) gets no partitions while the others are held back: then all are
+    /// first rebalance (the broker waits three seconds) gets no partitions while the others are held back: then all are
     /// started again.
     fn start_all(&self, who: Who<'_>, count: usize, watch: &Session) -> Vec<(String, Consumer)> {
         let waiting = "SELECT count(DISTINCT application_name) FROM pg_stat_activity
@@ -146,7 +148,7 @@ impl<'a> Job<'a> {
         match who {
             Who::Daemons(_, proxy) => {
                 let url = self.world.url(self.database, &name, proxy);
-                let daemon = self.world.daemon(self.topics, &url, &self.group, &[]);
+                let daemon = self.world.daemon(self.topics, &url, &self.group, self.settings);
                 let shown = if of == 1 { "daemon".to_owned() } else { format!("daemon {nth}") };
                 (shown, Consumer::Daemon(daemon))
             }

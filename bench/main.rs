@@ -13,6 +13,7 @@ mod model;
 mod proxy;
 mod records;
 mod report;
+mod scale_out;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 mod usage;
@@ -51,6 +52,8 @@ enum Item {
     Expiry,
     /// The same load into tables that hold rows already
     Growth,
+    /// Several instances with a longer round trip and small batches, and members at rest
+    ScaleOut,
 }
 
 /// Measures voiceclone-events on this machine. Needs Java and `make kafka-jars`, PostgreSQL's server programs, and Linux
@@ -63,7 +66,7 @@ struct Options {
     /// Of load and again only these topics (`mix` is all five at once), separated by commas
     #[arg(long, value_delimiter = ',')]
     topics: Vec<String>,
-    /// Records of each first load; where round trips and growth are measured, a fifth of them
+    /// Records of each first load; where round trips, growth and scale-out are measured, a fifth of them
     #[arg(long, default_value_t = 500_000)]
     records: u64,
     /// Runs of each measurement
@@ -78,7 +81,10 @@ struct Options {
     /// Rows that the tables hold before the growth measurement
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1_000_000])]
     growth: Vec<u64>,
-    /// Seconds that latency is measured for at each rate
+    /// Numbers of instances of the scale-out, 16 at most; the first is the one that the others are compared with
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
+    instances: Vec<usize>,
+    /// Seconds that latency is measured for at each rate, and members at rest four times as long
     #[arg(long, default_value_t = 15)]
     seconds: u64,
     /// Writes all figures there as JSON
@@ -159,6 +165,11 @@ fn main() {
     }
     if options.has(Item::Growth) {
         growth(&mut report, &world, &options);
+    }
+    if options.has(Item::ScaleOut) {
+        let kind = Kind::Alone(Topic::CloneReady);
+        let runs = (options.repeats, options.seconds * 4);
+        scale_out::measure(&mut report, &world, kind, (options.records / 5, SEED), &options.instances, runs);
     }
     println!();
     report.about("load average at the end", load_average());

@@ -67,6 +67,7 @@ impl Report {
             "rows/s",
             "of COPY",
             "WAL B/row",
+            "disk B/row",
             "CPU s per million records: consumer",
             "PostgreSQL",
             "broker",
@@ -84,6 +85,7 @@ impl Report {
                 number(one.rate() * one.rows as f64 / one.records as f64, 0),
                 one.ceiling.map_or_else(|| "1".to_owned(), |ceiling| number(one.rate() / ceiling, 2)),
                 spread(&one.of(|run| run.wal_bytes / one.rows as f64), 0),
+                spread(&one.of(|run| run.disk_bytes / one.rows as f64), 0),
                 if_consumes(spread(&each(&|run| run.consumer_cpu_seconds), 1)),
                 spread(&each(&|run| run.postgres_cpu_seconds), 1),
                 if_consumes(spread(&each(&|run| run.broker_cpu_seconds), 1)),
@@ -180,6 +182,14 @@ impl Report {
         self.sections.push(json!({"title": title, "runs": runs}));
     }
 
+    /// Prints a table of its own.
+    pub fn table(&mut self, title: &str, note: &str, header: &[&str], rows: Vec<Vec<String>>, json: Value) {
+        let mut table = table(header);
+        table.add_rows(rows);
+        println!("\n## {title}\n\n{note}\n\n{table}");
+        self.sections.push(json!({"title": title, "rows": json}));
+    }
+
     /// Notes a measurement that was left out.
     pub fn left_out(&mut self, what: &str, why: &str) {
         println!("\nNOT MEASURED: {what}: {why}");
@@ -220,7 +230,7 @@ fn summary(values: &[f64]) -> Value {
 }
 
 /// `median (least..most)`
-fn spread(values: &[f64], digits: usize) -> String {
+pub fn spread(values: &[f64], digits: usize) -> String {
     let (min, max) = least_and_most(values);
     match values.len() {
         0 | 1 => number(median(values), digits),

@@ -15,6 +15,9 @@ use crate::world::{Session, World, runtime};
 /// Time between two samples of the backends.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// The bytes of a database on the disk.
+const DISK: &str = "SELECT pg_database_size(current_database())";
+
 /// The resources of one run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Measured {
@@ -22,6 +25,8 @@ pub struct Measured {
     pub seconds: f64,
     /// Bytes of WAL written during the run.
     pub wal_bytes: f64,
+    /// Bytes by which the database grew: tables with their indexes.
+    pub disk_bytes: f64,
     /// CPU time of the consuming processes (daemons, baseline).
     pub consumer_cpu_seconds: f64,
     /// CPU time of all PostgreSQL processes but the benchmark's own backends.
@@ -53,6 +58,7 @@ pub struct Meter {
     postmaster: u32,
     broker: u32,
     wal: i64,
+    disk: i64,
     cpu: BTreeMap<u32, (String, f64)>,
     postmaster_cpu: f64,
     started: Instant,
@@ -70,6 +76,7 @@ impl Meter {
         let sampler = std::thread::spawn(move || sample(&watch, &stopped));
         let mut meter = Meter {
             wal: session.wal(),
+            disk: session.number(DISK),
             session,
             profiles: world.profiles,
             ours,
@@ -97,6 +104,7 @@ impl Meter {
         let now = self.look();
         let postmaster = cpu(self.postmaster, true) - self.postmaster_cpu;
         let wal = self.session.wal() - self.wal;
+        let disk = self.session.number(DISK) - self.disk;
         self.stop.store(true, Ordering::Relaxed);
         let statements = self.statements(seconds);
         let (states, without, looks) = self.sampler.join().unwrap();
@@ -117,6 +125,7 @@ impl Meter {
         Measured {
             seconds,
             wal_bytes: wal as f64,
+            disk_bytes: disk as f64,
             consumer_cpu_seconds: consumers.iter().map(used).sum(),
             // The CPU time of ended backends is counted in the postmaster.
             postgres_cpu_seconds: postmaster + all.iter().filter(of_postgres).map(used).sum::<f64>(),

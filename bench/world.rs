@@ -49,8 +49,8 @@ pub struct World {
 impl World {
     /// Starts both servers. `settings` are for every daemon, `server_settings` for the database server.
     pub fn start(settings: &[(String, String)], batch: usize, server_settings: &[(String, String)]) -> World {
-        // Two daemons that start together must share the partitions from the first rebalance on.
-        let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "1000")];
+        // Daemons that start together must share the partitions from the first rebalance on.
+        let ours = [("log.segment.bytes", "1073741824"), ("group.initial.rebalance.delay.ms", "3000")];
         let kafka = PrivateKafka::start(&ours).unwrap_or_else(|why| panic!("{why}"));
         let given = server_settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let mut server =

@@ -53,7 +53,7 @@ fn a_daemon_without_kafka_and_postgresql_is_alive_not_ready_and_ends_when_asked(
 }
 
 /// A proxy before the database's server, and the database's URL there.
-fn behind_proxy(database: &Database) -> (Proxy, String) {
+pub(crate) fn behind_proxy(database: &Database) -> (Proxy, String) {
     let (_, server) = database.url().split_once('@').unwrap();
     let (server, _) = server.split_once('/').unwrap();
     let proxy = Proxy::to(server);

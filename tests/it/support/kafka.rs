@@ -2,7 +2,7 @@
 //! client for tests. The client works with any broker; with `rdkafka::mocking::MockCluster` it cannot create, delete or
 //! truncate topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -209,6 +209,13 @@ impl Kafka {
         let partitions = seen.topics()[0].partitions();
         let found = partitions.iter().find(|found| found.id() == partition)?;
         Some(found.leader()).filter(|leader| *leader >= 0)
+    }
+
+    /// The brokers with a replica of a partition that has all of its records.
+    pub fn in_sync(&self, topic: &str, partition: i32) -> BTreeSet<i32> {
+        let seen = self.ask(|client| client.fetch_metadata(Some(topic), CALL)).unwrap();
+        let found = seen.topics()[0].partitions().iter().find(|found| found.id() == partition);
+        found.map(|found| found.isr().iter().copied().collect()).unwrap_or_default()
     }
 
     /// The node ids of the running brokers.
