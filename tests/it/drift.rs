@@ -140,7 +140,8 @@ async fn a_table_that_takes_no_good_row_keeps_the_records_and_names_the_rule_tha
             &["transcript"]),
         (CallLifecycle, "ALTER TABLE call_log ENABLE ROW LEVEL SECURITY".into(),
             "ALTER TABLE call_log DISABLE ROW LEVEL SECURITY", &["call_log"]),
-        (CloneFailed, "ALTER TABLE clone_failed_events ALTER greeting_call_id TYPE varchar(3)".into(),
+        (CloneFailed, "DROP SCHEMA analytics CASCADE;
+            ALTER TABLE clone_failed_events ALTER greeting_call_id TYPE varchar(3)".into(),
             "ALTER TABLE clone_failed_events ALTER greeting_call_id TYPE varchar(255)",
             &["value too long", "clone_failed_events"]),
         (CloneFailed, "CREATE RULE also AS ON INSERT TO clone_failed_events DO ALSO NOTHING".into(),
