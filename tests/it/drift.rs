@@ -144,7 +144,7 @@ async fn a_table_that_takes_no_good_row_keeps_the_records_and_names_the_rule_tha
             ALTER TABLE clone_failed_events ALTER greeting_call_id TYPE varchar(3)".into(),
             "ALTER TABLE clone_failed_events ALTER greeting_call_id TYPE varchar(255)",
             &["value too long", "clone_failed_events"]),
-        (CloneFailed, "CREATE RULE also AS ON INSERT TO clone_failed_events DO ALSO NOTHING".into(),
+        (CloneFailed, "CREATE RULE also AS ON INSERT TO clone_failed_events DO ALSO SELECT 1".into(),
             "DROP RULE also ON clone_failed_events", &["clone_failed_events", "own log"]),
         (CloneFailed, "ALTER TABLE clone_failed_events DROP CONSTRAINT clone_failed_events_pkey".into(),
             "ALTER TABLE clone_failed_events ADD PRIMARY KEY (id)", &["no unique or exclusion constraint"]),
