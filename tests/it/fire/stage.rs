@@ -548,7 +548,8 @@ impl Stage {
             if behind.is_empty() && unready.is_empty() {
                 return;
             }
-            if started.elapsed() > SOON {
+            // A member that comes back waits for the session timeout of those that left without a word.
+            if started.elapsed() > SOON * 4 {
                 self.difference(format!(
                     "at the end of the round Kafka's lag is {behind:?}; not ready: {unready:?}"
                 ));
