@@ -231,8 +231,8 @@ impl Consumer {
                 self.machine.handle(Input::Assigned(partitions), now);
             }
             GroupEvent::Revoked { partitions, lost } => {
-                if lost {
-                    // The wait for an assignment begins again.
+                // The partitions of a deleted topic are lost alone. Without any the wait for an assignment begins again.
+                if lost && !self.machine.has_others(&partitions) {
                     (self.member, self.member_id, self.joined) = (false, None, now);
                 }
                 metrics::REBALANCES.add(&["revoked"], 1);

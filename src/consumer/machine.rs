@@ -131,6 +131,13 @@ impl Machine {
         self.set(key, if paused { State::Paused } else { State::Starting { at: now, lost: false } });
     }
 
+    /// Whether it has partitions besides these.
+    pub fn has_others(&self, than: &[TopicPartition]) -> bool {
+        let mut assigned =
+            self.partitions.iter().filter(|(_, partition)| !matches!(partition.state, State::Revoked));
+        assigned.any(|(key, _)| !than.contains(key))
+    }
+
     fn revoked(&mut self, key: TopicPartition) {
         self.forget(key);
         self.set(key, State::Revoked);
