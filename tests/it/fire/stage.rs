@@ -548,8 +548,7 @@ impl Stage {
             if behind.is_empty() && unready.is_empty() {
                 return;
             }
-            // A member that comes back waits for the session timeout of those that left without a word.
-            if started.elapsed() > SOON * 4 {
+            if started.elapsed() > SOON {
                 self.difference(format!(
                     "at the end of the round Kafka's lag is {behind:?}; not ready: {unready:?}"
                 ));
